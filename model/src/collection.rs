@@ -1,0 +1,109 @@
+//! What a collection is: its name, how its points are embedded and indexed, how it is spread.
+
+use crate::{CollectionId, IndexVersion, InputError, Limits, Metric, OperationId, ShardId};
+
+/// What the creator of a collection asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionSpec {
+    /// 1 to 128 of `a-z A-Z 0-9 _ -`, starting with a letter or digit.
+    pub name: String,
+    /// How many shards divide its hash space.
+    pub shards: u32,
+    /// How many replicas each shard has.
+    pub replicas: u32,
+    /// The first index version.
+    pub index: IndexSpec,
+}
+
+/// How the points of one index version are embedded and compared. Immutable once created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSpec {
+    /// Components of each vector.
+    pub dim: u32,
+    /// How nearness is measured.
+    pub metric: Metric,
+    /// Fingerprint of the model that made the vectors, as its owner names it; may be empty.
+    pub embedding: String,
+}
+
+/// A collection as the cluster map holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// Number, never reused.
+    pub id: CollectionId,
+    /// Name, unique at a time.
+    pub name: String,
+    /// Replicas each shard should have.
+    pub replicas: u32,
+    /// Version that answers searches.
+    pub active: IndexVersion,
+    /// Specification of the active version.
+    pub index: IndexSpec,
+    /// Shards in order of their ranges.
+    pub shards: Vec<ShardId>,
+    /// The intent that created it, so that a retried creation finds its own work.
+    pub created_by: OperationId,
+}
+
+impl CollectionSpec {
+    /// Longest name, in bytes.
+    pub const MAX_NAME_BYTES: usize = 128;
+
+    /// Checks every field against the rules and `limits`.
+    pub fn check(&self, limits: &Limits) -> Result<(), InputError> {
+        check_name(&self.name)?;
+        check_between("shards", self.shards, limits.shards_max)?;
+        check_between("replicas", self.replicas, limits.replicas_max)?;
+        check_between("dim", self.index.dim, limits.dim_max)?;
+        if self.index.embedding.len() > 256 {
+            return Err(InputError::new("embedding", "is longer than 256 bytes"));
+        }
+        Ok(())
+    }
+}
+
+fn check_between(field: &str, value: u32, max: u32) -> Result<(), InputError> {
+    if value == 0 || value > max {
+        return Err(InputError::new(field, format!("is {value}, must be 1 to {max}")));
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), InputError> {
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let known = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if starts_well && known && name.len() <= CollectionSpec::MAX_NAME_BYTES {
+        return Ok(());
+    }
+    let problem = "must be 1 to 128 of a-z A-Z 0-9 _ -, starting with a letter or digit";
+    Err(InputError::new("name", format!("{problem}; got {:?}", name.chars().take(40).collect::<String>())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_specifications_name_the_field() {
+        let good = CollectionSpec {
+            name: "news-2".into(),
+            shards: 2,
+            replicas: 1,
+            index: IndexSpec { dim: 3, metric: Metric::Cosine, embedding: String::new() },
+        };
+        let limits = Limits::default();
+        assert_eq!(good.check(&limits), Ok(()));
+        for (want, spec) in [
+            ("name", CollectionSpec { name: String::new(), ..good.clone() }),
+            ("name", CollectionSpec { name: "../etc".into(), ..good.clone() }),
+            ("name", CollectionSpec { name: "naïve".into(), ..good.clone() }),
+            ("name", CollectionSpec { name: "x".repeat(129), ..good.clone() }),
+            ("shards", CollectionSpec { shards: 0, ..good.clone() }),
+            ("replicas", CollectionSpec { replicas: 8, ..good.clone() }),
+            ("dim", CollectionSpec { index: IndexSpec { dim: 0, ..good.index.clone() }, ..good.clone() }),
+            ("dim", CollectionSpec { index: IndexSpec { dim: 65_537, ..good.index.clone() }, ..good.clone() }),
+        ] {
+            assert_eq!(spec.check(&limits).map_err(|e| e.field), Err(want.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Which nodes hold the replicas of new shards.
+//!
+//! A pure function of the map. Its result travels inside the command, so that coordinators of different
+//! versions still apply the same thing.
+
+use std::collections::BTreeMap;
+
+use crate::{ClusterMap, NodeId};
+
+/// There are fewer nodes than replicas of one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooFewNodes {
+    /// Nodes that could hold a replica.
+    pub nodes: usize,
+}
+
+/// Chooses `replicas` different nodes for each of `shards` new shards, the leading replica first.
+///
+/// Greedy: each replica goes to the node that holds the fewest, preferring a zone that the shard does not use
+/// yet; ties by node id. So the counts of nodes in equal zones differ by at most one after any number of calls.
+pub fn place(map: &ClusterMap, shards: u32, replicas: u32) -> Result<Vec<Vec<NodeId>>, TooFewNodes> {
+    let nodes = map.nodes.len();
+    if nodes < replicas as usize || nodes == 0 {
+        return Err(TooFewNodes { nodes });
+    }
+    let mut load: BTreeMap<NodeId, usize> = map.nodes.keys().map(|node| (*node, 0)).collect();
+    for replica in map.shards.values().flat_map(|shard| &shard.replicas) {
+        *load.entry(replica.node).or_default() += 1;
+    }
+    Ok((0..shards).map(|_| place_shard(map, &mut load, replicas)).collect())
+}
+
+fn place_shard(map: &ClusterMap, load: &mut BTreeMap<NodeId, usize>, replicas: u32) -> Vec<NodeId> {
+    let mut chosen: Vec<NodeId> = Vec::new();
+    for _ in 0..replicas {
+        let zone_uses = |node: NodeId| chosen.iter().filter(|c| map.zone(**c) == map.zone(node)).count();
+        let best = map
+            .nodes
+            .keys()
+            .filter(|node| !chosen.contains(node))
+            .min_by_key(|node| (zone_uses(**node), load.get(node).copied().unwrap_or(0), **node));
+        let Some(best) = best.copied() else { break };
+        *load.entry(best).or_default() += 1;
+        chosen.push(best);
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Command, StoreId};
+
+    fn map(zones: &[&str]) -> ClusterMap {
+        let mut map = ClusterMap::default();
+        for (i, zone) in (1_u32..).zip(zones) {
+            let outcome = map.apply(Command::RegisterNode {
+                store: StoreId(i.into()),
+                name: format!("node-{i}"),
+                address: format!("http://127.0.0.1:{i}"),
+                zone: (*zone).to_owned(),
+            });
+            assert!(outcome.reply.is_ok());
+        }
+        map
+    }
+
+    #[test]
+    fn replicas_are_spread_evenly_over_nodes_and_zones() {
+        for (zones, shards, replicas) in [
+            (&["", "", ""][..], 9, 1),
+            (&["", "", ""], 7, 2),
+            (&["a", "a", "b", "b", "c", "c"], 12, 3),
+            (&["a", "b"], 5, 2),
+        ] {
+            let map = map(zones);
+            let placed = place(&map, shards, replicas).expect("enough nodes");
+            assert_eq!(placed.len(), shards as usize);
+            let mut load: BTreeMap<NodeId, usize> = map.nodes.keys().map(|n| (*n, 0)).collect();
+            for nodes in &placed {
+                let mut distinct = nodes.clone();
+                distinct.sort_unstable();
+                distinct.dedup();
+                assert_eq!(distinct.len(), replicas as usize, "no node twice in {nodes:?}");
+                nodes.iter().for_each(|n| *load.entry(*n).or_default() += 1);
+                if zones[0] == "a" {
+                    let mut used: Vec<_> = nodes.iter().map(|n| map.zone(*n)).collect();
+                    used.sort_unstable();
+                    used.dedup();
+                    assert_eq!(used.len(), replicas as usize, "no zone twice in {nodes:?}");
+                }
+            }
+            let (min, max) = (load.values().min(), load.values().max());
+            assert!(max.zip(min).is_some_and(|(max, min)| max - min <= 1), "{zones:?}: {load:?}");
+        }
+    }
+
+    #[test]
+    fn too_few_nodes_are_refused() {
+        assert_eq!(place(&map(&[]), 1, 1), Err(TooFewNodes { nodes: 0 }));
+        assert_eq!(place(&map(&["", ""]), 1, 3), Err(TooFewNodes { nodes: 2 }));
+    }
+}
