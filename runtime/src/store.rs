@@ -167,4 +167,9 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// After an error nothing is known of what is on disk: the process must end.
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// Bytes on disk, about; 0 for a store that has none.
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
 }

@@ -1,0 +1,190 @@
+//! RocksDB behind the disk port.
+//!
+//! One database a process, one column family a table, one write-ahead log for all of them: one sync makes every
+//! earlier batch durable, whichever group it came from. Batches are atomic across tables. After a crash the
+//! log is replayed up to the first torn record, so what survives is a prefix of what was written.
+//!
+//! Does not know about: what the tables hold.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
+    IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+use shoal_runtime::{Batch, Store, StoreError, Table, Write};
+
+/// Memory for blocks read from disk, shared by all tables.
+const BLOCK_CACHE_BYTES: usize = 64 << 20;
+/// Memory for writes not yet in a table file, all tables together.
+const WRITE_BUFFER_BYTES: usize = 128 << 20;
+/// Write-ahead log kept before the table that holds it back is flushed.
+const WAL_BYTES_MAX: u64 = 256 << 20;
+
+/// A store in a folder of its own.
+pub struct RocksStore {
+    db: DB,
+}
+
+impl RocksStore {
+    /// Opens the store in `path`, or makes one there.
+    ///
+    /// Errors: `InUse` if another process has it open, `Corruption` if its files do not read back.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(path).map_err(|e| StoreError::Io { detail: format!("{}: {e}", path.display()) })?;
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let tables = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
+        let db = DB::open_cf_descriptors(&database_options(), path, tables).map_err(|e| open_error(path, &e))?;
+        Ok(Self { db })
+    }
+
+    fn table(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
+        let missing =
+            || StoreError::Corruption { place: table.name().to_owned(), detail: "table is missing".to_owned() };
+        self.db.cf_handle(table.name()).ok_or_else(missing)
+    }
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_paranoid_checks(true);
+    options.set_db_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(4);
+    options.set_max_open_files(512);
+    options
+}
+
+fn table_options(table: Table, cache: &Cache) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_format_version(5);
+    if table != Table::Log {
+        // Reads by id dominate; the log is read in ranges.
+        blocks.set_bloom_filter(10.0, false);
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    // Floats do not compress; text does.
+    let compression = if table == Table::Payload { DBCompressionType::Lz4 } else { DBCompressionType::None };
+    options.set_compression_type(compression);
+    options
+}
+
+fn open_error(path: &Path, error: &rocksdb::Error) -> StoreError {
+    let text = error.to_string();
+    if error.kind() == ErrorKind::IOError && text.contains("lock") {
+        return StoreError::InUse { path: path.display().to_string() };
+    }
+    store_error(error)
+}
+
+fn store_error(error: &rocksdb::Error) -> StoreError {
+    let detail = error.to_string();
+    match error.kind() {
+        ErrorKind::Corruption => StoreError::Corruption { place: "database".to_owned(), detail },
+        _ if detail.contains("No space left") => StoreError::Full { detail },
+        _ => StoreError::Io { detail },
+    }
+}
+
+impl Store for RocksStore {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let value = self.db.get_cf(self.table(table)?, key).map_err(|e| store_error(&e))?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
+        let mut bounds = ReadOptions::default();
+        bounds.set_iterate_upper_bound(to);
+        // A long scan must not push out what point reads need.
+        bounds.fill_cache(false);
+        let start = IteratorMode::From(from, rocksdb::Direction::Forward);
+        for pair in self.db.iterator_cf_opt(self.table(table)?, bounds, start) {
+            let (key, value) = pair.map_err(|e| store_error(&e))?;
+            if visit(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut writes = WriteBatch::default();
+        for write in batch.writes {
+            match write {
+                Write::Put { table, key, value } => writes.put_cf(self.table(table)?, key, value),
+                Write::Delete { table, key } => writes.delete_cf(self.table(table)?, key),
+                Write::DeleteRange { table, from, to } => writes.delete_range_cf(self.table(table)?, from, to),
+            }
+        }
+        self.db.write_opt(writes, &WriteOptions::default()).map_err(|e| store_error(&e))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush_wal(true).map_err(|e| store_error(&e))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let size = |table: &Table| {
+            let handle = self.table(*table).ok()?;
+            self.db.property_int_value_cf(handle, "rocksdb.total-sst-files-size").ok()?
+        };
+        Table::ALL.iter().filter_map(size).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(store: &RocksStore, key: &'static str, value: Vec<u8>) {
+        let mut batch = Batch::default();
+        batch.put(Table::Payload, key, value);
+        store.write(batch).expect("write");
+    }
+
+    #[test]
+    fn keeps_the_contract_of_stores() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        shoal_runtime::store_contract::check(&RocksStore::open(folder.path()).expect("open"));
+    }
+
+    #[test]
+    fn reopening_finds_what_was_written() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        // Compressible, and larger than a block, so that reading it back proves the codec.
+        let value = vec![b'x'; 100_000];
+        let store = RocksStore::open(folder.path()).expect("open");
+        put(&store, "key", value.clone());
+        store.sync().expect("sync");
+        let handle = store.table(Table::Payload).expect("exists");
+        store.db.flush_cf(handle).expect("flush to a table file");
+        assert!(store.disk_bytes() > 0 && store.disk_bytes() < 50_000, "payload is compressed: {}", store.disk_bytes());
+        drop(store);
+        let store = RocksStore::open(folder.path()).expect("open again");
+        assert_eq!(store.get(Table::Payload, b"key").expect("get"), Some(Bytes::from(value)));
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let _first = RocksStore::open(folder.path()).expect("open");
+        assert!(matches!(RocksStore::open(folder.path()), Err(StoreError::InUse { .. })));
+    }
+}
