@@ -63,6 +63,9 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Highest cap on nesting that payload may be given; its stored form holds no more.
+    pub const PAYLOAD_DEPTH_MAX: u32 = 32;
+
     /// Refuses caps that would leave nothing to be served.
     pub fn validate(&self) -> Result<(), InputError> {
         for (field, value) in [
@@ -78,6 +81,10 @@ impl Limits {
             if value == 0 {
                 return Err(InputError::new(field, "must be at least 1"));
             }
+        }
+        if self.payload_depth_max > Self::PAYLOAD_DEPTH_MAX {
+            let problem = format!("must be at most {}, which stored payload can hold", Self::PAYLOAD_DEPTH_MAX);
+            return Err(InputError::new("limits.payload_depth_max", problem));
         }
         if self.message_bytes_max < 1 << 16 {
             return Err(InputError::new("limits.message_bytes_max", "must be at least 65536"));

@@ -1,0 +1,173 @@
+//! Fresh points of one shard replica: appended by one writer, scanned flat and exactly by any number of readers.
+//!
+//! Points lie in chunks of about 256 KiB of vectors. A new version of a point is a new row; the old row is
+//! tombstoned in the live bits of its chunk. [`Delta::publish`] shares every chunk with the view it returns, and what
+//! the writer changes later it copies first: once after each publish the chunk that is being filled, and the live
+//! bits of each chunk that loses a row. A full chunk that is more dead than alive is dissolved and what lives there
+//! is appended again, so rows never exceed twice the living ones by more than one chunk.
+//!
+//! On the back of an envelope, for 63,666 points of 384 dimensions and 800 bytes of payload: 98 MB of vectors in 375
+//! chunks of 170 rows, 51 MB of payload, 4 MB of ids and bits, 5 MB for the map from id to row. A scan reads the
+//! vectors at memory speed: 5.6 ms at 17 GB/s on one core. A publish clones 375 pairs of `Arc`: 3 µs, growing with the
+//! number of chunks. The copy after it moves up to 256 KiB: some 10 µs. Dissolving moves less than half a chunk for
+//! more than half a chunk of deaths: less than one extra copy for each overwritten or deleted point.
+
+mod bound;
+mod candidates;
+mod chunk;
+mod pace;
+mod search;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shoal_model::{Metric, PointId};
+
+use chunk::Slot;
+pub use search::{Found, Query, SearchStats};
+pub use view::{DeltaView, RowRef};
+
+/// The writer's side. Every living point has exactly one living row.
+#[derive(Debug)]
+pub struct Delta {
+    dim: u32,
+    metric: Metric,
+    /// Chunks by number. `None` is a number that is free.
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+    /// Number of the chunk that takes new rows.
+    tail: usize,
+    places: HashMap<PointId, Place>,
+}
+
+/// Where the living row of a point is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    slot: u32,
+    row: u32,
+}
+
+impl Delta {
+    /// An empty delta of vectors of `dim` components, at least 1.
+    #[must_use]
+    pub fn new(dim: u32, metric: Metric) -> Self {
+        assert!(dim > 0, "vectors have at least one component");
+        let tail = Some(Slot::new(dim as usize));
+        Self { dim, metric, slots: vec![tail], free: Vec::new(), tail: 0, places: HashMap::new() }
+    }
+
+    /// Adds a point, or replaces the one of that id.
+    ///
+    /// `vector` passed `shoal_model::check_vector`; `payload` is packed. It is kept as it is given: a slice of a large
+    /// buffer keeps all of that buffer.
+    ///
+    /// # Panics
+    /// If the vector has not `dim` components: what is applied was checked before it was logged.
+    pub fn upsert(&mut self, id: PointId, vector: &[f32], payload: Bytes) {
+        assert_eq!(vector.len(), self.dim as usize, "components of the vector of point {id}");
+        let place = self.append(id.clone(), vector, bound::scale(self.metric, vector), payload);
+        if let Some(old) = self.places.insert(id, place) {
+            self.bury(old);
+        }
+    }
+
+    /// Removes a point. Tells whether there was one.
+    pub fn delete(&mut self, id: &PointId) -> bool {
+        let place = self.places.remove(id);
+        place.is_some_and(|place| {
+            self.bury(place);
+            true
+        })
+    }
+
+    /// What searches may see from now on: every point as it is at this moment.
+    pub fn publish(&mut self) -> Arc<DeltaView> {
+        let slots = self.slots.iter().flatten().filter(|slot| slot.len() > 0).cloned().collect();
+        Arc::new(DeltaView::new(self.dim, self.metric, slots))
+    }
+
+    /// How many points live.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether no point lives.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Memory held, dead rows and room for new ones included; what only views still hold is not.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let place_bytes = size_of::<(PointId, Place)>() + 1;
+        let slots: usize = self.slots.iter().flatten().map(Slot::memory_bytes).sum();
+        slots + self.places.capacity() * place_bytes
+    }
+
+    /// Writes a row. May move others, so places looked up before no longer hold.
+    fn append(&mut self, id: PointId, vector: &[f32], scale: f32, payload: Bytes) -> Place {
+        if self.slot(self.tail).chunk().is_full() {
+            self.open_tail();
+        }
+        let row = self.slot(self.tail).push(id, vector, scale, payload);
+        place(self.tail, row)
+    }
+
+    fn open_tail(&mut self) {
+        let full = self.tail;
+        let slot = Some(Slot::new(self.dim as usize));
+        self.tail = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+        };
+        self.slots[self.tail] = slot;
+        self.dissolve_if_worn(full);
+    }
+
+    fn bury(&mut self, place: Place) {
+        let number = place.slot as usize;
+        self.slot(number).bury(place.row as usize);
+        if number != self.tail {
+            self.dissolve_if_worn(number);
+        }
+    }
+
+    /// Appends what lives in a full chunk again and drops the chunk, if it is more dead than alive.
+    ///
+    /// Appending may fill the tail and dissolve that too; its rows are less than half a chunk and fit the next one.
+    /// Until this returns, the map still names the freed number for rows yet to move; nothing looks them up meanwhile.
+    fn dissolve_if_worn(&mut self, number: usize) {
+        if !self.slot(number).is_worn() {
+            return;
+        }
+        let Some(worn) = self.slots[number].take() else { return };
+        self.free.push(number);
+        let chunk = worn.chunk();
+        for row in worn.rows() {
+            let id = chunk.id(row);
+            let place = self.append(id.clone(), chunk.vector(row), chunk.scale(row), chunk.payload(row).clone());
+            self.places.insert(id.clone(), place);
+        }
+    }
+
+    /// The chunk of a number that is in use.
+    fn slot(&mut self, number: usize) -> &mut Slot {
+        // Places and the tail name only numbers in use: a number is freed in `dissolve_if_worn` alone, which sees to it
+        // that no place names it by the time it returns, and never for the tail.
+        self.slots[number].as_mut().expect("a chunk number in use has a chunk")
+    }
+}
+
+fn place(slot: usize, row: usize) -> Place {
+    let narrow = |n: usize| u32::try_from(n).expect("2^32 chunks of 256 KiB do not fit into memory");
+    Place { slot: narrow(slot), row: narrow(row) }
+}

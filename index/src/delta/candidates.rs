@@ -1,0 +1,65 @@
+//! The rows that may still be among the nearest `k`.
+
+use super::bound::Interval;
+use super::view::RowRef;
+
+/// Fewest rows that are gathered before it is worth sorting out.
+const PRUNE_MIN: usize = 64;
+
+/// A row and where its nearness lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    interval: Interval,
+    pub(super) row: RowRef,
+}
+
+/// Gathers rows and drops those that `k` others beat for certain.
+///
+/// Sorting out happens each time the rows have doubled, so a row costs a few nanoseconds on average, whatever `k` is.
+/// Memory is that of the rows that can still win: about `2 k`, more only when more are too close to call.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    k: usize,
+    /// A row that ends below it cannot be among the nearest `k`.
+    floor: f64,
+    rows: Vec<Candidate>,
+    prune_at: usize,
+}
+
+impl Candidates {
+    /// `k >= 1`; `floor`: a nearness below which no row is wanted.
+    pub(super) fn new(k: usize, floor: f64) -> Self {
+        Self { k, floor, rows: Vec::new(), prune_at: PRUNE_MIN.max(k.saturating_mul(2)) }
+    }
+
+    /// Whether a row may still be among the nearest.
+    #[inline]
+    pub(super) fn admit(&self, interval: Interval) -> bool {
+        !interval.is_below(self.floor)
+    }
+
+    pub(super) fn push(&mut self, interval: Interval, row: RowRef) {
+        self.rows.push(Candidate { interval, row });
+        if self.rows.len() >= self.prune_at {
+            self.prune();
+            self.prune_at = PRUNE_MIN.max(2 * self.k.max(self.rows.len()));
+        }
+    }
+
+    /// The rows that are left in the end.
+    pub(super) fn into_rows(mut self) -> Vec<Candidate> {
+        self.prune();
+        self.rows
+    }
+
+    fn prune(&mut self) {
+        if self.rows.len() <= self.k {
+            return;
+        }
+        let by_low = |a: &Candidate, b: &Candidate| b.interval.low.total_cmp(&a.interval.low);
+        let (_, kth, _) = self.rows.select_nth_unstable_by(self.k - 1, by_low);
+        self.floor = self.floor.max(kth.interval.low);
+        let floor = self.floor;
+        self.rows.retain(|candidate| !candidate.interval.is_below(floor));
+    }
+}
