@@ -1,11 +1,14 @@
 //! The wire: generated types of `shoal.v1` (public) and `shoal.internal.v1`, every conversion between them and
 //! the words of `shoal-model`, and the few settings that all gRPC servers and channels of Shoal share.
 //!
-//! This crate alone knows wire types, gRPC codes and metadata. It does not know what a service does with a
-//! request, and Raft messages cross it as opaque bytes.
+//! This crate alone knows wire types, gRPC codes and metadata.
+//!
+//! Does not know about: what a service does with a request; what is inside a Raft message, which crosses it as
+//! opaque bytes.
 
 pub mod convert;
 pub mod map;
+pub mod map_watch;
 pub mod raft_lanes;
 pub mod server;
 pub mod status;

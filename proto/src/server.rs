@@ -74,11 +74,24 @@ pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToke
     Ok(())
 }
 
+/// Refuses an address that no channel could be made to.
+pub fn check_address(address: &str) -> Result<(), InputError> {
+    endpoint(address).map(drop)
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, InputError> {
+    let malformed = || InputError::new("", format!("{address:?} is not of the form http://host:port"));
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| malformed())?;
+    let uri = endpoint.uri();
+    if uri.scheme_str() != Some("http") || uri.port().is_none() || uri.path().len() > 1 {
+        return Err(malformed());
+    }
+    Ok(endpoint)
+}
+
 /// A channel to `address` (`http://host:port`) that connects when first used, and again whenever it breaks.
 pub fn channel(address: &str) -> Result<Channel, InputError> {
-    let malformed = |_| InputError::new("address", format!("{address:?} is not of the form http://host:port"));
-    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(malformed)?;
-    Ok(endpoint
+    Ok(endpoint(address)?
         .connect_timeout(CONNECT_WITHIN)
         .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
         .keep_alive_timeout(KEEP_ALIVE_WITHIN)
@@ -138,10 +151,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn bad_addresses_are_refused() {
-        for address in ["", "http://", "no scheme at all"] {
+    #[tokio::test]
+    async fn bad_addresses_are_refused() {
+        for address in ["", "http://", "no scheme at all", "127.0.0.1:80", "http://host", "https://host:1", "http://h:1/x"] {
             assert!(channel(address).is_err(), "{address:?}");
         }
+        assert!(check_address("http://127.0.0.1:7700").is_ok());
     }
 }

@@ -73,6 +73,12 @@ pub fn to_status(error: &impl Classify) -> Status {
     Status::with_error_details(code, error.to_string(), details)
 }
 
+/// The stable name of a kind, as statuses carry it and metrics count it.
+#[must_use]
+pub fn kind_name(kind: ErrorKind) -> &'static str {
+    KINDS.iter().find(|(candidate, ..)| *candidate == kind).map_or("INTERNAL", |(.., name)| *name)
+}
+
 /// What a status tells. One that Shoal did not make is classified by its code.
 #[must_use]
 pub fn from_status(status: &Status) -> RemoteError {

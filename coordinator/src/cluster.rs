@@ -1,0 +1,117 @@
+//! `shoal.v1.ClusterService` on a coordinator.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shoal_proto::internal::v1::PingRequest;
+use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
+use shoal_proto::status::not_served_yet;
+use shoal_proto::v1;
+use shoal_proto::v1::cluster_service_client::ClusterServiceClient;
+use shoal_proto::v1::cluster_service_server::ClusterService;
+use tokio::task::JoinSet;
+use tonic::{Request, Response, Status};
+
+use crate::CoordinatorError;
+use crate::collections::describe_all;
+use crate::leadership::{Attempt, Boxed, Shared};
+use crate::status::{node_status, warnings};
+
+/// How long another coordinator may take to answer for itself.
+const PING_WITHIN: Duration = Duration::from_millis(500);
+
+/// Serves the cluster's status.
+pub(crate) struct Cluster(pub(crate) Arc<Shared>);
+
+impl Cluster {
+    async fn status(&self, attempt: Attempt) -> Result<v1::GetStatusResponse, CoordinatorError> {
+        let coordinators = self.ping_all().await;
+        let map = self.0.fresh_map(attempt.deadline).await?;
+        let heard = self.0.heard.all();
+        let now = Instant::now();
+        let timeout = Duration::from_millis(self.0.config.heartbeat_timeout_ms.into());
+        let status = |node| node_status(&map, node, heard.get(&node.id), now, timeout);
+        let nodes: Vec<_> = map.nodes.values().map(status).collect();
+        Ok(v1::GetStatusResponse {
+            cluster_id: uuid::Uuid::from_u128(map.cluster.0).to_string(),
+            epoch: map.epoch.0,
+            warnings: warnings(&map, &nodes, &coordinators),
+            coordinators,
+            nodes,
+            collections: describe_all(&map, &heard),
+        })
+    }
+
+    /// Asks every other coordinator at once how it is; one that is silent is out of reach.
+    async fn ping_all(&self) -> Vec<v1::CoordinatorStatus> {
+        let mut pings = JoinSet::new();
+        for (id, channel) in &self.0.peers {
+            let (id, mut client) = (id.0, CoordinatorServiceClient::new(channel.clone()));
+            pings.spawn(async move {
+                let mut request = Request::new(PingRequest {});
+                request.set_timeout(PING_WITHIN);
+                let answer = tokio::time::timeout(PING_WITHIN, client.ping(request)).await;
+                (id, answer.ok().and_then(Result::ok).map(Response::into_inner))
+            });
+        }
+        let mut answers = pings.join_all().await;
+        answers.push((self.0.config.id, Some(self.0.pong())));
+        let status = |peer: &crate::PeerConfig| {
+            let answer = answers.iter().find(|(id, _)| *id == peer.id).and_then(|(_, answer)| *answer);
+            v1::CoordinatorStatus {
+                id: peer.id,
+                address: peer.address.clone(),
+                leader: answer.is_some_and(|answer| answer.leader),
+                reachable: answer.is_some(),
+                applied_index: answer.map_or(0, |answer| answer.applied_index),
+            }
+        };
+        self.0.config.peers.iter().map(status).collect()
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterService for Cluster {
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let here = |_, attempt| -> Boxed<'_, _> { Box::pin(self.status(attempt)) };
+        let there = |leader, request| -> Boxed<'_, _> {
+            Box::pin(async move { ClusterServiceClient::new(leader).get_status(request).await })
+        };
+        self.0.on_leader(request, here, there).await
+    }
+
+    async fn drain_node(&self, _: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        Err(not_served_yet("DrainNode"))
+    }
+
+    async fn plan_reshard(
+        &self,
+        _: Request<v1::PlanReshardRequest>,
+    ) -> Result<Response<v1::PlanReshardResponse>, Status> {
+        Err(not_served_yet("PlanReshard"))
+    }
+
+    async fn start_reshard(
+        &self,
+        _: Request<v1::StartReshardRequest>,
+    ) -> Result<Response<v1::StartReshardResponse>, Status> {
+        Err(not_served_yet("StartReshard"))
+    }
+
+    async fn list_operations(
+        &self,
+        _: Request<v1::ListOperationsRequest>,
+    ) -> Result<Response<v1::ListOperationsResponse>, Status> {
+        Err(not_served_yet("ListOperations"))
+    }
+
+    async fn control_operation(
+        &self,
+        _: Request<v1::ControlOperationRequest>,
+    ) -> Result<Response<v1::ControlOperationResponse>, Status> {
+        Err(not_served_yet("ControlOperation"))
+    }
+}

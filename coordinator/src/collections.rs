@@ -1,0 +1,260 @@
+//! `shoal.v1.CollectionsService` on a coordinator.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shoal_model::{
+    ClusterMap, Collection, CollectionSpec, Command, IndexSpec, InputError, MapError, NodeId, placement,
+};
+use shoal_proto::v1;
+use shoal_proto::v1::collections_service_client::CollectionsServiceClient;
+use shoal_proto::v1::collections_service_server::CollectionsService;
+use shoal_proto::{convert, status};
+use tonic::{Request, Response, Status};
+
+use crate::CoordinatorError;
+use crate::heard::Heartbeat;
+use crate::leadership::{Attempt, Boxed, Shared};
+
+/// Plans that may go stale, because nodes come and go, before a creation gives up.
+const PLANS_MAX: u32 = 5;
+
+/// Serves collections.
+pub(crate) struct Collections(pub(crate) Arc<Shared>);
+
+impl Collections {
+    async fn create(
+        &self,
+        request: v1::CreateCollectionRequest,
+        attempt: Attempt,
+    ) -> Result<v1::CreateCollectionResponse, CoordinatorError> {
+        let operation = convert::operation_id(&request.operation_id)?.unwrap_or_default();
+        for _ in 0..PLANS_MAX {
+            let map = self.0.fresh_map(attempt.deadline).await?;
+            let spec = specification(&request, &map)?;
+            spec.check(self.0.limits())?;
+            self.check_room(&map, &spec)?;
+            let placement = placement::place(&map, spec.shards, spec.replicas)
+                .map_err(|e| CoordinatorError::TooFewNodes { replicas: spec.replicas, nodes: e.nodes })?;
+            let name = spec.name.clone();
+            let command = Command::CreateCollection { operation, spec, placement };
+            match self.0.execute(&command, attempt.deadline).await {
+                Err(CoordinatorError::Map(MapError::StalePlacement)) => {}
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    let collection = Some(self.describe(&name, attempt).await?);
+                    return Ok(v1::CreateCollectionResponse { collection });
+                }
+            }
+        }
+        Err(MapError::StalePlacement.into())
+    }
+
+    fn check_room(&self, map: &ClusterMap, spec: &CollectionSpec) -> Result<(), CoordinatorError> {
+        let max = self.0.limits().collections_max;
+        if map.collections.len() >= max as usize && map.collection(&spec.name).is_none() {
+            return Err(CoordinatorError::TooManyCollections { max });
+        }
+        Ok(())
+    }
+
+    async fn describe(&self, name: &str, attempt: Attempt) -> Result<v1::Collection, CoordinatorError> {
+        let map = self.0.fresh_map(attempt.deadline).await?;
+        let collection = map.collection(name).ok_or_else(|| unknown(name))?;
+        Ok(describe(&map, collection, &self.0.heard.all()))
+    }
+
+    async fn list(&self, attempt: Attempt) -> Result<v1::ListCollectionsResponse, CoordinatorError> {
+        let map = self.0.fresh_map(attempt.deadline).await?;
+        Ok(v1::ListCollectionsResponse { collections: describe_all(&map, &self.0.heard.all()) })
+    }
+
+    async fn get(
+        &self,
+        request: v1::GetCollectionRequest,
+        attempt: Attempt,
+    ) -> Result<v1::GetCollectionResponse, CoordinatorError> {
+        Ok(v1::GetCollectionResponse { collection: Some(self.describe(&request.name, attempt).await?) })
+    }
+
+    async fn delete(
+        &self,
+        request: v1::DeleteCollectionRequest,
+        attempt: Attempt,
+    ) -> Result<v1::DeleteCollectionResponse, CoordinatorError> {
+        let map = self.0.fresh_map(attempt.deadline).await?;
+        match map.collection(&request.name) {
+            Some(collection) => {
+                let drop = Command::DropCollection { collection: collection.id };
+                self.0.execute(&drop, attempt.deadline).await?;
+            }
+            // An earlier attempt of the same call has removed it.
+            None if attempt.repeated => {}
+            None => return Err(unknown(&request.name)),
+        }
+        Ok(v1::DeleteCollectionResponse {})
+    }
+}
+
+fn unknown(name: &str) -> CoordinatorError {
+    CoordinatorError::UnknownCollection { name: name.chars().take(CollectionSpec::MAX_NAME_BYTES).collect() }
+}
+
+/// What a creation asks for, with defaults filled in. What is not served yet is refused by name.
+fn specification(request: &v1::CreateCollectionRequest, map: &ClusterMap) -> Result<CollectionSpec, CoordinatorError> {
+    let index = request.index.as_ref().ok_or_else(|| InputError::new("index", "is missing: give dim and metric"))?;
+    if index.graph.is_some() {
+        return Err(CoordinatorError::NotServedYet { what: "index.graph (searches are exact)".to_owned() });
+    }
+    if request.replicas > 1 {
+        let what = format!("replicas: {} (each shard has one)", request.replicas);
+        return Err(CoordinatorError::NotServedYet { what });
+    }
+    let one_each = u32::try_from(map.nodes.len()).unwrap_or(u32::MAX).max(1);
+    Ok(CollectionSpec {
+        name: request.name.clone(),
+        shards: if request.shards == 0 { one_each } else { request.shards },
+        replicas: request.replicas.max(1),
+        index: IndexSpec { dim: index.dim, metric: convert::metric(index.metric)?, embedding: index.embedding.clone() },
+    })
+}
+
+/// A collection with its shards, and what their nodes last reported.
+pub(crate) fn describe(
+    map: &ClusterMap,
+    collection: &Collection,
+    heard: &BTreeMap<NodeId, Heartbeat>,
+) -> v1::Collection {
+    let replica = |shard: &shoal_model::Shard, replica: &shoal_model::ShardReplica| v1::Replica {
+        id: replica.id.0,
+        node_id: replica.node.0,
+        report: heard.get(&replica.node).and_then(|heartbeat| heartbeat.shards.get(&shard.id).copied()),
+    };
+    let shards = map.shards_of(collection).map(|shard| v1::Shard {
+        id: shard.id.0,
+        range_first: shard.range.first,
+        range_last: shard.range.last,
+        epoch: shard.epoch.0,
+        replicas: shard.replicas.iter().map(|r| replica(shard, r)).collect(),
+    });
+    v1::Collection {
+        id: collection.id.0,
+        name: collection.name.clone(),
+        active_version: collection.active.0,
+        index: Some(v1::IndexSpec {
+            dim: collection.index.dim,
+            metric: convert::metric_to_wire(collection.index.metric).into(),
+            embedding: collection.index.embedding.clone(),
+            graph: None,
+        }),
+        candidate_version: 0,
+        replicas: collection.replicas,
+        shards: shards.collect(),
+    }
+}
+
+#[tonic::async_trait]
+impl CollectionsService for Collections {
+    async fn create_collection(
+        &self,
+        mut request: Request<v1::CreateCollectionRequest>,
+    ) -> Result<Response<v1::CreateCollectionResponse>, Status> {
+        // Drawn before the first attempt, so that a repeated one finds its own work.
+        if request.get_ref().operation_id.is_empty() {
+            request.get_mut().operation_id = uuid::Uuid::new_v4().to_string();
+        }
+        convert::operation_id(&request.get_ref().operation_id).map_err(|error| status::to_status(&error))?;
+        let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.create(message, attempt)) };
+        let there = |leader, request| -> Boxed<'_, _> {
+            Box::pin(async move { CollectionsServiceClient::new(leader).create_collection(request).await })
+        };
+        self.0.on_leader(request, here, there).await
+    }
+
+    async fn list_collections(
+        &self,
+        request: Request<v1::ListCollectionsRequest>,
+    ) -> Result<Response<v1::ListCollectionsResponse>, Status> {
+        let here = |_, attempt| -> Boxed<'_, _> { Box::pin(self.list(attempt)) };
+        let there = |leader, request| -> Boxed<'_, _> {
+            Box::pin(async move { CollectionsServiceClient::new(leader).list_collections(request).await })
+        };
+        self.0.on_leader(request, here, there).await
+    }
+
+    async fn get_collection(
+        &self,
+        request: Request<v1::GetCollectionRequest>,
+    ) -> Result<Response<v1::GetCollectionResponse>, Status> {
+        let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.get(message, attempt)) };
+        let there = |leader, request| -> Boxed<'_, _> {
+            Box::pin(async move { CollectionsServiceClient::new(leader).get_collection(request).await })
+        };
+        self.0.on_leader(request, here, there).await
+    }
+
+    async fn delete_collection(
+        &self,
+        request: Request<v1::DeleteCollectionRequest>,
+    ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
+        let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.delete(message, attempt)) };
+        let there = |leader, request| -> Boxed<'_, _> {
+            Box::pin(async move { CollectionsServiceClient::new(leader).delete_collection(request).await })
+        };
+        self.0.on_leader(request, here, there).await
+    }
+
+    async fn create_index_version(
+        &self,
+        _: Request<v1::CreateIndexVersionRequest>,
+    ) -> Result<Response<v1::CreateIndexVersionResponse>, Status> {
+        Err(status::not_served_yet("CreateIndexVersion"))
+    }
+
+    async fn roll_out_index_version(
+        &self,
+        _: Request<v1::RollOutIndexVersionRequest>,
+    ) -> Result<Response<v1::RollOutIndexVersionResponse>, Status> {
+        Err(status::not_served_yet("RollOutIndexVersion"))
+    }
+}
+
+/// All collections by name.
+pub(crate) fn describe_all(map: &ClusterMap, heard: &BTreeMap<NodeId, Heartbeat>) -> Vec<v1::Collection> {
+    let mut all: Vec<_> = map.collections.values().map(|collection| describe(map, collection, heard)).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_model::{Classify as _, ErrorKind};
+
+    fn request() -> v1::CreateCollectionRequest {
+        let index = v1::IndexSpec { dim: 3, metric: v1::Metric::Dot.into(), ..Default::default() };
+        v1::CreateCollectionRequest { name: "c".into(), index: Some(index), ..Default::default() }
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_the_unserved_is_named() {
+        let map = ClusterMap::default();
+        let spec = specification(&request(), &map).expect("good");
+        assert_eq!((spec.shards, spec.replicas), (1, 1));
+
+        let with_index = |change: &dyn Fn(&mut v1::IndexSpec)| {
+            let mut request = request();
+            change(request.index.get_or_insert_default());
+            request
+        };
+        for (name, request, want) in [
+            ("no index", v1::CreateCollectionRequest { index: None, ..request() }, ErrorKind::Invalid),
+            ("no metric", with_index(&|index| index.metric = 0), ErrorKind::Invalid),
+            ("unknown metric", with_index(&|index| index.metric = 99), ErrorKind::Invalid),
+            ("graph", with_index(&|index| index.graph = Some(v1::GraphParams::default())), ErrorKind::Unimplemented),
+            ("replicas", v1::CreateCollectionRequest { replicas: 3, ..request() }, ErrorKind::Unimplemented),
+        ] {
+            assert_eq!(specification(&request, &map).map_err(|e| e.kind()), Err(want), "{name}");
+        }
+    }
+}

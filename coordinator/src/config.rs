@@ -1,0 +1,71 @@
+//! What is configured on a coordinator.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use shoal_model::{InputError, Limits, ReplicaId};
+
+/// Configuration of a coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoordinatorConfig {
+    /// Its number among `peers`, at least 1. Never reuse one for an emptied data folder.
+    pub id: u64,
+    /// All coordinators, this one included; the same list on each of them.
+    pub peers: Vec<PeerConfig>,
+    /// Caps on requests.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Silence after which a node counts as gone.
+    #[serde(default = "default_heartbeat_timeout_ms")]
+    pub heartbeat_timeout_ms: u32,
+}
+
+/// Where a coordinator is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// Its number.
+    pub id: u64,
+    /// URI of its gRPC endpoint.
+    pub address: String,
+}
+
+fn default_heartbeat_timeout_ms() -> u32 {
+    3_000
+}
+
+impl CoordinatorConfig {
+    /// Refuses what could not work, naming the field.
+    pub fn validate(&self) -> Result<(), InputError> {
+        let ids: BTreeSet<u64> = self.peers.iter().map(|peer| peer.id).collect();
+        if ids.len() != self.peers.len() || ids.contains(&0) {
+            return Err(InputError::new("coordinator.peers", "ids must differ and be at least 1"));
+        }
+        if !ids.contains(&self.id) {
+            return Err(InputError::new("coordinator.id", format!("{} is not among coordinator.peers", self.id)));
+        }
+        if self.peers.len().is_multiple_of(2) {
+            let problem = format!("has {} members; an odd number survives more failures", self.peers.len());
+            return Err(InputError::new("coordinator.peers", problem));
+        }
+        for (i, peer) in self.peers.iter().enumerate() {
+            let within = |e: InputError| e.within(&format!("coordinator.peers[{i}].address"));
+            shoal_proto::server::check_address(&peer.address).map_err(within)?;
+        }
+        if self.heartbeat_timeout_ms == 0 {
+            return Err(InputError::new("coordinator.heartbeat_timeout_ms", "must be at least 1"));
+        }
+        self.limits.validate().map_err(|e| e.within("coordinator"))
+    }
+
+    /// Members of the coordinators' group.
+    pub(crate) fn voters(&self) -> Vec<ReplicaId> {
+        self.peers.iter().map(|peer| ReplicaId(peer.id)).collect()
+    }
+
+    /// Where a member is.
+    pub(crate) fn address_of(&self, member: ReplicaId) -> Option<&str> {
+        self.peers.iter().find(|peer| peer.id == member.0).map(|peer| peer.address.as_str())
+    }
+}

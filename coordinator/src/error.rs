@@ -1,0 +1,121 @@
+//! Everything that can go wrong on a coordinator.
+
+use shoal_consensus::ConsensusError;
+use shoal_model::{Classify, ErrorKind, InputError, MapError};
+use shoal_proto::map::MapDecodeError;
+use shoal_proto::server::ServerError;
+use shoal_proto::status::RemoteError;
+use shoal_runtime::{StoreError, TaskError};
+
+/// Why a coordinator could not start, go on or answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// The configuration or a request breaks a rule.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The disk failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The Raft group failed or refused.
+    #[error(transparent)]
+    Consensus(#[from] ConsensusError),
+    /// The server could not start or failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The map refused a command.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The leader answered with an error.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// A stored record does not read back.
+    #[error("coordinator state: {0}")]
+    Malformed(#[from] MapDecodeError),
+    /// There is no such collection.
+    #[error("collection {name:?} does not exist; list them with `shoal collection ls`")]
+    UnknownCollection {
+        /// The name asked for.
+        name: String,
+    },
+    /// There is no such node.
+    #[error("node {node} is not registered in this cluster")]
+    UnknownNode {
+        /// The number it gave.
+        node: u64,
+    },
+    /// A node or watcher of another cluster called.
+    #[error(
+        "belongs to cluster {theirs}, this is cluster {ours}; check the coordinators' addresses, or empty its data folder"
+    )]
+    OtherCluster {
+        /// The caller's cluster.
+        theirs: String,
+        /// This cluster.
+        ours: String,
+    },
+    /// Too few nodes for the wanted replicas.
+    #[error(
+        "replicas: {replicas} replicas need as many nodes, there are {nodes}; start more nodes or ask for fewer replicas"
+    )]
+    TooFewNodes {
+        /// Replicas wanted.
+        replicas: u32,
+        /// Nodes registered.
+        nodes: usize,
+    },
+    /// The cap on collections is met.
+    #[error("the cluster has {max} collections, which is its cap; remove one first")]
+    TooManyCollections {
+        /// The cap.
+        max: u32,
+    },
+    /// Part of the API, not served yet.
+    #[error("{what} is part of the API but not served yet")]
+    NotServedYet {
+        /// What was asked for.
+        what: String,
+    },
+    /// No leader could be reached in time.
+    #[error("no leader among the coordinators within the deadline; check with `shoal status` that most of them run")]
+    NoLeader,
+    /// This coordinator is stopping.
+    #[error("this coordinator is stopping; ask another")]
+    Stopping,
+    /// A task panicked or did not end.
+    #[error("task failed: {0}")]
+    Task(String),
+}
+
+impl Classify for CoordinatorError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Input(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Consensus(error) => error.kind(),
+            Self::Map(error) => error.kind(),
+            Self::Remote(error) => error.kind(),
+            Self::Malformed(error) => error.kind(),
+            Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
+            Self::OtherCluster { .. } | Self::TooFewNodes { .. } => ErrorKind::Precondition,
+            Self::TooManyCollections { .. } => ErrorKind::Overloaded,
+            Self::NotServedYet { .. } => ErrorKind::Unimplemented,
+            Self::NoLeader | Self::Stopping => ErrorKind::Unavailable,
+            Self::Server(_) | Self::Task(_) => ErrorKind::Internal,
+        }
+    }
+
+    fn field(&self) -> &str {
+        match self {
+            Self::Input(error) => error.field(),
+            Self::Remote(error) => error.field(),
+            Self::TooFewNodes { .. } => "replicas",
+            _ => "",
+        }
+    }
+}
+
+impl From<TaskError> for CoordinatorError {
+    fn from(error: TaskError) -> Self {
+        Self::Task(error.to_string())
+    }
+}

@@ -1,0 +1,217 @@
+//! `shoal.internal.v1.CoordinatorService`: what nodes, routers and other coordinators ask.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use shoal_consensus::Role;
+use shoal_model::{ClusterId, ClusterMap, Command, Epoch, NodeId, Reply, ShardId, StoreId};
+use shoal_proto::internal::v1 as wire;
+use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
+use shoal_proto::internal::v1::coordinator_service_server::CoordinatorService;
+use shoal_proto::map::{changes_to_wire, id_from_bytes, id_to_bytes, map_to_wire};
+use shoal_proto::status::to_status;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::CoordinatorError;
+use crate::heard::Heartbeat;
+use crate::leadership::{Attempt, Boxed, Shared};
+use crate::machine::GROUP;
+use shoal_model::InputError;
+
+/// Changes that wait for a slow watcher before it holds up its own stream.
+const WATCH_AHEAD: usize = 16;
+
+/// Serves nodes, routers and other coordinators.
+pub(crate) struct Internal {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Shared {
+    /// What this coordinator says of itself.
+    pub(crate) fn pong(&self) -> wire::PingResponse {
+        let status = self.consensus.status(GROUP);
+        let leader = status.is_some_and(|status| status.role == Role::Leader);
+        wire::PingResponse { id: self.config.id, leader, applied_index: self.applied.borrow().0 }
+    }
+}
+
+/// Refuses a caller of another cluster; one that knows none yet is welcome.
+fn check_cluster(map: &ClusterMap, theirs: &[u8]) -> Result<(), CoordinatorError> {
+    let theirs = ClusterId(id_from_bytes("cluster id", theirs)?);
+    if theirs == ClusterId::default() || theirs == map.cluster {
+        return Ok(());
+    }
+    Err(CoordinatorError::OtherCluster { theirs: theirs.to_string(), ours: map.cluster.to_string() })
+}
+
+impl Internal {
+    async fn register(
+        &self,
+        request: wire::RegisterNodeRequest,
+        attempt: Attempt,
+    ) -> Result<wire::RegisterNodeResponse, CoordinatorError> {
+        let map = self.shared.fresh_map(attempt.deadline).await?;
+        if map.cluster == ClusterId::default() {
+            // The new leader names the cluster first.
+            return Err(CoordinatorError::NoLeader);
+        }
+        check_cluster(&map, &request.cluster)?;
+        let store = StoreId(id_from_bytes("store id", &request.store)?);
+        if store == StoreId::default() {
+            return Err(InputError::new("store", "must have 16 bytes that are not all zero").into());
+        }
+        shoal_proto::server::check_address(&request.address).map_err(|e| e.within("address"))?;
+        let command = Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone };
+        match self.shared.execute(&command, attempt.deadline).await? {
+            Reply::Node(node) => {
+                Ok(wire::RegisterNodeResponse { node_id: node.0, cluster: id_to_bytes(map.cluster.0) })
+            }
+            other => Err(CoordinatorError::Task(format!("registering a node answered {other:?}"))),
+        }
+    }
+
+    fn hear(&self, request: wire::HeartbeatRequest) -> Result<wire::HeartbeatResponse, CoordinatorError> {
+        let map = self.shared.maps.borrow().clone();
+        check_cluster(&map, &request.cluster)?;
+        let node = NodeId(request.node_id);
+        if !map.nodes.contains_key(&node) {
+            return Err(CoordinatorError::UnknownNode { node: node.0 });
+        }
+        let report = |shard: wire::ShardReport| Some((ShardId(shard.shard_id), shard.report?));
+        let shards = request.shards.into_iter().filter_map(report).collect();
+        self.shared.heard.note(node, Heartbeat { at: Instant::now(), shards, disk_bytes: request.disk_bytes });
+        Ok(wire::HeartbeatResponse {})
+    }
+}
+
+#[tonic::async_trait]
+impl CoordinatorService for Internal {
+    type WatchMapStream = ReceiverStream<Result<wire::WatchMapResponse, Status>>;
+
+    async fn register_node(
+        &self,
+        request: Request<wire::RegisterNodeRequest>,
+    ) -> Result<Response<wire::RegisterNodeResponse>, Status> {
+        let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.register(message, attempt)) };
+        let there = |leader, request| -> Boxed<'_, _> {
+            Box::pin(async move { CoordinatorServiceClient::new(leader).register_node(request).await })
+        };
+        self.shared.on_leader(request, here, there).await
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<wire::HeartbeatRequest>,
+    ) -> Result<Response<wire::HeartbeatResponse>, Status> {
+        let here = |message, _| -> Boxed<'_, _> { Box::pin(std::future::ready(self.hear(message))) };
+        let there = |leader, request| -> Boxed<'_, _> {
+            Box::pin(async move { CoordinatorServiceClient::new(leader).heartbeat(request).await })
+        };
+        self.shared.on_leader(request, here, there).await
+    }
+
+    async fn watch_map(
+        &self,
+        request: Request<wire::WatchMapRequest>,
+    ) -> Result<Response<Self::WatchMapStream>, Status> {
+        let request = request.into_inner();
+        let maps = self.shared.maps.clone();
+        if request.epoch > 0 {
+            check_cluster(&maps.borrow(), &request.cluster).map_err(|error| to_status(&error))?;
+        }
+        let (sender, stream) = mpsc::channel(WATCH_AHEAD);
+        let stop = self.stop.clone();
+        // Ends with the stream: when the watcher goes, or this coordinator stops.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sender.closed() => {}
+                () = stream_changes(maps, Epoch(request.epoch), &sender) => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn ping(&self, _: Request<wire::PingRequest>) -> Result<Response<wire::PingResponse>, Status> {
+        Ok(Response::new(self.shared.pong()))
+    }
+}
+
+/// Sends what comes after `epoch`, then every change. A watcher that is ahead of us gets nothing until we have
+/// caught up: it must never be sent back.
+async fn stream_changes(
+    mut maps: watch::Receiver<Arc<ClusterMap>>,
+    mut epoch: Epoch,
+    sender: &mpsc::Sender<Result<wire::WatchMapResponse, Status>>,
+) {
+    loop {
+        let map = maps.borrow_and_update().clone();
+        if map.epoch > epoch {
+            for message in news(&map, epoch) {
+                if sender.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
+            epoch = map.epoch;
+        }
+        if maps.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The changes after `epoch` if they are still kept, else the whole map.
+fn news(map: &ClusterMap, epoch: Epoch) -> Vec<wire::WatchMapResponse> {
+    use wire::watch_map_response::Kind;
+    let kinds: Vec<Kind> = match map.changes_since(epoch).filter(|_| epoch > Epoch::default()) {
+        Some(changes) => changes.iter().map(|(at, list)| Kind::Changes(changes_to_wire(*at, list))).collect(),
+        None => {
+            let mut whole = map_to_wire(map);
+            whole.recent.clear();
+            vec![Kind::Whole(whole)]
+        }
+    };
+    kinds.into_iter().map(|kind| wire::WatchMapResponse { kind: Some(kind) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::watch_map_response::Kind;
+
+    fn map(epochs: u128) -> ClusterMap {
+        let mut map = ClusterMap::default();
+        map.apply(Command::NameCluster { cluster: ClusterId(1) });
+        for store in 1..epochs {
+            let address = "http://127.0.0.1:1".to_owned();
+            map.apply(Command::RegisterNode { store: StoreId(store), name: "n".into(), address, zone: String::new() });
+        }
+        map
+    }
+
+    #[test]
+    fn a_watcher_gets_what_it_missed_and_no_more() {
+        for (name, from, whole, changes) in [("new", 0, true, 0), ("resumes", 2, false, 3), ("up to date", 5, false, 0)]
+        {
+            let news = news(&map(5), Epoch(from));
+            let is_whole = |message: &wire::WatchMapResponse| matches!(message.kind, Some(Kind::Whole(_)));
+            assert_eq!(news.iter().any(is_whole), whole, "{name}");
+            assert_eq!(news.iter().filter(|m| !is_whole(m)).count(), changes, "{name}");
+        }
+        let far_behind = news(&map(2_000), Epoch(3));
+        assert_eq!(far_behind.len(), 1, "one whole map rather than a history that is no longer kept");
+    }
+
+    #[test]
+    fn members_of_another_cluster_are_refused() {
+        let map = map(1);
+        assert!(check_cluster(&map, &[]).is_ok());
+        assert!(check_cluster(&map, &id_to_bytes(1)).is_ok());
+        assert!(matches!(check_cluster(&map, &id_to_bytes(2)), Err(CoordinatorError::OtherCluster { .. })));
+        assert!(check_cluster(&map, b"short").is_err());
+    }
+}

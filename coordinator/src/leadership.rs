@@ -1,0 +1,141 @@
+//! Doing a thing on the leader, wherever it was asked.
+//!
+//! Any coordinator may be asked. One that does not lead passes the call on to the one that does; while there is
+//! none, the call waits within its deadline. So a caller sees an error only when most coordinators are gone.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shoal_consensus::{Consensus, ConsensusError};
+use shoal_model::{ClusterMap, Command, ErrorKind, Limits, LogIndex, MapError, ReplicaId, Reply};
+use shoal_proto::map::encode_command;
+use shoal_proto::server::{self, deadline};
+use shoal_proto::status::{from_status, to_status};
+use tokio::sync::watch;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::heard::Heard;
+use crate::machine::{Applied, GROUP};
+use crate::{CoordinatorConfig, CoordinatorError};
+
+/// Marks a call that another coordinator has passed on, which is never passed on again.
+const FORWARDED: &str = "shoal-forwarded";
+/// Pause before a call is tried again while there is no leader.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// What all services of a coordinator share.
+pub(crate) struct Shared {
+    pub(crate) config: CoordinatorConfig,
+    pub(crate) consensus: Consensus<Applied>,
+    pub(crate) maps: watch::Receiver<Arc<ClusterMap>>,
+    pub(crate) applied: watch::Receiver<LogIndex>,
+    pub(crate) heard: Heard,
+    /// Channels to the other coordinators.
+    pub(crate) peers: Vec<(ReplicaId, Channel)>,
+}
+
+/// A future that on_leader may have to make again.
+pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One attempt at a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) deadline: Instant,
+    /// An earlier attempt may have done the work without our hearing of it.
+    pub(crate) repeated: bool,
+}
+
+impl Shared {
+    /// Who this coordinator is.
+    pub(crate) fn me(&self) -> ReplicaId {
+        ReplicaId(self.config.id)
+    }
+
+    /// The caps.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// Runs `here` on this coordinator if it leads, or passes the message on with `there`.
+    ///
+    /// Both may run more than once, when leadership moves meanwhile; what they do must bear repeating.
+    pub(crate) async fn on_leader<'a, Q: Clone, A>(
+        &self,
+        request: Request<Q>,
+        here: impl Fn(Q, Attempt) -> Boxed<'a, Result<A, CoordinatorError>>,
+        there: impl Fn(Channel, Request<Q>) -> Boxed<'a, Result<Response<A>, Status>>,
+    ) -> Result<Response<A>, Status> {
+        let forwarded = request.metadata().contains_key(FORWARDED);
+        let mut attempt = Attempt { deadline: deadline(request.metadata(), 0, self.limits()), repeated: false };
+        let metadata = request.metadata().clone();
+        let message = request.into_inner();
+        loop {
+            let result = match self.leader() {
+                Some(leader) if leader == self.me() => {
+                    here(message.clone(), attempt).await.map(Response::new).map_err(|error| to_status(&error))
+                }
+                Some(leader) if !forwarded => match self.peer(leader) {
+                    Some(channel) => there(channel, self.forward(&metadata, &message, attempt.deadline)).await,
+                    None => Err(to_status(&CoordinatorError::NoLeader)),
+                },
+                // The coordinator that passed this on will find the new leader.
+                Some(_) => return Err(to_status(&ConsensusError::NotLeader { group: GROUP, leader: None })),
+                None => Err(to_status(&CoordinatorError::NoLeader)),
+            };
+            let Err(status) = result else { return result };
+            let kind = from_status(&status).kind;
+            if !matches!(kind, ErrorKind::NotLeader | ErrorKind::Unavailable) || forwarded {
+                return Err(status);
+            }
+            attempt.repeated |= kind == ErrorKind::Unavailable;
+            if Instant::now() + RETRY_AFTER >= attempt.deadline {
+                return Err(status);
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    fn forward<Q: Clone>(&self, metadata: &MetadataMap, message: &Q, deadline: Instant) -> Request<Q> {
+        let mut request = Request::new(message.clone());
+        *request.metadata_mut() = metadata.clone();
+        request.metadata_mut().insert(FORWARDED, MetadataValue::from_static("1"));
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        request
+    }
+
+    /// Who leads, as far as this coordinator knows.
+    pub(crate) fn leader(&self) -> Option<ReplicaId> {
+        self.consensus.status(GROUP)?.leader
+    }
+
+    fn peer(&self, member: ReplicaId) -> Option<Channel> {
+        self.peers.iter().find(|(id, _)| *id == member).map(|(_, channel)| channel.clone())
+    }
+
+    /// Agrees on a command and applies it here. Call it on the leader.
+    pub(crate) async fn execute(&self, command: &Command, deadline: Instant) -> Result<Reply, CoordinatorError> {
+        let applied = self.consensus.propose(GROUP, encode_command(command), deadline.into()).await?;
+        tracing::debug!(epoch = applied.epoch.0, ?command, "map command applied");
+        Ok(applied.reply.map_err(|error: MapError| error)?)
+    }
+
+    /// The map with everything that was acknowledged before the call. Call it on the leader.
+    pub(crate) async fn fresh_map(&self, deadline: Instant) -> Result<Arc<ClusterMap>, CoordinatorError> {
+        let index = self.consensus.read_index(GROUP, deadline.into()).await?;
+        let mut applied = self.applied.clone();
+        match tokio::time::timeout_at(deadline.into(), applied.wait_for(|at| *at >= index)).await {
+            Ok(Ok(_)) => Ok(self.maps.borrow().clone()),
+            Ok(Err(_)) => Err(CoordinatorError::Stopping),
+            Err(_) => Err(CoordinatorError::NoLeader),
+        }
+    }
+}
+
+/// Channels to all coordinators but `me`.
+pub(crate) fn connect_peers(config: &CoordinatorConfig) -> Result<Vec<(ReplicaId, Channel)>, CoordinatorError> {
+    let others = config.peers.iter().filter(|peer| peer.id != config.id);
+    others.map(|peer| Ok((ReplicaId(peer.id), server::channel(&peer.address)?))).collect()
+}

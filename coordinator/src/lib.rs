@@ -1,0 +1,27 @@
+//! A coordinator: one of three or five processes that agree on the cluster map.
+//!
+//! - `machine`: the map behind the Raft log, kept on disk and published to watchers.
+//! - `leadership`: doing a thing on the leader, wherever it was asked.
+//! - `heard`: what the leader has heard of nodes; not agreed on, not kept.
+//! - `collections`, `cluster`, `internal`: the gRPC services.
+//!
+//! The rules of the map itself are in `shoal-model`, so that routers and nodes follow the same ones.
+//!
+//! Does not know about: points, searches, what a node does with a shard. Its traffic is per change and per
+//! heartbeat, never per query.
+
+mod cluster;
+mod collections;
+mod config;
+mod coordinator;
+mod error;
+mod heard;
+mod internal;
+mod leadership;
+mod machine;
+mod metrics;
+mod status;
+
+pub use config::{CoordinatorConfig, PeerConfig};
+pub use coordinator::Coordinator;
+pub use error::CoordinatorError;

@@ -1,0 +1,59 @@
+//! What a coordinator tells about itself; `docs/metrics.md` lists the same names.
+
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use shoal_consensus::Role;
+
+use std::time::{Duration, Instant};
+
+use crate::leadership::Shared;
+use crate::machine::GROUP;
+
+/// The metrics of one coordinator.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    leader: Gauge,
+    term: Gauge,
+    applied_index: Gauge,
+    map_epoch: Gauge,
+    nodes: Gauge,
+    nodes_alive: Gauge,
+    collections: Gauge,
+    shards: Gauge,
+}
+
+impl Metrics {
+    /// Makes them known to `registry`.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let registry = registry.sub_registry_with_prefix("shoal_coordinator");
+        registry.register("leader", "1 on the coordinator that leads, 0 on the others", metrics.leader.clone());
+        registry.register("term", "Raft term", metrics.term.clone());
+        registry.register("applied_index", "Log position that the map reflects", metrics.applied_index.clone());
+        registry.register("map_epoch", "Version of the cluster map", metrics.map_epoch.clone());
+        registry.register("nodes", "Nodes registered", metrics.nodes.clone());
+        registry.register("nodes_alive", "Nodes heard of lately; only the leader knows", metrics.nodes_alive.clone());
+        registry.register("collections", "Collections", metrics.collections.clone());
+        registry.register("shards", "Shards of all collections", metrics.shards.clone());
+        metrics
+    }
+
+    /// Takes stock.
+    pub(crate) fn observe(&self, shared: &Shared) {
+        let set = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        if let Some(status) = shared.consensus.status(GROUP) {
+            set(&self.leader, u64::from(status.role == Role::Leader));
+            set(&self.term, status.term);
+        }
+        let map = shared.maps.borrow().clone();
+        let timeout = Duration::from_millis(shared.config.heartbeat_timeout_ms.into());
+        set(&self.applied_index, shared.applied.borrow().0);
+        set(&self.map_epoch, map.epoch.0);
+        set(&self.nodes, map.nodes.len() as u64);
+        set(&self.nodes_alive, shared.heard.alive(Instant::now(), timeout) as u64);
+        set(&self.collections, map.collections.len() as u64);
+        set(&self.shards, map.shards.len() as u64);
+    }
+}

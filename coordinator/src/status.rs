@@ -1,0 +1,112 @@
+//! What needs attention, and what to do about it: pure, from the map and what was heard.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use shoal_model::{ClusterMap, Node, NodeId};
+use shoal_proto::v1;
+
+use crate::heard::Heartbeat;
+
+/// How one node is.
+pub(crate) fn node_status(
+    map: &ClusterMap,
+    node: &Node,
+    heartbeat: Option<&Heartbeat>,
+    now: Instant,
+    timeout: Duration,
+) -> v1::NodeStatus {
+    let silence = heartbeat.map(|heartbeat| now.saturating_duration_since(heartbeat.at));
+    v1::NodeStatus {
+        id: node.id.0,
+        name: node.name.clone(),
+        address: node.address.clone(),
+        zone: node.zone.clone(),
+        alive: silence.is_some_and(|silence| silence <= timeout),
+        silent_ms: silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+        replicas: u32::try_from(map.shards_on(node.id).count()).unwrap_or(u32::MAX),
+        disk_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.disk_bytes),
+    }
+}
+
+/// Warnings, the most urgent first: shards without a living replica, then members that are gone.
+pub(crate) fn warnings(
+    map: &ClusterMap,
+    nodes: &[v1::NodeStatus],
+    coordinators: &[v1::CoordinatorStatus],
+) -> Vec<v1::Warning> {
+    let alive: BTreeMap<NodeId, &v1::NodeStatus> =
+        nodes.iter().filter(|node| node.alive).map(|node| (NodeId(node.id), node)).collect();
+    let mut warnings = Vec::new();
+    for node in nodes.iter().filter(|node| !node.alive) {
+        let served = |shard: &&shoal_model::Shard| shard.replicas.iter().any(|r| alive.contains_key(&r.node));
+        let unavailable = map.shards_on(NodeId(node.id)).filter(|shard| !served(shard)).count();
+        let silence =
+            node.silent_ms.map_or("since this leader took office".to_owned(), |ms| format!("for {} s", ms / 1000));
+        let text = format!(
+            "node {} ({}) was not heard of {silence}; {unavailable} shards are unavailable",
+            node.id, node.name
+        );
+        let next_step =
+            format!("start it again on its data folder, or look at its log: it listened on {}", node.address);
+        warnings.push((unavailable, v1::Warning { text, next_step }));
+    }
+    warnings.sort_by_key(|(unavailable, _)| std::cmp::Reverse(*unavailable));
+    let mut warnings: Vec<v1::Warning> = warnings.into_iter().map(|(_, warning)| warning).collect();
+    for coordinator in coordinators.iter().filter(|coordinator| !coordinator.reachable) {
+        let survivors = coordinators.iter().filter(|c| c.reachable).count();
+        let spare = survivors.saturating_sub(coordinators.len() / 2 + 1);
+        let text = format!("coordinator {} is out of reach; {spare} more may fail before changes stop", coordinator.id);
+        let next_step = format!("start it again on its data folder; it listened on {}", coordinator.address);
+        warnings.push(v1::Warning { text, next_step });
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_model::{CollectionSpec, Command, IndexSpec, Metric, OperationId, StoreId, placement::place};
+
+    fn map() -> ClusterMap {
+        let mut map = ClusterMap::default();
+        for i in 1..=3_u128 {
+            let address = format!("http://127.0.0.1:{i}");
+            let name = format!("node-{i}");
+            map.apply(Command::RegisterNode { store: StoreId(i), name, address, zone: String::new() });
+        }
+        let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new() };
+        let spec = CollectionSpec { name: "c".into(), shards: 2, replicas: 1, index };
+        let placement = place(&map, 2, 1).expect("three nodes");
+        map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });
+        map
+    }
+
+    #[test]
+    fn the_node_that_costs_most_comes_first() {
+        let map = map();
+        let now = Instant::now() + Duration::from_secs(60);
+        let timeout = Duration::from_secs(3);
+        let heard = |ago: u64| Heartbeat { at: now - Duration::from_secs(ago), shards: BTreeMap::new(), disk_bytes: 0 };
+        let status = |id: u64, heartbeat: Option<Heartbeat>| {
+            node_status(&map, &map.nodes[&NodeId(id)], heartbeat.as_ref(), now, timeout)
+        };
+        let all_well = [status(1, Some(heard(1))), status(2, Some(heard(2))), status(3, Some(heard(3)))];
+        assert_eq!(warnings(&map, &all_well, &[]), vec![]);
+
+        // Node 3 holds nothing, node 2 holds a shard.
+        let two_gone = [status(1, Some(heard(0))), status(2, Some(heard(9))), status(3, None)];
+        let texts: Vec<_> = warnings(&map, &two_gone, &[]).into_iter().map(|w| w.text).collect();
+        assert_eq!(
+            texts,
+            [
+                "node 2 (node-2) was not heard of for 9 s; 1 shards are unavailable",
+                "node 3 (node-3) was not heard of since this leader took office; 0 shards are unavailable",
+            ]
+        );
+        let coordinator = |id, reachable| v1::CoordinatorStatus { id, reachable, ..Default::default() };
+        let one_gone = [coordinator(1, true), coordinator(2, true), coordinator(3, false)];
+        let texts: Vec<_> = warnings(&map, &all_well, &one_gone).into_iter().map(|w| w.text).collect();
+        assert_eq!(texts, ["coordinator 3 is out of reach; 0 more may fail before changes stop"]);
+    }
+}

@@ -1,0 +1,110 @@
+//! Everything that can go wrong on a node.
+
+use std::time::Duration;
+
+use shoal_consensus::ConsensusError;
+use shoal_index::IndexError;
+use shoal_model::{Classify, ErrorKind, InputError, ShardId};
+use shoal_proto::server::ServerError;
+use shoal_proto::status::RemoteError;
+use shoal_runtime::{StoreError, TaskError};
+
+/// Why a node could not start, go on or answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The configuration or a request breaks a rule.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The disk failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The Raft groups failed or refused.
+    #[error(transparent)]
+    Consensus(#[from] ConsensusError),
+    /// The index refused or was interrupted.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The server could not start or failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The coordinator refused this node.
+    #[error("coordinator refuses this node: {0}")]
+    Refused(RemoteError),
+    /// A stored record does not read back.
+    #[error("shard {shard}: stored {what} is malformed")]
+    Malformed {
+        /// Shard it belongs to.
+        shard: ShardId,
+        /// Which record.
+        what: &'static str,
+    },
+    /// The router's map is older than this node's.
+    #[error("shard {shard}: its map entry has changed since")]
+    StaleEpoch {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The replica is not open (yet), or has closed.
+    #[error("shard {shard} is not ready on this node")]
+    NotReady {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Too many searches wait for a thread.
+    #[error("search queue is full ({max} waiting); retry after a pause")]
+    Overloaded {
+        /// The cap.
+        max: u32,
+    },
+    /// Time ran out.
+    #[error("deadline passed while {doing}")]
+    Deadline {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// A task panicked or did not end.
+    #[error("task failed: {0}")]
+    Task(String),
+    /// A replica stopped because applying failed.
+    #[error("shard {shard} stopped: {reason}")]
+    ReplicaStopped {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        reason: String,
+    },
+    /// Not all tasks ended in time.
+    #[error("tasks did not end within {0:?}")]
+    Late(Duration),
+}
+
+impl Classify for NodeError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Input(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Consensus(error) => error.kind(),
+            Self::Index(error) => error.kind(),
+            Self::Refused(error) => error.kind(),
+            Self::Malformed { .. } => ErrorKind::Corruption,
+            Self::StaleEpoch { .. } => ErrorKind::StaleEpoch,
+            Self::NotReady { .. } | Self::ReplicaStopped { .. } => ErrorKind::Unavailable,
+            Self::Overloaded { .. } => ErrorKind::Overloaded,
+            Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
+            Self::Server(_) | Self::Task(_) | Self::Late(_) => ErrorKind::Internal,
+        }
+    }
+
+    fn field(&self) -> &str {
+        match self {
+            Self::Input(error) => error.field(),
+            _ => "",
+        }
+    }
+}
+
+impl From<TaskError> for NodeError {
+    fn from(error: TaskError) -> Self {
+        Self::Task(error.to_string())
+    }
+}

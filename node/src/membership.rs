@@ -1,0 +1,132 @@
+//! Registering with the coordinators, and telling them that this node lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_consensus::Role;
+use shoal_model::{Classify as _, ClusterId, ErrorKind, NodeId};
+use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
+use shoal_proto::internal::v1::{HeartbeatRequest, RegisterNodeRequest, ShardReport};
+use shoal_proto::map::{id_from_bytes, id_to_bytes};
+use shoal_proto::status::{RemoteError, from_status};
+use shoal_proto::{server, v1};
+use shoal_runtime::Store;
+use tonic::Request;
+use tonic::transport::Channel;
+
+use crate::identity::Identity;
+use crate::replica::Replica;
+use crate::replicas::Replicas;
+use crate::{NodeConfig, NodeError};
+
+/// How long one coordinator is given before the next is asked.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// Pause between rounds in which no coordinator answered.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Asks coordinators one after another, staying with the one that answers.
+pub(crate) struct Coordinators {
+    clients: Vec<CoordinatorServiceClient<Channel>>,
+    current: usize,
+}
+
+impl Coordinators {
+    /// Channels to all of them; none is connected yet.
+    pub(crate) fn new(addresses: &[String]) -> Result<Self, NodeError> {
+        let connect = |address: &String| server::channel(address).map(CoordinatorServiceClient::new);
+        Ok(Self { clients: addresses.iter().map(connect).collect::<Result<_, _>>()?, current: 0 })
+    }
+
+    fn current(&mut self) -> &mut CoordinatorServiceClient<Channel> {
+        let count = self.clients.len();
+        &mut self.clients[self.current % count]
+    }
+
+    fn next(&mut self) {
+        self.current = self.current.wrapping_add(1);
+    }
+}
+
+/// Registers until a coordinator accepts or refuses for good; returns who this node is.
+pub(crate) async fn register(
+    coordinators: &mut Coordinators,
+    config: &NodeConfig,
+    address: &str,
+    identity: Identity,
+) -> Result<(ClusterId, NodeId), NodeError> {
+    let request = RegisterNodeRequest {
+        store: id_to_bytes(identity.store.0),
+        name: config.name.clone(),
+        address: address.to_owned(),
+        zone: config.zone.clone(),
+        cluster: identity.member.map(|(cluster, _)| id_to_bytes(cluster.0)).unwrap_or_default(),
+    };
+    loop {
+        match coordinators.current().register_node(timed(request.clone())).await {
+            Ok(response) => {
+                let response = response.into_inner();
+                let cluster = id_from_bytes("cluster id", &response.cluster).map_err(|error| {
+                    NodeError::Refused(RemoteError {
+                        kind: ErrorKind::Internal,
+                        field: String::new(),
+                        message: error.to_string(),
+                    })
+                })?;
+                return Ok((ClusterId(cluster), NodeId(response.node_id)));
+            }
+            Err(status) => {
+                let error = from_status(&status);
+                if matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Precondition) {
+                    return Err(NodeError::Refused(error));
+                }
+                tracing::debug!(%error, "no coordinator has registered this node yet");
+                coordinators.next();
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(ASK_WITHIN);
+    request
+}
+
+/// Sends a heartbeat every interval, until dropped.
+pub(crate) async fn heartbeats(
+    mut coordinators: Coordinators,
+    member: (ClusterId, NodeId),
+    every: Duration,
+    replicas: Arc<Replicas>,
+    store: Arc<dyn Store>,
+) {
+    let mut interval = tokio::time::interval(every);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let request = HeartbeatRequest {
+            node_id: member.1.0,
+            cluster: id_to_bytes(member.0.0),
+            shards: replicas.all().iter().map(|replica| report(replica)).collect(),
+            disk_bytes: store.disk_bytes(),
+        };
+        if let Err(status) = coordinators.current().heartbeat(timed(request)).await {
+            tracing::debug!(%status, "heartbeat failed; asking the next coordinator");
+            coordinators.next();
+        }
+    }
+}
+
+fn report(replica: &Replica) -> ShardReport {
+    let view = replica.view();
+    let group = replica.group_status();
+    let report = v1::ReplicaReport {
+        leader: group.as_ref().is_some_and(|group| group.role == Role::Leader),
+        applied_index: view.applied.0,
+        commit_index: group.map_or(0, |group| group.committed.0),
+        points: view.points.len() as u64,
+        memory_bytes: view.points.memory_bytes() as u64,
+    };
+    ShardReport { shard_id: replica.shard.0, report: Some(report) }
+}

@@ -1,0 +1,230 @@
+//! Putting a node together, and taking it down in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use shoal_consensus::{Consensus, ConsensusError, ConsensusThread, RaftConfig};
+use shoal_model::{ClusterMap, GroupId, NodeId, ReplicaId, ShardId};
+use shoal_proto::internal::v1::shard_service_server::ShardServiceServer;
+use shoal_proto::map_watch::MapWatch;
+use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
+use shoal_proto::server;
+use shoal_runtime::{Store, Tasks};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+
+use crate::cpu_pool::CpuPool;
+use crate::identity::Identity;
+use crate::membership::{Coordinators, heartbeats, register};
+use crate::metrics::Metrics;
+use crate::reads::Reads;
+use crate::replica::Written;
+use crate::replicas::{Replicas, saved_map};
+use crate::service::ShardCalls;
+use crate::{NodeConfig, NodeError};
+
+/// How long open calls may take to finish when the node stops.
+const DRAIN_WITHIN: Duration = Duration::from_secs(15);
+/// How often the gauges take stock.
+const OBSERVE_EVERY: Duration = Duration::from_secs(1);
+
+/// A running node.
+pub struct Node {
+    address: SocketAddr,
+    tasks: Tasks,
+    consensus: Consensus<Written>,
+    /// Ends with the thread that runs the groups.
+    raft: JoinHandle<Result<(), ConsensusError>>,
+    /// Why the node cannot go on, once it cannot.
+    failure: watch::Receiver<Option<String>>,
+}
+
+impl Node {
+    /// Starts a node on `listener` over `store`, and returns once the coordinators know it.
+    ///
+    /// A node that was registered before serves what it holds at once, and registers in the background.
+    pub async fn start(
+        config: NodeConfig,
+        listener: TcpListener,
+        store: Arc<dyn Store>,
+        registry: &mut Registry,
+    ) -> Result<Self, NodeError> {
+        config.validate()?;
+        let bound = listener
+            .local_addr()
+            .map_err(|source| server::ServerError::Listen { address: "the given socket".to_owned(), source })?;
+        let address = config.address.clone().unwrap_or_else(|| format!("http://{bound}"));
+        let mut identity = Identity::load(&*store)?;
+        let mut coordinators = Coordinators::new(&config.coordinators)?;
+        let member = match identity.member {
+            Some(member) => member,
+            None => register(&mut coordinators, &config, &address, identity).await?,
+        };
+        if identity.member.is_none() {
+            identity.member = Some(member);
+            identity.save(&*store)?;
+        }
+        let mut tasks = Tasks::new();
+        let stop = tasks.stop_signal();
+        let (map_watch, watching) = MapWatch::start(config.coordinators.clone(), stop.clone());
+        tasks.spawn("map watch", watching);
+
+        let lanes = RaftLanes::new(Box::new(resolver(map_watch.clone())));
+        let (failed, failure) = watch::channel(None);
+        let (consensus, thread) =
+            Consensus::<Written>::start(store.clone(), lanes, RaftConfig::new(uuid::Uuid::new_v4().as_u64_pair().0))?;
+        let raft = tokio::spawn(watch_thread(thread, failed.clone()));
+        let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone()));
+        let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
+        let metrics = Metrics::register(registry);
+        let reads =
+            Arc::new(Reads { replicas: replicas.clone(), store: store.clone(), pool, limits: config.limits.clone() });
+        let calls = ShardCalls { reads, metrics: metrics.clone() };
+
+        let maps = map_watch.subscribe_from(saved_map(&*store)?);
+        tasks.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failed.clone()));
+        let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
+        tasks.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failed)));
+        tasks.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone())));
+        serve(&mut tasks, listener, calls, &consensus, &config, replicas).await?;
+        tracing::info!(node = member.1.0, cluster = %member.0, address, "node serves");
+        Ok(Self { address: bound, tasks, consensus, raft, failure })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Completes only if the node cannot go on; says why. The process must end then.
+    pub async fn failed(&mut self) -> String {
+        match self.failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // Everything that could fail has ended well.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Refuses new calls, lets open ones finish, closes the replicas and syncs the log.
+    pub async fn shut_down(self) -> Result<(), NodeError> {
+        self.tasks.shut_down(DRAIN_WITHIN).await?;
+        self.consensus.shut_down().await;
+        Ok(self.raft.await.map_err(|error| NodeError::Task(error.to_string()))??)
+    }
+}
+
+/// Tells why the thread that runs the groups could not go on.
+async fn watch_thread(thread: ConsensusThread, failed: watch::Sender<Option<String>>) -> Result<(), ConsensusError> {
+    let result = thread.ended().await;
+    if let Err(error) = &result {
+        failed.send_replace(Some(error.to_string()));
+    }
+    result
+}
+
+async fn follow(
+    replicas: Arc<Replicas>,
+    maps: watch::Receiver<Arc<ClusterMap>>,
+    stop: CancellationToken,
+    failed: watch::Sender<Option<String>>,
+) {
+    if let Err(error) = replicas.follow(maps, stop.cancelled()).await {
+        tracing::error!(%error, "a replica cannot go on");
+        failed.send_replace(Some(error.to_string()));
+        stop.cancelled().await;
+    }
+}
+
+/// What a node needs to tell the coordinators about itself.
+struct Life {
+    coordinators: Coordinators,
+    config: NodeConfig,
+    address: String,
+    identity: Identity,
+}
+
+/// Tells the coordinators where this node is now, then that it lives. A refusal ends the node.
+async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, failed: watch::Sender<Option<String>>) {
+    match register(&mut life.coordinators, &life.config, &life.address, life.identity).await {
+        Ok(member) => {
+            let every = Duration::from_millis(life.config.heartbeat_ms.into());
+            heartbeats(life.coordinators, member, every, replicas, store).await;
+        }
+        Err(error) => {
+            tracing::error!(%error, "the coordinators refuse this node");
+            failed.send_replace(Some(error.to_string()));
+        }
+    }
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+async fn observe(metrics: Metrics, replicas: Arc<Replicas>) {
+    let mut interval = tokio::time::interval(OBSERVE_EVERY);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        metrics.observe(&replicas);
+    }
+}
+
+/// Where a member of a shard's group is, as the newest map says.
+fn resolver(maps: MapWatch) -> impl Fn(GroupId, ReplicaId) -> Option<String> + Send + Sync {
+    move |group, member| {
+        let map = maps.current();
+        let shard = map.shards.get(&ShardId(group.0))?;
+        let node: NodeId = shard.replicas.iter().find(|replica| replica.id == member)?.node;
+        Some(map.nodes.get(&node)?.address.clone())
+    }
+}
+
+async fn serve(
+    tasks: &mut Tasks,
+    listener: TcpListener,
+    calls: ShardCalls,
+    consensus: &Consensus<Written>,
+    config: &NodeConfig,
+    replicas: Arc<Replicas>,
+) -> Result<(), NodeError> {
+    let stop = tasks.stop_signal();
+    let (routes, health) = server::common_routes()?;
+    let raft = consensus.clone();
+    let size = config.limits.message_bytes_max as usize;
+    let shards = ShardServiceServer::new(calls).max_decoding_message_size(size).max_encoding_message_size(size);
+    let routes = routes.add_service(shards).add_service(RaftInbox::service(move |envelope| raft.receive(envelope)));
+    tasks.spawn("server", async move {
+        if let Err(error) = server::serve(listener, routes, stop).await {
+            tracing::error!(%error, "the node's server failed");
+        }
+    });
+    let stop = tasks.stop_signal();
+    tasks.spawn("health", async move {
+        for name in ["", "shoal.node"] {
+            health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        let mut followed = replicas.followed();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            known = followed.wait_for(|epoch| epoch.0 > 0) => if known.is_err() { return },
+        }
+        for name in ["", "shoal.node"] {
+            health.set_service_status(name, ServingStatus::Serving).await;
+        }
+        stop.cancelled().await;
+        for name in ["", "shoal.node"] {
+            health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+    });
+    Ok(())
+}

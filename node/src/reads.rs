@@ -1,0 +1,399 @@
+//! Answering reads: views of the named shards, work on the search threads, one merged answer a node.
+//!
+//! A shard that cannot answer is told apart in the answer; it fails neither the others nor the call.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use shoal_index::{CompiledFilter, Found, IndexError, Query, RowRef, SearchStats, packed};
+use shoal_model::{
+    Classify as _, Epoch, ErrorKind, InputError, Limits, LogIndex, Payload, PointId, Scored, ShardId, check_k,
+    check_vector, merge_top_k,
+};
+use shoal_proto::internal::v1 as wire;
+use shoal_proto::{convert, v1};
+use shoal_runtime::{Store, Table};
+use tokio::task::JoinSet;
+
+use crate::cpu_pool::{CpuPool, Interest, Stop};
+use crate::machine::{View, split_record};
+use crate::replica::Replica;
+use crate::replicas::Replicas;
+use crate::{NodeError, keys};
+
+/// Everything that answering reads needs.
+pub(crate) struct Reads {
+    pub(crate) replicas: Arc<Replicas>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) pool: Arc<CpuPool>,
+    pub(crate) limits: Limits,
+}
+
+/// The shards that can answer, with their views, and those that cannot.
+#[derive(Default)]
+struct Views {
+    open: Vec<(Arc<Replica>, Arc<View>)>,
+    failures: Vec<wire::ShardFailure>,
+}
+
+impl Views {
+    fn answered(&self) -> Vec<wire::ShardAnswer> {
+        let answer = |(replica, view): &(Arc<Replica>, Arc<View>)| wire::ShardAnswer {
+            shard_id: replica.shard.0,
+            applied_index: view.applied.0,
+        };
+        self.open.iter().map(answer).collect()
+    }
+}
+
+/// A hit, and where its payload and vector are.
+struct Located {
+    found: Found,
+    /// Position among the open views.
+    view: usize,
+}
+
+impl Scored for Located {
+    fn score(&self) -> f32 {
+        self.found.score
+    }
+
+    fn id(&self) -> &PointId {
+        &self.found.id
+    }
+}
+
+/// What to return of each point.
+struct Selection {
+    payload: bool,
+    /// Only these fields; empty for all.
+    fields: Vec<String>,
+    vectors: bool,
+}
+
+/// One search as every part of it is given.
+struct Work {
+    vector: Vec<f32>,
+    k: usize,
+    filter: Option<CompiledFilter>,
+    score_limit: Option<f32>,
+    stop: Stop,
+}
+
+/// The failure of one shard for the wire.
+pub(crate) fn failure(shard: ShardId, error: &NodeError) -> wire::ShardFailure {
+    use wire::ShardFailureKind as Kind;
+    let kind = match error.kind() {
+        ErrorKind::StaleEpoch => Kind::StaleEpoch,
+        ErrorKind::NotLeader | ErrorKind::Unavailable | ErrorKind::NotFound => Kind::NotReady,
+        ErrorKind::Overloaded => Kind::Overloaded,
+        ErrorKind::DeadlineExceeded | ErrorKind::Cancelled => Kind::Deadline,
+        ErrorKind::Invalid => Kind::Invalid,
+        _ => Kind::Internal,
+    };
+    wire::ShardFailure { shard_id: shard.0, kind: kind.into(), message: error.to_string() }
+}
+
+impl Reads {
+    /// Searches all named shards and merges.
+    pub(crate) async fn search(
+        &self,
+        request: wire::SearchRequest,
+        deadline: Instant,
+    ) -> Result<wire::SearchResponse, NodeError> {
+        let interest = Interest::until(deadline);
+        check_k(request.k, &self.limits)?;
+        let work = Arc::new(Work {
+            vector: convert::vector(request.vector)?,
+            k: request.k as usize,
+            filter: self.filter(request.filter)?,
+            score_limit: request.score_limit,
+            stop: interest.stop(),
+        });
+        let mut views = self.views(request.targets, deadline).await;
+        for (replica, _) in &views.open {
+            check_vector(&work.vector, replica.spec.dim, replica.spec.metric)?;
+        }
+        let started = Instant::now();
+        let (hits, stats) = self.search_views(&mut views, &work).await?;
+        let searched = Instant::now();
+        let selection =
+            Selection { payload: request.with_payload, fields: request.payload_fields, vectors: request.with_vectors };
+        let hits = hits.iter().map(|hit| node_hit(hit, &views, &selection)).collect::<Result<_, _>>()?;
+        Ok(wire::SearchResponse {
+            hits,
+            answered: views.answered(),
+            failures: views.failures,
+            search_us: micros(searched - started),
+            refine_us: micros(searched.elapsed()),
+            distances: stats.scanned,
+            refined: stats.rescored,
+            filtered: stats.filtered,
+        })
+    }
+
+    /// Searches every open view in as many parts as there are threads for. A view that fails becomes a failure.
+    async fn search_views(
+        &self,
+        views: &mut Views,
+        work: &Arc<Work>,
+    ) -> Result<(Vec<Located>, SearchStats), NodeError> {
+        let mut parts = JoinSet::new();
+        for (position, (_, view)) in views.open.iter().enumerate() {
+            let count = self.pool.parts(view.points.len());
+            for part in 0..count {
+                let (view, work, pool) = (view.clone(), work.clone(), self.pool.clone());
+                parts.spawn(async move {
+                    let scan = move || search_part(&view, part, count, &work);
+                    (position, pool.run(scan).await)
+                });
+            }
+        }
+        let mut lists = Vec::new();
+        let mut stats = SearchStats::default();
+        let mut failed = BTreeMap::new();
+        while let Some(part) = parts.join_next().await {
+            let (position, result) = part.map_err(|error| NodeError::Task(error.to_string()))?;
+            match result.and_then(|searched| Ok(searched?)) {
+                Ok((found, part_stats)) => {
+                    stats.merge(&part_stats);
+                    lists.push((position, found));
+                }
+                Err(error) => drop(failed.insert(position, error)),
+            }
+        }
+        lists.retain(|(position, _)| !failed.contains_key(position));
+        let Some(metric) = views.open.first().map(|(replica, _)| replica.spec.metric) else {
+            return Ok((Vec::new(), stats));
+        };
+        let located = |(view, found): (usize, Vec<Found>)| {
+            found.into_iter().map(|found| Located { found, view }).collect::<Vec<_>>()
+        };
+        let hits = merge_top_k(metric, work.k, lists.into_iter().map(located).collect());
+        let (hits, stats) = (hits, stats);
+        Ok((views.without(failed, hits), stats))
+    }
+
+    /// Counts points of all named shards.
+    pub(crate) async fn count(
+        &self,
+        request: wire::CountRequest,
+        deadline: Instant,
+    ) -> Result<wire::CountResponse, NodeError> {
+        let interest = Interest::until(deadline);
+        let filter = self.filter(request.filter)?;
+        let views = self.views(request.targets, deadline).await;
+        let points: Vec<_> = views.open.iter().map(|(_, view)| view.points.clone()).collect();
+        let stop = interest.stop();
+        let count = move || match filter {
+            None => Ok(points.iter().map(|points| points.len() as u64).sum()),
+            Some(filter) => points.iter().map(|points| points.count(&filter, &|| stop.now())).sum(),
+        };
+        let count: Result<u64, IndexError> = self.pool.run(count).await?;
+        Ok(wire::CountResponse { count: count?, answered: views.answered(), failures: views.failures })
+    }
+
+    /// The first points after the cursor of all named shards.
+    pub(crate) async fn scroll(
+        &self,
+        request: wire::ScrollRequest,
+        deadline: Instant,
+    ) -> Result<wire::ScrollResponse, NodeError> {
+        let interest = Interest::until(deadline);
+        let limit = request.limit as usize;
+        if limit == 0 || limit > self.limits.batch_points_max as usize {
+            let problem = format!("is {limit}, must be 1 to {}", self.limits.batch_points_max);
+            return Err(InputError::new("limit", problem).into());
+        }
+        let after = request.after.map(|after| convert::point_id(Some(after))).transpose();
+        let after = after.map_err(|e| e.within("after"))?;
+        let filter = self.filter(request.filter)?;
+        let views = self.views(request.targets, deadline).await;
+        let points: Vec<_> = views.open.iter().map(|(_, view)| view.points.clone()).collect();
+        let stop = interest.stop();
+        let scan = move || {
+            let page = |points: &Arc<shoal_index::DeltaView>| {
+                points.scroll(after.as_ref(), limit, filter.as_ref(), &|| stop.now())
+            };
+            points.iter().map(page).collect::<Result<Vec<_>, IndexError>>()
+        };
+        let pages = self.pool.run(scan).await??;
+        let mut rows: Vec<(PointId, RowRef, usize)> = Vec::new();
+        for (view, page) in pages.into_iter().enumerate() {
+            rows.extend(page.into_iter().map(|(id, row)| (id, row, view)));
+        }
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        rows.truncate(limit);
+        let selection = Selection { payload: request.with_payload, fields: vec![], vectors: request.with_vectors };
+        let point = |(id, row, view): &(PointId, RowRef, usize)| {
+            let (payload, vector) = contents(&views.open[*view], *row, &selection)?;
+            Ok::<_, NodeError>(v1::Point {
+                id: Some(convert::point_id_to_wire(id)),
+                vector,
+                payload,
+                version_vectors: BTreeMap::new(),
+            })
+        };
+        let points = rows.iter().map(point).collect::<Result<_, _>>()?;
+        Ok(wire::ScrollResponse { points, answered: views.answered(), failures: views.failures })
+    }
+
+    /// Points of one shard by id, from disk.
+    pub(crate) async fn get(
+        &self,
+        request: wire::GetRequest,
+        deadline: Instant,
+    ) -> Result<wire::GetResponse, NodeError> {
+        let ids = convert::point_ids("ids", request.ids)?;
+        if ids.len() > self.limits.batch_points_max as usize {
+            let problem = format!("has {} ids, the cap is {}", ids.len(), self.limits.batch_points_max);
+            return Err(InputError::new("ids", problem).into());
+        }
+        let views = self.views(request.target.into_iter().collect(), deadline).await;
+        let Some((replica, _)) = views.open.first() else {
+            return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
+        };
+        let (store, shard) = (self.store.clone(), replica.shard);
+        let (with_payload, with_vectors) = (request.with_payload, request.with_vectors);
+        let read = move || {
+            let point = |id| read_point(&*store, shard, id, with_payload, with_vectors);
+            ids.iter().filter_map(|id| point(id).transpose()).collect::<Result<Vec<_>, NodeError>>()
+        };
+        let points = self.pool.run(read).await??;
+        Ok(wire::GetResponse { points, answered: views.answered(), failures: views.failures })
+    }
+
+    fn filter(&self, filter: Option<v1::Filter>) -> Result<Option<CompiledFilter>, InputError> {
+        let filter = convert::filter(filter)?;
+        filter.check(&self.limits)?;
+        Ok((!filter.is_empty()).then(|| CompiledFilter::new(&filter)))
+    }
+
+    /// Views of the targets, each as fresh as asked for; all are waited for at once.
+    async fn views(&self, targets: Vec<wire::ShardTarget>, deadline: Instant) -> Views {
+        let mut waiting = JoinSet::new();
+        let order: Vec<u64> = targets.iter().map(|target| target.shard_id).collect();
+        for target in targets {
+            let replicas = self.replicas.clone();
+            waiting.spawn(async move { (target.shard_id, open_view(&replicas, &target, deadline).await) });
+        }
+        let mut opened = BTreeMap::new();
+        while let Some(Ok((shard, result))) = waiting.join_next().await {
+            opened.insert(shard, result);
+        }
+        let mut views = Views::default();
+        for shard in order {
+            match opened.remove(&shard) {
+                Some(Ok(open)) => views.open.push(open),
+                Some(Err(error)) => views.failures.push(failure(ShardId(shard), &error)),
+                None => views.failures.push(failure(ShardId(shard), &NodeError::NotReady { shard: ShardId(shard) })),
+            }
+        }
+        views
+    }
+}
+
+impl Views {
+    /// Turns the views that failed into failures, and the hits' positions into those of the rest.
+    fn without(&mut self, failed: BTreeMap<usize, NodeError>, hits: Vec<Located>) -> Vec<Located> {
+        if failed.is_empty() {
+            return hits;
+        }
+        let mut moved_to = BTreeMap::new();
+        let mut open = Vec::new();
+        for (position, view) in std::mem::take(&mut self.open).into_iter().enumerate() {
+            match failed.get(&position) {
+                Some(error) => self.failures.push(failure(view.0.shard, error)),
+                None => {
+                    moved_to.insert(position, open.len());
+                    open.push(view);
+                }
+            }
+        }
+        self.open = open;
+        hits.into_iter().filter_map(|hit| Some(Located { view: *moved_to.get(&hit.view)?, ..hit })).collect()
+    }
+}
+
+async fn open_view(
+    replicas: &Replicas,
+    target: &wire::ShardTarget,
+    deadline: Instant,
+) -> Result<(Arc<Replica>, Arc<View>), NodeError> {
+    let replica = replicas.at_epoch(ShardId(target.shard_id), Epoch(target.epoch), deadline).await?;
+    let view = replica.view_at(LogIndex(target.applied_index_min), target.linearizable, deadline).await?;
+    Ok((replica, view))
+}
+
+fn search_part(view: &View, part: usize, parts: usize, work: &Work) -> Result<(Vec<Found>, SearchStats), IndexError> {
+    let query = Query {
+        vector: &work.vector,
+        k: work.k,
+        filter: work.filter.as_ref(),
+        score_limit: work.score_limit,
+        stop: &|| work.stop.now(),
+    };
+    view.points.search_part(part, parts, &query)
+}
+
+fn node_hit(hit: &Located, views: &Views, selection: &Selection) -> Result<wire::NodeHit, NodeError> {
+    let (payload, vector) = contents(&views.open[hit.view], hit.found.row, selection)?;
+    Ok(wire::NodeHit { id: Some(convert::point_id_to_wire(&hit.found.id)), score: hit.found.score, payload, vector })
+}
+
+fn contents(
+    (replica, view): &(Arc<Replica>, Arc<View>),
+    row: RowRef,
+    selection: &Selection,
+) -> Result<(Option<v1::Payload>, Option<v1::Vector>), NodeError> {
+    let payload = if selection.payload {
+        Some(unpack(replica.shard, view.points.payload(row), &selection.fields)?)
+    } else {
+        None
+    };
+    let vector = selection.vectors.then(|| convert::vector_to_wire(view.points.vector(row)));
+    Ok((payload, vector))
+}
+
+fn unpack(shard: ShardId, packed: &[u8], fields: &[String]) -> Result<v1::Payload, NodeError> {
+    let mut payload: Payload = packed::decode(packed).map_err(|_| NodeError::Malformed { shard, what: "payload" })?;
+    if !fields.is_empty() {
+        payload.retain(|name, _| fields.contains(name));
+    }
+    Ok(convert::payload_to_wire(payload))
+}
+
+/// Reads both records of a point, again if a write came between them.
+fn read_point(
+    store: &dyn Store,
+    shard: ShardId,
+    id: &PointId,
+    with_payload: bool,
+    with_vectors: bool,
+) -> Result<Option<v1::Point>, NodeError> {
+    let key = keys::point(shard, id);
+    let malformed = |what| NodeError::Malformed { shard, what };
+    loop {
+        let Some(vector) = store.get(Table::Vectors, &key)? else { return Ok(None) };
+        let payload = store.get(Table::Payload, &key)?;
+        let (written, components) = split_record(&vector).ok_or(malformed("vector"))?;
+        let Some(payload) = payload else { continue };
+        let (payload_written, packed) = split_record(&payload).ok_or(malformed("payload"))?;
+        if written != payload_written {
+            continue;
+        }
+        let f32_le: Bytes = vector.slice_ref(components);
+        return Ok(Some(v1::Point {
+            id: Some(convert::point_id_to_wire(id)),
+            vector: with_vectors.then(|| convert::vector_bytes_to_wire(f32_le)),
+            payload: if with_payload { Some(unpack(shard, packed, &[])?) } else { None },
+            version_vectors: BTreeMap::new(),
+        }));
+    }
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,190 @@
+//! One shard replica: the task that applies its log, and the view that reads take.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use shoal_consensus::{Apply, Consensus, GroupSpec, StateMachine};
+use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, LogIndex, NodeId, Shard, ShardId};
+use shoal_runtime::{Batch, Store};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::NodeError;
+use crate::machine::{ShardMachine, View};
+
+/// Log entries that are applied, written and published together.
+const APPLY_TOGETHER: usize = 256;
+
+/// The group's answer to a write: the position at which it was applied.
+pub(crate) type Written = LogIndex;
+
+/// An open shard replica, shared by the task that applies and the calls that read.
+pub(crate) struct Replica {
+    pub(crate) shard: ShardId,
+    pub(crate) range: HashRange,
+    pub(crate) spec: IndexSpec,
+    epoch: AtomicU64,
+    view: ArcSwap<View>,
+    applied: watch::Receiver<LogIndex>,
+    consensus: Consensus<Written>,
+}
+
+impl Replica {
+    /// Opens the replica that `node` holds of `shard`, and the task that applies its log.
+    ///
+    /// The task ends when the group is closed, or with an error when it cannot go on.
+    pub(crate) async fn open(
+        shard: &Shard,
+        spec: &IndexSpec,
+        node: NodeId,
+        consensus: &Consensus<Written>,
+        store: &Arc<dyn Store>,
+    ) -> Result<(Arc<Self>, JoinHandle<Result<(), NodeError>>), NodeError> {
+        let not_ready = NodeError::NotReady { shard: shard.id };
+        let me = shard.replicas.iter().find(|replica| replica.node == node).ok_or(not_ready)?.id;
+        let mut machine = open_machine(shard.id, spec, store).await?;
+        let group = GroupSpec {
+            group: group_of(shard.id),
+            me,
+            voters: shard.replicas.iter().map(|replica| replica.id).collect(),
+            applied: machine.applied(),
+            state_machine: StateMachine::Stored,
+        };
+        let inbox = consensus.open_group(group).await?;
+        let (applied_sender, applied) = watch::channel(machine.applied());
+        let replica = Arc::new(Self {
+            shard: shard.id,
+            range: shard.range,
+            spec: spec.clone(),
+            epoch: AtomicU64::new(shard.epoch.0),
+            view: ArcSwap::from_pointee(machine.publish()),
+            applied,
+            consensus: consensus.clone(),
+        });
+        let task = apply_all(replica.clone(), machine, inbox, applied_sender, store.clone());
+        Ok((replica, tokio::spawn(task)))
+    }
+
+    /// What a read sees now.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Map version of the shard's entry.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Follows the map.
+    pub(crate) fn set_epoch(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// Writes a checked command; returns its position once it is durable and applied here.
+    pub(crate) async fn write(&self, command: Bytes, deadline: Instant) -> Result<LogIndex, NodeError> {
+        Ok(self.consensus.propose(group_of(self.shard), command, deadline.into()).await?)
+    }
+
+    /// A view that reflects at least `index`, and if `linearizable` every write acknowledged before the call.
+    pub(crate) async fn view_at(
+        &self,
+        index: LogIndex,
+        linearizable: bool,
+        deadline: Instant,
+    ) -> Result<Arc<View>, NodeError> {
+        let index = if linearizable {
+            index.max(self.consensus.read_index(group_of(self.shard), deadline.into()).await?)
+        } else {
+            index
+        };
+        let view = self.view();
+        if view.applied >= index {
+            return Ok(view);
+        }
+        let mut applied = self.applied.clone();
+        match tokio::time::timeout_at(deadline.into(), applied.wait_for(|at| *at >= index)).await {
+            Ok(Ok(_)) => Ok(self.view()),
+            Ok(Err(_)) => Err(NodeError::NotReady { shard: self.shard }),
+            Err(_) => Err(NodeError::Deadline { doing: "waiting for the replica to catch up" }),
+        }
+    }
+
+    /// Whether this replica leads its group, and how far the group has agreed.
+    pub(crate) fn group_status(&self) -> Option<shoal_consensus::GroupStatus> {
+        self.consensus.status(group_of(self.shard))
+    }
+}
+
+/// A shard's Raft group has the shard's number.
+pub(crate) fn group_of(shard: ShardId) -> GroupId {
+    GroupId(shard.0)
+}
+
+async fn open_machine(shard: ShardId, spec: &IndexSpec, store: &Arc<dyn Store>) -> Result<ShardMachine, NodeError> {
+    let (store, spec) = (store.clone(), spec.clone());
+    run_blocking(move || ShardMachine::open(&*store, shard, &spec)).await?
+}
+
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NodeError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| NodeError::Task(error.to_string()))
+}
+
+/// Applies what the group agrees on, in order, until the group is closed.
+async fn apply_all(
+    replica: Arc<Replica>,
+    mut machine: ShardMachine,
+    mut inbox: mpsc::Receiver<Apply<Written>>,
+    applied: watch::Sender<LogIndex>,
+    store: Arc<dyn Store>,
+) -> Result<(), NodeError> {
+    let mut entries = Vec::with_capacity(APPLY_TOGETHER);
+    while inbox.recv_many(&mut entries, APPLY_TOGETHER).await > 0 {
+        let together = std::mem::take(&mut entries);
+        let store = store.clone();
+        let (returned, replies) = run_blocking(move || apply_together(machine, together, &*store)).await??;
+        machine = returned;
+        let view = machine.publish();
+        let at = view.applied;
+        // Readers that wait for a position look at the view after it is announced, so the view comes first.
+        replica.view.store(Arc::new(view));
+        applied.send_replace(at);
+        replica.consensus.applied(group_of(replica.shard), at);
+        for (reply, index) in replies {
+            // A writer that stopped waiting is no concern of ours.
+            let _ = reply.send(index);
+        }
+    }
+    Ok(())
+}
+
+type Replies = Vec<(tokio::sync::oneshot::Sender<Written>, LogIndex)>;
+
+fn apply_together(
+    mut machine: ShardMachine,
+    entries: Vec<Apply<Written>>,
+    store: &dyn Store,
+) -> Result<(ShardMachine, Replies), NodeError> {
+    let mut batch = Batch::default();
+    let mut replies = Vec::new();
+    for entry in entries {
+        match entry {
+            Apply::Entry { index, data, reply } => {
+                machine.apply(index, data, &mut batch)?;
+                replies.extend(reply.map(|reply| (reply, index)));
+            }
+            // A shard's group has one member, which can neither fall behind nor be asked for a copy. Dropping
+            // the reply tells the group that there is none.
+            Apply::Snapshot { reply } => drop(reply),
+            Apply::Restore { .. } => {
+                let malformed = "a snapshot reached a group of one";
+                return Err(NodeError::Task(malformed.to_owned()));
+            }
+        }
+    }
+    machine.seal(&mut batch);
+    store.write(batch)?;
+    Ok((machine, replies))
+}

@@ -1,0 +1,198 @@
+//! Which shards are open on this node, following the cluster map.
+//!
+//! One task ([`Replicas::follow`]) opens, closes and erases; calls look replicas up. The newest map is kept on
+//! disk, so that a node that restarts while no coordinator answers still serves what it holds. A map that is
+//! older than the one in force is ignored, so a shard is never erased by old news.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+use shoal_consensus::Consensus;
+use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId};
+use shoal_proto::internal::v1 as wire;
+use shoal_proto::map::{map_from_wire, map_to_wire};
+use shoal_runtime::{Batch, Store, Table};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::replica::{Replica, Written, group_of};
+use crate::{NodeError, keys, machine};
+
+/// How long a call waits for a shard that its router already knows of.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+
+/// The apply tasks of open replicas.
+type Applying = JoinSet<(ShardId, Result<(), NodeError>)>;
+
+/// The open replicas of a node.
+pub(crate) struct Replicas {
+    node: NodeId,
+    store: Arc<dyn Store>,
+    consensus: Consensus<Written>,
+    open: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
+    /// The map version that `open` reflects.
+    followed: watch::Sender<Epoch>,
+}
+
+/// Reads the map that was in force when the node last ran.
+pub(crate) fn saved_map(store: &dyn Store) -> Result<ClusterMap, NodeError> {
+    let malformed = || NodeError::Malformed { shard: ShardId::default(), what: "cluster map" };
+    match store.get(Table::Meta, keys::MAP)? {
+        None => Ok(ClusterMap::default()),
+        Some(bytes) => {
+            let map = wire::ClusterMap::decode(bytes).map_err(|_| malformed())?;
+            map_from_wire(map).map_err(|_| malformed())
+        }
+    }
+}
+
+impl Replicas {
+    /// Nothing is open yet.
+    pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, consensus: Consensus<Written>) -> Self {
+        let (followed, _) = watch::channel(Epoch::default());
+        Self { node, store, consensus, open: RwLock::default(), followed }
+    }
+
+    /// Follows `maps` until `stop`; returns an error when a replica cannot go on.
+    pub(crate) async fn follow(
+        &self,
+        mut maps: watch::Receiver<Arc<ClusterMap>>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), NodeError> {
+        let mut tasks = JoinSet::new();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let map = maps.borrow_and_update().clone();
+            if map.epoch > *self.followed.borrow() {
+                self.save(&map)?;
+                self.reconcile(&map, &mut tasks).await?;
+            }
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(ended) = tasks.join_next() => self.reraise(ended)?,
+                changed = maps.changed() => if changed.is_err() { stop.await; break },
+            }
+        }
+        self.close_all(&mut tasks).await
+    }
+
+    fn save(&self, map: &ClusterMap) -> Result<(), NodeError> {
+        // Changes are for watchers; the node asks again from this epoch.
+        let mut map = map_to_wire(map);
+        map.recent.clear();
+        let mut batch = Batch::default();
+        batch.put(Table::Meta, keys::MAP, map.encode_to_vec());
+        // Synced with the next write; until then the coordinator can send it again.
+        Ok(self.store.write(batch)?)
+    }
+
+    async fn reconcile(&self, map: &ClusterMap, tasks: &mut Applying) -> Result<(), NodeError> {
+        let wanted: BTreeMap<ShardId, &Shard> = map.shards_on(self.node).map(|shard| (shard.id, shard)).collect();
+        let gone: Vec<ShardId> = self.ids().into_iter().filter(|id| !wanted.contains_key(id)).collect();
+        for shard in gone {
+            self.drop_replica(shard).await?;
+        }
+        for shard in wanted.values() {
+            match self.get(shard.id) {
+                Some(replica) => replica.set_epoch(shard.epoch),
+                None => self.open_replica(map, shard, tasks).await?,
+            }
+        }
+        self.followed.send_replace(map.epoch);
+        Ok(())
+    }
+
+    async fn open_replica(&self, map: &ClusterMap, shard: &Shard, tasks: &mut Applying) -> Result<(), NodeError> {
+        let Some(collection) = map.collections.get(&shard.collection) else {
+            return Err(NodeError::Malformed { shard: shard.id, what: "cluster map" });
+        };
+        let opened = Replica::open(shard, &collection.index, self.node, &self.consensus, &self.store).await?;
+        let (replica, task) = opened;
+        let view = replica.view();
+        tracing::info!(shard = shard.id.0, collection = collection.name, points = view.points.len(), "replica open");
+        let id = shard.id;
+        tasks.spawn(async move { (id, task.await.unwrap_or_else(|error| Err(NodeError::Task(error.to_string())))) });
+        self.write_open().insert(id, replica);
+        Ok(())
+    }
+
+    async fn drop_replica(&self, shard: ShardId) -> Result<(), NodeError> {
+        self.write_open().remove(&shard);
+        self.consensus.close_group(group_of(shard), true).await?;
+        tracing::info!(shard = shard.0, "replica dropped");
+        machine::erase(&*self.store, shard)
+    }
+
+    async fn close_all(&self, tasks: &mut Applying) -> Result<(), NodeError> {
+        for shard in self.ids() {
+            self.write_open().remove(&shard);
+            self.consensus.close_group(group_of(shard), false).await?;
+        }
+        while let Some(ended) = tasks.join_next().await {
+            self.reraise(ended)?;
+        }
+        Ok(())
+    }
+
+    /// An apply task may end only after its replica was dropped or closed.
+    fn reraise(&self, ended: Result<(ShardId, Result<(), NodeError>), JoinError>) -> Result<(), NodeError> {
+        let (shard, result) = ended.map_err(|error| NodeError::Task(error.to_string()))?;
+        match result {
+            Err(error) => Err(NodeError::ReplicaStopped { shard, reason: error.to_string() }),
+            Ok(()) if self.get(shard).is_some() => {
+                Err(NodeError::ReplicaStopped { shard, reason: "its Raft group was closed".to_owned() })
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The replica of `shard`, if a router that believes in `epoch` may use it.
+    ///
+    /// A router that is ahead of this node waits a little; one that is behind is told so.
+    pub(crate) async fn at_epoch(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        deadline: Instant,
+    ) -> Result<Arc<Replica>, NodeError> {
+        if let Some(replica) = self.get(shard).filter(|replica| replica.epoch() >= epoch) {
+            return if replica.epoch() == epoch { Ok(replica) } else { Err(NodeError::StaleEpoch { shard }) };
+        }
+        let mut followed = self.followed.subscribe();
+        let until = deadline.min(Instant::now() + READY_WITHIN);
+        let caught_up = tokio::time::timeout_at(until.into(), followed.wait_for(|at| *at >= epoch)).await;
+        match (caught_up, self.get(shard)) {
+            (Ok(Ok(_)), Some(replica)) if replica.epoch() == epoch => Ok(replica),
+            (Ok(Ok(_)), _) => Err(NodeError::StaleEpoch { shard }),
+            _ => Err(NodeError::NotReady { shard }),
+        }
+    }
+
+    /// The replica of `shard`, if it is open.
+    pub(crate) fn get(&self, shard: ShardId) -> Option<Arc<Replica>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
+    }
+
+    /// All open replicas.
+    pub(crate) fn all(&self) -> Vec<Arc<Replica>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The map version that the open replicas reflect.
+    pub(crate) fn followed(&self) -> watch::Receiver<Epoch> {
+        self.followed.subscribe()
+    }
+
+    fn ids(&self) -> Vec<ShardId> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    fn write_open(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<ShardId, Arc<Replica>>> {
+        // Every change is one call on the map, so a poisoned one is whole.
+        self.open.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
