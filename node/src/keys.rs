@@ -13,6 +13,15 @@ pub(crate) fn applied(shard: ShardId) -> Bytes {
     [&b"node/applied/"[..], &shard.0.to_be_bytes()].concat().into()
 }
 
+/// First key and first key after all of [`applied`].
+pub(crate) const ALL_APPLIED: (&[u8], &[u8]) = (b"node/applied/", b"node/applied0");
+
+/// The shard in a key made by [`applied`].
+pub(crate) fn shard_of_applied(key: &[u8]) -> Option<ShardId> {
+    let number = key.strip_prefix(ALL_APPLIED.0)?.try_into().ok()?;
+    Some(ShardId(u64::from_be_bytes(number)))
+}
+
 /// A point's record, in the tables of vectors and of payload.
 pub(crate) fn point(shard: ShardId, id: &PointId) -> Bytes {
     [&shard.0.to_be_bytes()[..], &id.to_key()].concat().into()

@@ -76,8 +76,7 @@ impl Node {
 
         let lanes = RaftLanes::new(Box::new(resolver(map_watch.clone())));
         let (failed, failure) = watch::channel(None);
-        let (consensus, thread) =
-            Consensus::<Written>::start(store.clone(), lanes, RaftConfig::new(uuid::Uuid::new_v4().as_u64_pair().0))?;
+        let (consensus, thread) = Consensus::<Written>::start(store.clone(), lanes, raft_config(&config))?;
         let raft = tokio::spawn(watch_thread(thread, failed.clone()));
         let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone()));
         let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
@@ -117,6 +116,14 @@ impl Node {
         self.consensus.shut_down().await;
         Ok(self.raft.await.map_err(|error| NodeError::Task(error.to_string()))??)
     }
+}
+
+/// A proposal may be as large as the request that it comes from.
+fn raft_config(config: &NodeConfig) -> RaftConfig {
+    let usual = RaftConfig::new(uuid::Uuid::new_v4().as_u64_pair().0);
+    let proposal_bytes_max = config.limits.message_bytes_max as usize;
+    let uncommitted_bytes_max = usual.uncommitted_bytes_max.max(proposal_bytes_max);
+    RaftConfig { proposal_bytes_max, uncommitted_bytes_max, ..usual }
 }
 
 /// Tells why the thread that runs the groups could not go on.

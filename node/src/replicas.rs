@@ -4,8 +4,9 @@
 //! disk, so that a node that restarts while no coordinator answers still serves what it holds. A map that is
 //! older than the one in force is ignored, so a shard is never erased by old news.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,17 @@ pub(crate) struct Replicas {
     open: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
     /// The map version that `open` reflects.
     followed: watch::Sender<Epoch>,
+}
+
+/// Every shard of which something is stored.
+fn stored_shards(store: &dyn Store) -> Result<BTreeSet<ShardId>, NodeError> {
+    let (from, to) = keys::ALL_APPLIED;
+    let mut shards = BTreeSet::new();
+    store.scan(Table::Meta, from, to, &mut |key, _| {
+        shards.extend(keys::shard_of_applied(key));
+        ControlFlow::Continue(())
+    })?;
+    Ok(shards)
 }
 
 /// Reads the map that was in force when the node last ran.
@@ -92,7 +104,10 @@ impl Replicas {
 
     async fn reconcile(&self, map: &ClusterMap, tasks: &mut Applying) -> Result<(), NodeError> {
         let wanted: BTreeMap<ShardId, &Shard> = map.shards_on(self.node).map(|shard| (shard.id, shard)).collect();
-        let gone: Vec<ShardId> = self.ids().into_iter().filter(|id| !wanted.contains_key(id)).collect();
+        // What is stored and not open is what a crash left of a drop that was under way.
+        let mut gone = stored_shards(&*self.store)?;
+        gone.extend(self.ids());
+        gone.retain(|id| !wanted.contains_key(id));
         for shard in gone {
             self.drop_replica(shard).await?;
         }

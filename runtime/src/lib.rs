@@ -12,6 +12,6 @@ mod tasks;
 mod transport;
 
 pub use memory_store::MemoryStore;
-pub use store::{Batch, Store, StoreError, Table, Write};
+pub use store::{Batch, Store, StoreError, Table, Visit, Write};
 pub use tasks::{TaskError, Tasks};
 pub use transport::{Envelope, Transport};

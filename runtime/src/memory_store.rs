@@ -1,12 +1,12 @@
 //! The disk port in memory, with crashes: what was not synced is lost.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::{Batch, Store, StoreError, Table, Write};
+use crate::{Batch, Store, StoreError, Table, Visit, Write};
 
 type Tables = BTreeMap<(Table, Bytes), Bytes>;
 
@@ -69,13 +69,7 @@ impl Store for MemoryStore {
         Ok(self.state().now.get(&(table, Bytes::copy_from_slice(key))).cloned())
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         if from >= to {
             return Ok(());
         }

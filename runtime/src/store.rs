@@ -141,6 +141,9 @@ impl Classify for StoreError {
     }
 }
 
+/// Called with key and value of each pair of a scan, until it breaks.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// Ordered tables of bytes.
 ///
 /// A write can be read at once, but survives a crash only after a [`Store::sync`] that began after it returned.
@@ -152,13 +155,7 @@ pub trait Store: Send + Sync + 'static {
     /// Shows the pairs with `from <= key < to` in order of their keys, until `visit` breaks.
     ///
     /// All pairs are of one moment.
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
 
     /// Writes a batch, whole and in order.
     fn write(&self, batch: Batch) -> Result<(), StoreError>;

@@ -6,7 +6,6 @@
 //!
 //! Does not know about: what the tables hold.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
-use shoal_runtime::{Batch, Store, StoreError, Table, Write};
+use shoal_runtime::{Batch, Store, StoreError, Table, Visit, Write};
 
 /// Memory for blocks read from disk, shared by all tables.
 const BLOCK_CACHE_BYTES: usize = 64 << 20;
@@ -100,13 +99,7 @@ impl Store for RocksStore {
         Ok(value.map(Bytes::from))
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         if from >= to {
             return Ok(());
         }

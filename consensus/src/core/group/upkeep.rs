@@ -1,0 +1,145 @@
+//! What a group does as time passes: elections, lost snapshots, cutting its log.
+
+use bytes::Bytes;
+use raft::eraftpb::Snapshot;
+use raft::{ProgressState, SnapshotStatus};
+use shoal_runtime::Batch;
+
+use super::Group;
+use crate::core::records::{self, Position};
+use crate::{ConsensusError, RaftConfig, StateMachine, Work};
+
+impl Group {
+    /// One tick.
+    pub(crate) fn tick(&mut self, tick: u64, config: &RaftConfig, batch: &mut Batch) {
+        if self.restoring.is_some() {
+            return;
+        }
+        // A follower whose disk hangs does not stand: raft asserts that a new leader has its entries on disk.
+        if self.leads() || !self.has_unpersisted_entries() {
+            self.raft.tick();
+        }
+        self.reads.tick(tick, config.read_retry_ticks, config.read_ticks_max, &mut self.answers);
+        self.retry_snapshots(tick, config);
+        self.cut_log(tick, config, batch);
+        if self.raft.store().snapshot_wanted() {
+            self.ask_for_snapshot(tick, config);
+        }
+    }
+
+    /// raft waits for ever for a follower it has sent a snapshot to, unless it is told that it was lost.
+    fn retry_snapshots(&mut self, tick: u64, config: &RaftConfig) {
+        let raft = &mut self.raft;
+        self.snapshots_sent.retain(|peer, since| {
+            let progress = raft.raft.prs().get(*peer);
+            let waits = progress.is_some_and(|progress| progress.state == ProgressState::Snapshot);
+            let late = tick >= *since + config.snapshot_retry_ticks;
+            if waits && late {
+                raft.report_snapshot(*peer, SnapshotStatus::Failure);
+            }
+            waits && !late
+        });
+        let stale = self.snapshot_offered.is_some_and(|since| tick >= since + config.snapshot_retry_ticks);
+        if stale && self.state_machine == StateMachine::Stored && self.snapshots_sent.is_empty() {
+            // What it stands for may be gone from the state machine by now.
+            self.raft.mut_store().offer_snapshot(None);
+            self.snapshot_offered = None;
+        }
+    }
+
+    fn ask_for_snapshot(&mut self, tick: u64, config: &RaftConfig) {
+        if self.snapshot_asked.is_none_or(|since| tick >= since + config.snapshot_retry_ticks) {
+            self.snapshot_asked = Some(tick);
+            self.work.push(Work::Snapshot { group: self.id });
+        }
+    }
+
+    /// The state machine made a snapshot of itself at `index`.
+    pub(crate) fn snapshot_made(
+        &mut self,
+        index: u64,
+        data: Bytes,
+        tick: u64,
+        batch: &mut Batch,
+    ) -> Result<(), ConsensusError> {
+        self.snapshot_asked = None;
+        let place = self.raft.store().term_at(index).filter(|_| index > 0 && index <= self.handed_out);
+        let (Some(term), Some(conf)) = (place, self.confs.at(index)) else {
+            let problem = format!("a snapshot at {index} is not of the log's present range");
+            return Err(ConsensusError::BadChange { group: self.id, problem });
+        };
+        let mut snapshot = Snapshot { data, ..Snapshot::default() };
+        let metadata = snapshot.mut_metadata();
+        metadata.index = index;
+        metadata.term = term;
+        metadata.set_conf_state(conf.clone());
+        if self.state_machine == StateMachine::InMemory {
+            records::put_snapshot(batch, self.id, &snapshot);
+            self.snapshot_index = index;
+        }
+        self.raft.mut_store().offer_snapshot(Some(snapshot));
+        self.snapshot_offered = Some(tick);
+        Ok(())
+    }
+
+    /// A snapshot from a leader can be passed on if it is the whole state.
+    pub(super) fn keep_snapshot(&mut self, snapshot: Snapshot) {
+        if self.state_machine == StateMachine::InMemory {
+            self.raft.mut_store().offer_snapshot(Some(snapshot));
+        }
+    }
+
+    /// Cuts what the state machine can do without after a crash, and followers need no more.
+    fn cut_log(&mut self, tick: u64, config: &RaftConfig, batch: &mut Batch) {
+        let (entries, bytes) = (config.log_keep_entries, config.log_keep_bytes);
+        let safe = match self.state_machine {
+            StateMachine::Stored => self.durable_applied,
+            StateMachine::InMemory => self.durable_snapshot,
+        };
+        let log = self.raft.store();
+        let over_cap = log.bytes() > config.log_bytes_max;
+        let limit = if over_cap { safe } else { safe.min(self.slowest_follower(tick, config)) };
+        if let Some(index) = log.cut_point(entries, bytes, limit) {
+            self.cut_log_through(index, batch);
+        } else if self.state_machine == StateMachine::InMemory
+            && log.cut_point(entries, bytes, self.applied) > Some(safe)
+        {
+            self.ask_for_snapshot(tick, config);
+        }
+        self.drop_restored(batch);
+    }
+
+    fn cut_log_through(&mut self, index: u64, batch: &mut Batch) {
+        let log = self.raft.mut_store();
+        log.cut_through(index, batch);
+        let start: Position = log.start();
+        records::put_start(batch, self.id, self.me, start);
+        if self.confs.forget_before(index) {
+            records::put_confs(batch, self.id, &self.confs);
+        }
+    }
+
+    /// A leader's snapshot has done its duty once a state machine with its own store has it.
+    fn drop_restored(&mut self, batch: &mut Batch) {
+        let done = self.snapshot_index > 0 && self.durable_applied >= self.snapshot_index;
+        if done && self.state_machine == StateMachine::Stored {
+            records::delete_snapshot(batch, self.id);
+            self.snapshot_index = 0;
+        }
+    }
+
+    /// How far the slowest follower has come, of those that were heard of late; those not heard get a snapshot.
+    fn slowest_follower(&self, tick: u64, config: &RaftConfig) -> u64 {
+        if !self.leads() {
+            return u64::MAX;
+        }
+        let patience = 2 * config.election_ticks as u64;
+        let raft = &self.raft.raft;
+        let active = raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != self.me.0 && self.heard.get(id).is_some_and(|since| tick <= since + patience));
+        // A follower that restores a snapshot will need what comes after that.
+        active.map(|(_, progress)| progress.matched.max(progress.pending_snapshot)).min().unwrap_or(u64::MAX)
+    }
+}

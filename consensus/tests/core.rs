@@ -1,0 +1,216 @@
+//! The core step by step: promises that a simulation meets too seldom.
+
+use std::sync::Arc;
+
+use shoal_consensus::{
+    Answer, ConsensusError, ElectionJitter, GroupSpec, MemberChange, MultiRaft, Output, RaftConfig, RequestId, Role,
+    StateMachine, Work,
+};
+use shoal_model::{GroupId, LogIndex, ReplicaId};
+use shoal_runtime::{Envelope, MemoryStore, Store, Table};
+
+const GROUP: GroupId = GroupId(3);
+
+fn config() -> RaftConfig {
+    RaftConfig {
+        election_jitter: ElectionJitter::Fixed { ticks: 1 },
+        log_keep_entries: 10,
+        proposals_in_flight_max: 5,
+        proposal_bytes_max: 1_000,
+        cache_bytes: 0,
+        ..RaftConfig::new(1)
+    }
+}
+
+fn open(store: &Arc<MemoryStore>, me: u64, voters: &[u64], applied: u64) -> MultiRaft {
+    let mut core = MultiRaft::new(store.clone(), config()).expect("settings are valid");
+    let voters = voters.iter().copied().map(ReplicaId).collect();
+    let (me, applied) = (ReplicaId(me), LogIndex(applied));
+    let spec = GroupSpec { group: GROUP, me, voters, applied, state_machine: StateMachine::Stored };
+    core.open_group(&spec).expect("it opens");
+    core
+}
+
+/// Carries out one output as a process does.
+fn carry_out(core: &mut MultiRaft, store: &MemoryStore, out: &mut Output) {
+    store.write(std::mem::take(&mut out.batch)).expect("memory does not fail");
+    if out.must_sync {
+        store.sync().expect("memory does not fail");
+    }
+    core.persisted(out.ticket);
+}
+
+/// Carries out all that is ready, and returns messages, work and answers.
+fn settle(core: &mut MultiRaft, store: &MemoryStore) -> Output {
+    let mut all = Output::default();
+    loop {
+        let mut out = core.ready();
+        if out.is_empty() {
+            return all;
+        }
+        carry_out(core, store, &mut out);
+        all.messages.append(&mut out.messages);
+        all.work.append(&mut out.work);
+        all.answers.append(&mut out.answers);
+        all.failed.append(&mut out.failed);
+    }
+}
+
+/// Passes messages between two cores until none is left.
+fn converse<'a>(mut a: (&'a mut MultiRaft, &'a MemoryStore), mut b: (&'a mut MultiRaft, &'a MemoryStore)) {
+    let mut messages: Vec<Envelope> = Vec::new();
+    for _ in 0..100 {
+        for message in std::mem::take(&mut messages) {
+            let core = if message.to == ReplicaId(1) { &mut *a.0 } else { &mut *b.0 };
+            core.step(&message).expect("a replica takes the other's messages");
+        }
+        for (core, store) in [&mut a, &mut b] {
+            let out = settle(core, store);
+            for work in &out.work {
+                match work {
+                    Work::Entry { index, .. } | Work::Restore { index, .. } => core.applied(GROUP, *index),
+                    Work::Snapshot { .. } => {
+                        let applied = core.status(GROUP).expect("it is open").applied;
+                        core.snapshot_made(GROUP, applied, vec![1].into()).expect("it is in time");
+                    }
+                }
+            }
+            messages.extend(out.messages);
+        }
+        a.0.tick();
+        b.0.tick();
+    }
+}
+
+#[test]
+fn a_single_voter_tells_learners_nothing_of_a_term_that_is_not_on_disk() {
+    let (store, other_store) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let (mut core, mut learner) = (open(&store, 1, &[1], 0), open(&other_store, 2, &[], 0));
+    settle(&mut core, &store);
+    core.change_membership(GROUP, &[MemberChange::AddLearner(ReplicaId(2))], RequestId(1)).expect("a learner may come");
+    converse((&mut core, &store), (&mut learner, &other_store));
+    let (at, status) = (core.status(GROUP), learner.status(GROUP));
+    let (at, status) = (at.expect("it is open"), status.expect("it is open"));
+    assert_eq!((status.applied, status.members), (at.applied, at.members), "the learner caught up by a snapshot");
+
+    let mut core = open(&store, 1, &[1], at.applied.0);
+    let mut out = core.ready();
+    assert_eq!(core.status(GROUP).expect("it is open").role, Role::Leader, "a single voter leads at once");
+    assert!(out.must_sync, "its new term must be on disk");
+    assert_eq!(out.messages, [], "before anybody hears of it: after a crash it would lead that term again");
+    carry_out(&mut core, &store, &mut out);
+    assert!(!core.ready().messages.is_empty(), "then the learner is told");
+}
+
+#[test]
+fn the_log_is_only_cut_behind_what_was_applied_before_a_sync_began() {
+    let store = Arc::new(MemoryStore::new());
+    let mut core = open(&store, 1, &[1], 0);
+    settle(&mut core, &store);
+    for number in 0..50 {
+        core.propose(GROUP, vec![1; 20].into(), RequestId(number)).expect("there is room");
+        settle(&mut core, &store);
+    }
+    let first = |core: &MultiRaft| core.status(GROUP).expect("it is open").first;
+    core.tick();
+    assert_eq!(first(&core), LogIndex(2), "nothing is applied");
+    core.propose(GROUP, vec![1; 20].into(), RequestId(50)).expect("there is room");
+    let mut out = core.ready();
+    core.applied(GROUP, LogIndex(50));
+    carry_out(&mut core, &store, &mut out);
+    core.tick();
+    assert_eq!(first(&core), LogIndex(2), "the sync began before the report");
+    settle(&mut core, &store);
+    core.propose(GROUP, vec![1; 20].into(), RequestId(51)).expect("there is room");
+    settle(&mut core, &store);
+    core.tick();
+    assert_eq!(first(&core), LogIndex(45), "ten entries stay");
+    settle(&mut core, &store);
+    drop(core);
+    let too_old = GroupSpec {
+        group: GROUP,
+        me: ReplicaId(1),
+        voters: vec![],
+        applied: LogIndex(20),
+        state_machine: StateMachine::Stored,
+    };
+    let mut core = MultiRaft::new(store, config()).expect("settings are valid");
+    let refused = core.open_group(&too_old).expect_err("the log does not reach back that far");
+    assert!(matches!(refused, ConsensusError::Corruption { .. }), "{refused}");
+    let other = GroupSpec { me: ReplicaId(2), applied: LogIndex(50), ..too_old };
+    let refused = core.open_group(&other).expect_err("it belongs to another");
+    assert!(matches!(refused, ConsensusError::OtherReplica { stored: ReplicaId(1), .. }), "{refused}");
+}
+
+#[test]
+fn proposals_that_cannot_be_taken_are_refused() {
+    let store = Arc::new(MemoryStore::new());
+    let mut core = open(&store, 1, &[1], 0);
+    settle(&mut core, &store);
+    let mut propose = |group, bytes| core.propose(group, vec![1; bytes].into(), RequestId(bytes as u64));
+    assert!(matches!(propose(GroupId(9), 1), Err(ConsensusError::UnknownGroup { .. })));
+    assert!(matches!(propose(GROUP, 0), Err(ConsensusError::EmptyProposal)));
+    assert!(matches!(propose(GROUP, 1_001), Err(ConsensusError::TooLarge { got: 1_001, most: 1_000 })));
+    for bytes in 1..=5 {
+        propose(GROUP, bytes).expect("there is room");
+    }
+    assert!(matches!(propose(GROUP, 6), Err(ConsensusError::Overloaded { .. })));
+    let done = settle(&mut core, &store).work;
+    let requests = done.iter().filter_map(|work| match work {
+        Work::Entry { request, .. } => *request,
+        _ => None,
+    });
+    assert!(requests.eq((1..=5).map(RequestId)), "they come back in order");
+}
+
+#[test]
+fn a_group_that_cannot_be_read_is_closed_and_others_go_on() {
+    let store = Arc::new(MemoryStore::new());
+    let mut core = open(&store, 1, &[1], 0);
+    settle(&mut core, &store);
+    for number in 1..4 {
+        core.propose(GROUP, vec![1; 20].into(), RequestId(number)).expect("there is room");
+    }
+    settle(&mut core, &store);
+    // Not applied, so a restart reads them again: the first reading is on open, the second when they are handed out.
+    let other = GroupSpec {
+        group: GroupId(4),
+        me: ReplicaId(1),
+        voters: vec![ReplicaId(1)],
+        applied: LogIndex(0),
+        state_machine: StateMachine::Stored,
+    };
+    let mut core = open(&store, 1, &[1], 0);
+    core.open_group(&other).expect("it opens");
+    let mut batch = shoal_runtime::Batch::default();
+    batch.delete_range(Table::Log, vec![0; 16], vec![0xff; 16]);
+    store.write(batch).expect("memory does not fail");
+    core.read_index(GROUP, RequestId(8)).expect("it is open");
+    let out = settle(&mut core, &store);
+    assert!(matches!(out.failed[..], [(GROUP, ConsensusError::Corruption { .. })]), "{:?}", out.failed);
+    assert!(out.answers.contains(&(RequestId(8), Answer::ReadExpired)), "who waits is told: {:?}", out.answers);
+    assert_eq!(core.status(GROUP), None);
+    assert_eq!(core.status(GroupId(4)).expect("the other group is well").role, Role::Leader);
+}
+
+#[test]
+fn a_destroyed_group_can_begin_anew_once_that_is_on_disk() {
+    let store = Arc::new(MemoryStore::new());
+    let mut core = open(&store, 1, &[1], 0);
+    settle(&mut core, &store);
+    core.propose(GROUP, vec![1].into(), RequestId(1)).expect("there is room");
+    core.close_group(GROUP, true).expect("it closes");
+    let spec = GroupSpec {
+        group: GROUP,
+        me: ReplicaId(7),
+        voters: vec![ReplicaId(7)],
+        applied: LogIndex(0),
+        state_machine: StateMachine::Stored,
+    };
+    assert!(matches!(core.open_group(&spec), Err(ConsensusError::AlreadyOpen { .. })), "its records are still there");
+    let out = settle(&mut core, &store);
+    assert_eq!(out.answers, [(RequestId(1), Answer::Unknown)], "the proposal's fate is not known");
+    core.open_group(&spec).expect("it begins anew");
+    settle(&mut core, &store);
+    assert_eq!(core.status(GROUP).expect("it is open").last, LogIndex(2), "with an empty log and its first leader");
+}
