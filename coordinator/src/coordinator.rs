@@ -156,7 +156,7 @@ fn serve(tasks: &mut Tasks, listener: TcpListener, shared: &Arc<Shared>) -> Resu
         .add_service(CollectionsServiceServer::new(Collections(shared.clone())))
         .add_service(ClusterServiceServer::new(Cluster(shared.clone())))
         .add_service(CoordinatorServiceServer::new(Internal { shared: shared.clone(), stop: stop.clone() }))
-        .add_service(RaftInbox::service(move |envelope| raft.receive(envelope)));
+        .add_service(RaftInbox::service(stop.clone(), move |envelope| raft.receive(envelope)));
     tasks.spawn("server", {
         let stop = stop.clone();
         async move {

@@ -40,7 +40,7 @@ impl MapMachine {
     pub(crate) fn open(store: &dyn Store) -> Result<Self, CoordinatorError> {
         match store.get(Table::Meta, KEY)? {
             None => Ok(Self::default()),
-            Some(bytes) => Ok(Self::decode(bytes)?),
+            Some(bytes) => Ok(Self::decode(&bytes)?),
         }
     }
 
@@ -75,7 +75,7 @@ impl MapMachine {
     }
 
     /// Reads back [`MapMachine::encode`].
-    pub(crate) fn decode(bytes: Bytes) -> Result<Self, MapDecodeError> {
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, MapDecodeError> {
         let malformed = MapDecodeError { what: "cluster map" };
         let (applied, map) = bytes.split_first_chunk().ok_or(malformed.clone())?;
         let map = wire::ClusterMap::decode(bytes.slice_ref(map)).map_err(|_| malformed)?;
@@ -125,7 +125,7 @@ pub(crate) async fn apply_all(
                 let applied = machine.apply(index, data)?;
                 answer = reply.zip(applied);
             }
-            Apply::Restore { data, .. } => machine = MapMachine::decode(data)?,
+            Apply::Restore { data, .. } => machine = MapMachine::decode(&data)?,
             Apply::Snapshot { reply } => {
                 // The group asks again if it no longer waits for this one.
                 let _ = reply.send((machine.applied(), machine.encode()));
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn foreign_state_is_refused() {
         for bytes in [&b""[..], b"short", &[0xff; 32]] {
-            assert!(MapMachine::decode(Bytes::copy_from_slice(bytes)).is_err(), "{bytes:?}");
+            assert!(MapMachine::decode(&Bytes::copy_from_slice(bytes)).is_err(), "{bytes:?}");
         }
     }
 }

@@ -209,7 +209,9 @@ async fn serve(
     let raft = consensus.clone();
     let size = config.limits.message_bytes_max as usize;
     let shards = ShardServiceServer::new(calls).max_decoding_message_size(size).max_encoding_message_size(size);
-    let routes = routes.add_service(shards).add_service(RaftInbox::service(move |envelope| raft.receive(envelope)));
+    let routes = routes
+        .add_service(shards)
+        .add_service(RaftInbox::service(stop.clone(), move |envelope| raft.receive(envelope)));
     tasks.spawn("server", async move {
         if let Err(error) = server::serve(listener, routes, stop).await {
             tracing::error!(%error, "the node's server failed");

@@ -67,7 +67,6 @@ impl MapWatch {
     /// A handle that holds an empty map, and the task that fills it until `stop` fires. The caller spawns it.
     ///
     /// `coordinators`: URIs, already checked with [`crate::server::check_address`]; malformed ones are passed over.
-    #[must_use]
     pub fn start(
         coordinators: Vec<String>,
         stop: CancellationToken,
@@ -154,7 +153,8 @@ impl MapWatch {
         let map = self.current();
         let named = map.cluster != ClusterId::default();
         let cluster = if named { id_to_bytes(map.cluster.0) } else { bytes::Bytes::new() };
-        let opened = timeout(OPEN_WITHIN, client.watch_map(wire::WatchMapRequest { epoch: map.epoch.0, cluster })).await;
+        let opened =
+            timeout(OPEN_WITHIN, client.watch_map(wire::WatchMapRequest { epoch: map.epoch.0, cluster })).await;
         let opened = opened.map_err(|_| WatchError::NotOpened)?;
         let mut stream = opened.map_err(|status| from_status(&status))?.into_inner();
         let mut leave_at = Instant::now() + SILENCE;

@@ -12,6 +12,7 @@ use shoal_runtime::{Envelope, Transport};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::internal::v1::raft_service_client::RaftServiceClient;
@@ -114,13 +115,28 @@ fn to_wire(envelope: Envelope) -> RaftMessage {
     RaftMessage { group: envelope.group.0, from: envelope.from.0, to: envelope.to.0, data: envelope.data }
 }
 
+fn from_wire(message: RaftMessage) -> Envelope {
+    Envelope {
+        group: GroupId(message.group),
+        from: ReplicaId(message.from),
+        to: ReplicaId(message.to),
+        data: message.data,
+    }
+}
+
 /// Receives Raft messages of peer processes and hands each to `deliver`, which must not block.
-pub struct RaftInbox<F>(F);
+pub struct RaftInbox<F> {
+    deliver: F,
+    stop: CancellationToken,
+}
 
 impl<F: Fn(Envelope) + Send + Sync + 'static> RaftInbox<F> {
-    /// The service that hands messages to `deliver`.
-    pub fn service(deliver: F) -> crate::internal::v1::raft_service_server::RaftServiceServer<Self> {
-        crate::internal::v1::raft_service_server::RaftServiceServer::new(Self(deliver))
+    /// The service that hands messages to `deliver` until `stop` fires, which ends the peers' streams.
+    pub fn service(
+        stop: CancellationToken,
+        deliver: F,
+    ) -> crate::internal::v1::raft_service_server::RaftServiceServer<Self> {
+        crate::internal::v1::raft_service_server::RaftServiceServer::new(Self { deliver, stop })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 }
@@ -129,15 +145,14 @@ impl<F: Fn(Envelope) + Send + Sync + 'static> RaftInbox<F> {
 impl<F: Fn(Envelope) + Send + Sync + 'static> RaftService for RaftInbox<F> {
     async fn send(&self, request: Request<Streaming<SendRequest>>) -> Result<Response<SendResponse>, Status> {
         let mut frames = request.into_inner();
-        while let Some(frame) = frames.next().await {
-            for message in frame?.messages {
-                (self.0)(Envelope {
-                    group: GroupId(message.group),
-                    from: ReplicaId(message.from),
-                    to: ReplicaId(message.to),
-                    data: message.data,
-                });
+        let mut next = async || {
+            tokio::select! {
+                () = self.stop.cancelled() => None,
+                frame = frames.next() => frame,
             }
+        };
+        while let Some(frame) = next().await {
+            frame?.messages.into_iter().map(from_wire).for_each(&self.deliver);
         }
         Ok(Response::new(SendResponse {}))
     }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use shoal_model::{InputError, Limits};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic_health::server::HealthReporter;
 
@@ -23,6 +23,9 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(5);
 /// How long setting up a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long open calls may take to finish once a server stops.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A server that could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -61,17 +64,28 @@ pub fn common_routes() -> Result<(Routes, HealthReporter), ServerError> {
     Ok((Routes::new(health).add_service(reflection), reporter))
 }
 
-/// Serves until `stop` fires, then refuses new calls and lets the open ones finish.
+/// Serves until `stop` fires, then refuses new calls and lets the open ones finish, for a while: a stream that a
+/// client leaves open must not keep a process from stopping.
 pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> Result<(), ServerError> {
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WITHIN))
-        .tcp_nodelay(true)
         .add_routes(routes);
-    server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned()).await?;
+    // Without it an answer waits for the acknowledgement of the one before: 40 ms.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    tokio::select! {
+        result = serving => result?,
+        () = drained(stop) => tracing::warn!("calls that were still open after {DRAIN_WITHIN:?} are cut off"),
+    }
     Ok(())
+}
+
+async fn drained(stop: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(DRAIN_WITHIN).await;
 }
 
 /// Refuses an address that no channel could be made to.
@@ -100,12 +114,15 @@ pub fn channel(address: &str) -> Result<Channel, InputError> {
         .connect_lazy())
 }
 
-/// When a call must be over: the shortest of its gRPC deadline, the time its request names, and the cap.
+/// When a call must be over: the shorter of its gRPC deadline and the time its request names, within the cap; the
+/// default if it says neither.
 #[must_use]
 pub fn deadline(metadata: &MetadataMap, timeout_ms: u32, limits: &Limits) -> Instant {
-    let named = if timeout_ms == 0 { limits.timeout_ms_default } else { timeout_ms };
-    let within = Duration::from_millis(named.min(limits.timeout_ms_max).into());
-    Instant::now() + grpc_timeout(metadata).map_or(within, |header| header.min(within))
+    let cap = Duration::from_millis(limits.timeout_ms_max.into());
+    let named = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms.into()));
+    let asked = named.into_iter().chain(grpc_timeout(metadata)).min();
+    let within = asked.unwrap_or(Duration::from_millis(limits.timeout_ms_default.into()));
+    Instant::now() + within.min(cap)
 }
 
 /// Reads the `grpc-timeout` header: at most eight digits and a unit. A malformed one counts as absent.
@@ -151,9 +168,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_default_deadline_binds_only_calls_that_name_none() {
+        let limits = Limits { timeout_ms_default: 1_000, timeout_ms_max: 20_000, ..Limits::default() };
+        for (name, header, timeout_ms, want) in [
+            ("neither", "", 0, 1_000),
+            ("header alone", "15S", 0, 15_000),
+            ("field alone", "", 3_000, 3_000),
+            ("the shorter of both", "2S", 3_000, 2_000),
+            ("capped", "99S", 0, 20_000),
+        ] {
+            let mut metadata = MetadataMap::new();
+            if !header.is_empty() {
+                metadata.insert("grpc-timeout", header.parse().expect("ASCII"));
+            }
+            let left = deadline(&metadata, timeout_ms, &limits).saturating_duration_since(Instant::now());
+            let want = Duration::from_millis(want);
+            assert!(left <= want && want - left < Duration::from_millis(500), "{name}: {left:?}");
+        }
+    }
+
     #[tokio::test]
     async fn bad_addresses_are_refused() {
-        for address in ["", "http://", "no scheme at all", "127.0.0.1:80", "http://host", "https://host:1", "http://h:1/x"] {
+        for address in
+            ["", "http://", "no scheme at all", "127.0.0.1:80", "http://host", "https://host:1", "http://h:1/x"]
+        {
             assert!(channel(address).is_err(), "{address:?}");
         }
         assert!(check_address("http://127.0.0.1:7700").is_ok());

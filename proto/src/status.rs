@@ -62,15 +62,25 @@ pub fn to_status(error: &impl Classify) -> Status {
         .iter()
         .find(|(candidate, ..)| *candidate == kind)
         .map_or((Code::Internal, "INTERNAL"), |(_, code, name)| (*code, *name));
+    let message = shortened(&error.to_string());
     let mut details = ErrorDetails::new();
     details.set_error_info(name, DOMAIN, HashMap::new());
     if !error.field().is_empty() {
-        details.add_bad_request_violation(error.field(), error.to_string());
+        details.add_bad_request_violation(shortened(error.field()), message.clone());
     }
     if kind == ErrorKind::Overloaded {
         details.set_retry_info(Some(RETRY_DELAY));
     }
-    Status::with_error_details(code, error.to_string(), details)
+    Status::with_error_details(code, message, details)
+}
+
+/// Statuses travel in headers, which peers cap, and a text may quote what a client sent.
+fn shortened(text: &str) -> String {
+    const MAX: usize = 1_024;
+    match text.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// The stable name of a kind, as statuses carry it and metrics count it.
@@ -137,6 +147,12 @@ mod tests {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "points[3].vector: has 2 dimensions, collection has 3");
         assert_eq!(from_status(&status).field, "points[3].vector");
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        let status = to_status(&InputError::new("f".repeat(10_000), "é".repeat(10_000)));
+        assert!(status.message().len() < 5_000 && from_status(&status).field.len() < 5_000);
     }
 
     #[test]

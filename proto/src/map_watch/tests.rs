@@ -91,10 +91,7 @@ impl CoordinatorService for Scripted {
         Err(crate::status::not_served_yet("registering with a script"))
     }
 
-    async fn heartbeat(
-        &self,
-        _: Request<wire::HeartbeatRequest>,
-    ) -> Result<Response<wire::HeartbeatResponse>, Status> {
+    async fn heartbeat(&self, _: Request<wire::HeartbeatRequest>) -> Result<Response<wire::HeartbeatResponse>, Status> {
         Err(crate::status::not_served_yet("a heartbeat to a script"))
     }
 

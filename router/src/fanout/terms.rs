@@ -1,0 +1,153 @@
+//! The terms in which a fan-out and its shell speak: what is wanted, what happened, what to do, how it ended.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_model::{ClusterMap, CollectionId, Epoch, ErrorKind, NodeId, ShardId};
+
+/// What a request needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Whose shards they are.
+    pub(crate) collection: CollectionId,
+    /// The shards to ask.
+    pub(crate) shards: BTreeSet<ShardId>,
+    /// How shards share calls.
+    pub(crate) grouping: Grouping,
+    /// Share of the shards that must answer, 0 to 1.
+    pub(crate) coverage_min: f64,
+    /// When the request ends with what there is, since it began.
+    pub(crate) ends_at: Duration,
+    /// Seed of the jitter of rests.
+    pub(crate) seed: u64,
+}
+
+/// How shards share calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grouping {
+    /// One call to a node for all its shards.
+    PerNode,
+    /// One call for each shard: each has its own part of the request.
+    PerShard,
+}
+
+/// Number of a call within one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CallId(pub(super) u32);
+
+/// A shard, as the map that the call rests on has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) shard: ShardId,
+    pub(crate) epoch: Epoch,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// The request begins.
+    Started,
+    /// A node answered for some shards of a call, and said why not for others.
+    Answered { call: CallId, answered: Vec<ShardId>, failed: Vec<(ShardId, Failure)> },
+    /// A call failed as a whole.
+    CallFailed { call: CallId, failure: Failure },
+    /// There is another map.
+    Map(Arc<ClusterMap>),
+    /// The time of the last [`Action::WakeAt`] has come.
+    Woke,
+    /// [`Plan::ends_at`] has come.
+    Deadline,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// Call a node about these shards.
+    Call { call: CallId, node: NodeId, targets: Vec<Target> },
+    /// A node knows of another map: look for one beyond this epoch, and tell when there is one.
+    RefreshMap { beyond: Epoch },
+    /// Tell when this time has come; replaces an earlier one.
+    WakeAt(Duration),
+    /// The request is over. Open calls are of no more use.
+    Finish(Outcome),
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    /// Enough shards answered; those that did not are named.
+    Answered { gaps: Vec<Gap> },
+    /// Too few shards answered, or can answer.
+    TooFew { answered: usize, gaps: Vec<Gap> },
+    /// A node says that the request is wrong.
+    Refused(Failure),
+    /// The collection was removed meanwhile.
+    CollectionGone,
+}
+
+/// A shard that did not answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Gap {
+    pub(crate) shard: ShardId,
+    pub(crate) failure: Failure,
+}
+
+/// Why a shard did not answer, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) cause: Cause,
+    pub(crate) message: String,
+}
+
+/// What can be done about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cause {
+    /// Node and router believe in different maps: look for a newer one, and try again.
+    StaleEpoch,
+    /// The replica cannot serve now, or does not lead: the next one, then a rest.
+    NotReady,
+    /// The node cannot be reached: the next one, then a rest.
+    Unreachable,
+    /// The node has too much to do: a retry would add to it.
+    Overloaded,
+    /// Time ran out.
+    Deadline,
+    /// The request is wrong.
+    Invalid,
+    /// A bug or a failing disk.
+    Internal,
+}
+
+impl Cause {
+    /// The kind of error that a client gets for it.
+    pub(crate) fn kind(self) -> ErrorKind {
+        match self {
+            Self::StaleEpoch | Self::NotReady | Self::Unreachable => ErrorKind::Unavailable,
+            Self::Overloaded => ErrorKind::Overloaded,
+            Self::Deadline => ErrorKind::DeadlineExceeded,
+            Self::Invalid => ErrorKind::Invalid,
+            Self::Internal => ErrorKind::Internal,
+        }
+    }
+
+    /// Its name in metrics and answers.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::StaleEpoch => "stale_epoch",
+            Self::NotReady => "not_ready",
+            Self::Unreachable => "unreachable",
+            Self::Overloaded => "overloaded",
+            Self::Deadline => "deadline",
+            Self::Invalid => "invalid",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.cause.name(), self.message)
+    }
+}

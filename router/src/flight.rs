@@ -1,0 +1,158 @@
+//! Carrying out a fan-out: calls to nodes, timers, maps.
+//!
+//! The calls belong to the request: when it is over, or its caller goes away, they are dropped, which cancels them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use shoal_model::{ClusterMap, Epoch, NodeId, ShardId};
+use shoal_proto::internal::v1 as wire;
+use shoal_proto::map_watch::MapWatch;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::fanout::{Action, CallId, Cause, Event, Failure, Fanout, Outcome, Plan, Target};
+use crate::metrics::Metrics;
+use crate::nodes::{Nodes, call_failure, shard_failure};
+
+/// What every flight needs.
+#[derive(Debug)]
+pub(crate) struct Airspace {
+    pub(crate) watch: MapWatch,
+    pub(crate) nodes: Nodes,
+    pub(crate) metrics: Metrics,
+}
+
+/// A call to one node.
+pub(crate) struct NodeCall {
+    pub(crate) channel: Channel,
+    /// At least one.
+    pub(crate) targets: Vec<Target>,
+    /// Time left for it.
+    pub(crate) within: Duration,
+}
+
+/// What a node answered.
+pub(crate) struct NodeAnswer<T> {
+    pub(crate) body: T,
+    pub(crate) answered: Vec<wire::ShardAnswer>,
+    pub(crate) failures: Vec<wire::ShardFailure>,
+}
+
+/// A fan-out that is over.
+pub(crate) struct Landed<T> {
+    pub(crate) outcome: Outcome,
+    /// Those with at least one shard, in the order in which they came.
+    pub(crate) answers: Vec<NodeAnswer<T>>,
+    /// The map followed last.
+    pub(crate) map: Arc<ClusterMap>,
+}
+
+impl Airspace {
+    /// Carries out `plan`, whose time began at `begun`. `call` makes one call to one node.
+    pub(crate) async fn fly<T, F>(
+        &self,
+        plan: Plan,
+        map: Arc<ClusterMap>,
+        begun: Instant,
+        call: impl Fn(NodeCall) -> F,
+    ) -> Landed<T>
+    where
+        F: Future<Output = Result<NodeAnswer<T>, Status>>,
+    {
+        let ends_at = begun + plan.ends_at;
+        let mut maps = self.newer_than(&map);
+        let mut fanout = Fanout::new(plan, map);
+        let mut calls = FuturesUnordered::new();
+        let mut answers = Vec::new();
+        let mut wake_at = ends_at;
+        let mut event = Event::Started;
+        loop {
+            for action in fanout.decide(begun.elapsed(), event) {
+                match action {
+                    Action::Call { call: id, node, targets } => {
+                        let within = ends_at.saturating_duration_since(Instant::now());
+                        let channel = self.channel(fanout.map(), node);
+                        let made = channel.map(|channel| call(NodeCall { channel, targets, within }));
+                        calls.push(outcome_of(id, node, made));
+                    }
+                    Action::RefreshMap { beyond } => self.refresh(beyond),
+                    Action::WakeAt(at) => wake_at = ends_at.min(begun + at),
+                    Action::Finish(outcome) => {
+                        let partial = matches!(&outcome, Outcome::Answered { gaps } if !gaps.is_empty());
+                        self.metrics.fanned_out(&fanout, partial);
+                        return Landed { outcome, answers, map: fanout.map().clone() };
+                    }
+                }
+            }
+            event = tokio::select! {
+                biased;
+                Some((call, result)) = calls.next() => self.heard(call, result, &mut answers),
+                // Fails only without a sender, and `self.watch` holds one.
+                _ = maps.changed() => Event::Map(maps.borrow_and_update().clone()),
+                () = sleep_until(wake_at) => {
+                    wake_at = ends_at;
+                    if Instant::now() >= ends_at { Event::Deadline } else { Event::Woke }
+                }
+            };
+        }
+    }
+
+    /// Counts what became of a call and keeps its answer, if it answers for any shard.
+    fn heard<T>(
+        &self,
+        call: CallId,
+        result: Result<NodeAnswer<T>, Failure>,
+        answers: &mut Vec<NodeAnswer<T>>,
+    ) -> Event {
+        self.metrics.node_call(result.as_ref().err().map(|failure| failure.cause));
+        match result {
+            Err(failure) => Event::CallFailed { call, failure },
+            Ok(mut answer) => {
+                let failed = std::mem::take(&mut answer.failures).into_iter().map(shard_failure).collect();
+                let answered: Vec<_> = answer.answered.iter().map(|answer| ShardId(answer.shard_id)).collect();
+                if !answered.is_empty() {
+                    answers.push(answer);
+                }
+                Event::Answered { call, answered, failed }
+            }
+        }
+    }
+
+    fn refresh(&self, beyond: Epoch) {
+        // A map that is newer comes by itself.
+        if self.watch.current().epoch <= beyond {
+            self.watch.refresh();
+        }
+    }
+
+    /// Maps from now on, beginning with one that came since `map`.
+    fn newer_than(&self, map: &ClusterMap) -> watch::Receiver<Arc<ClusterMap>> {
+        let mut maps = self.watch.subscribe();
+        if maps.borrow().epoch > map.epoch {
+            maps.mark_changed();
+        }
+        maps
+    }
+
+    fn channel(&self, map: &ClusterMap, node: NodeId) -> Result<Channel, Failure> {
+        let address = map.nodes.get(&node).map(|node| node.address.as_str()).unwrap_or_default();
+        let failed = |error| Failure { cause: Cause::Unreachable, message: format!("address of node {node}{error}") };
+        self.nodes.channel(address).map_err(failed)
+    }
+}
+
+async fn outcome_of<T>(
+    id: CallId,
+    node: NodeId,
+    made: Result<impl Future<Output = Result<NodeAnswer<T>, Status>>, Failure>,
+) -> (CallId, Result<NodeAnswer<T>, Failure>) {
+    match made {
+        Ok(made) => (id, made.await.map_err(|status| call_failure(node, &status))),
+        Err(failure) => (id, Err(failure)),
+    }
+}

@@ -1,0 +1,94 @@
+//! How fresh an answer must be, and how fresh it is.
+
+use shoal_model::{InputError, LogIndex, ShardId, Token};
+use shoal_proto::internal::v1 as wire;
+use shoal_proto::v1;
+
+use crate::RouterError;
+use crate::fanout::Target;
+
+/// What a caller asks of the replicas that answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Freshness {
+    /// Everything the caller has seen; the answer's token covers it in any case.
+    seen: Token,
+    /// Whether replicas must have applied what the token names.
+    wait: bool,
+    linearizable: bool,
+}
+
+impl Freshness {
+    /// What the request says.
+    ///
+    /// Replicas that lead answer with nothing missing, so a bound on staleness is met by all that are asked now.
+    pub(crate) fn new(consistency: Option<v1::Consistency>) -> Result<Self, RouterError> {
+        use v1::ConsistencyLevel as Level;
+        let consistency = consistency.unwrap_or_default();
+        let seen = Token::decode(&consistency.token)?;
+        let malformed = |_| InputError::new("consistency.level", format!("{} is not a level", consistency.level));
+        let level = Level::try_from(consistency.level).map_err(malformed)?;
+        Ok(Self { seen, wait: level != Level::Eventual, linearizable: level == Level::Linearizable })
+    }
+
+    /// The target as nodes are told it.
+    pub(crate) fn target(&self, target: Target) -> wire::ShardTarget {
+        wire::ShardTarget {
+            shard_id: target.shard.0,
+            epoch: target.epoch.0,
+            applied_index_min: if self.wait { self.seen.index_of(target.shard).0 } else { 0 },
+            linearizable: self.linearizable,
+        }
+    }
+
+    /// All of them.
+    pub(crate) fn targets(&self, targets: &[Target]) -> Vec<wire::ShardTarget> {
+        targets.iter().map(|target| self.target(*target)).collect()
+    }
+
+    /// The token that covers what the caller had seen, and what `answered` reflects.
+    pub(crate) fn token<'a>(self, answered: impl Iterator<Item = &'a wire::ShardAnswer>) -> Token {
+        answered.fold(self.seen, |mut token, answer| {
+            token.raise(ShardId(answer.shard_id), LogIndex(answer.applied_index));
+            token
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_model::{Classify as _, Epoch};
+
+    #[test]
+    fn levels_say_what_replicas_wait_for() {
+        use v1::ConsistencyLevel as Level;
+        let mut token = Token::default();
+        token.raise(ShardId(5), LogIndex(42));
+        for (level, want) in [
+            (Level::Unspecified, (42, false)),
+            (Level::Eventual, (0, false)),
+            (Level::Session, (42, false)),
+            (Level::Linearizable, (42, true)),
+        ] {
+            let consistency =
+                v1::Consistency { level: level.into(), token: token.encode().into(), staleness_ms_max: 0 };
+            let freshness = Freshness::new(Some(consistency)).expect("well-formed");
+            let target = freshness.target(Target { shard: ShardId(5), epoch: Epoch(1) });
+            assert_eq!((target.applied_index_min, target.linearizable), want, "{level:?}");
+            let answers =
+                [(5, 41), (6, 7)].map(|(shard_id, applied_index)| wire::ShardAnswer { shard_id, applied_index });
+            let told = freshness.token(answers.iter());
+            assert_eq!((told.index_of(ShardId(5)).0, told.index_of(ShardId(6)).0), (42, 7), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn foreign_tokens_and_levels_are_refused() {
+        for (want, consistency) in [
+            ("consistency.token", v1::Consistency { token: b"hello"[..].into(), ..Default::default() }),
+            ("consistency.level", v1::Consistency { level: 9, ..Default::default() }),
+        ] {
+            assert_eq!(Freshness::new(Some(consistency)).expect_err("refused").field(), want);
+        }
+    }
+}
