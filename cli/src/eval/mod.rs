@@ -1,0 +1,220 @@
+//! `shoal eval`: recall, ranking quality and latency of a collection, with and without filters.
+
+pub(crate) mod inputs;
+pub(crate) mod metrics;
+pub(crate) mod run;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::json;
+use shoal_client::SearchOptions;
+
+use self::inputs::{Named, NamedFilter};
+use self::metrics::{Gains, Truth};
+use self::run::{Measurement, Right, Summary};
+use crate::args::EvalArgs;
+use crate::command::Context;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, columns};
+use crate::progress::Progress;
+
+/// Everything that the files say.
+struct Inputs {
+    queries: Vec<Vec<f32>>,
+    truth: Option<Vec<Truth>>,
+    filters: Vec<NamedFilter>,
+    /// By filter.
+    filtered: Option<Vec<Vec<Truth>>>,
+    judgments: Option<(BTreeMap<String, Gains>, Vec<String>)>,
+}
+
+/// Runs `shoal eval`.
+pub(crate) async fn run(context: &Context, args: &EvalArgs) -> Result<(), Failure> {
+    let inputs = read(args)?;
+    let measurement = Measurement {
+        client: &context.client,
+        collection: &args.collection,
+        queries: &inputs.queries,
+        concurrency: args.concurrency as usize,
+        doc_key: args.doc_key.as_deref(),
+    };
+    let mut summaries = Vec::new();
+    if inputs.truth.is_some() || inputs.judgments.is_some() {
+        let right = Right {
+            truth: inputs.truth.as_deref(),
+            judgments: inputs.judgments.as_ref().map(|(judgments, names)| (judgments, names.as_slice())),
+        };
+        summaries.push(measure(&measurement, args, None, right).await);
+    }
+    for (i, filter) in inputs.filters.iter().enumerate() {
+        let truth = inputs.filtered.as_ref().and_then(|filtered| filtered.get(i)).map(Vec::as_slice);
+        summaries.push(measure(&measurement, args, Some(filter), Right { truth, judgments: None }).await);
+    }
+    output::print(
+        context.format,
+        || table(&summaries),
+        || json!({ "collection": args.collection, "rows": summaries }),
+    )?;
+    verdict(&summaries)
+}
+
+fn read(args: &EvalArgs) -> Result<Inputs, Failure> {
+    let queries = inputs::queries(&args.queries, args.limit)?;
+    let count = queries.len();
+    let truth = match &args.truth {
+        Some(ids) => read_truth(ids, args.truth_dist.as_deref(), None, count)?.into_iter().next(),
+        None => None,
+    };
+    let filters = args.filters.as_deref().map(inputs::filters).transpose()?.unwrap_or_default();
+    let filtered = match &args.filtered_truth {
+        Some(ids) => Some(read_truth(ids, args.filtered_dist.as_deref(), Some(filters.len()), count)?),
+        None => None,
+    };
+    let judgments = match &args.qrels {
+        Some(file) => {
+            let rows = || Ok((0..count).map(|row| row.to_string()).collect());
+            let names = args.query_ids.as_ref().map_or_else(rows, |names| inputs::query_names(names, count))?;
+            Some((inputs::judgments(file)?, names))
+        }
+        None => None,
+    };
+    Ok(Inputs { queries, truth, filters, filtered, judgments })
+}
+
+/// Exact answers from files.
+fn read_truth(
+    ids: &Path,
+    distances: Option<&Path>,
+    slices: Option<usize>,
+    queries: usize,
+) -> Result<Vec<Vec<Truth>>, Failure> {
+    inputs::truth(Named::open(ids)?, distances.map(Named::open).transpose()?, slices, queries)
+}
+
+async fn measure(
+    measurement: &Measurement<'_>,
+    args: &EvalArgs,
+    filter: Option<&NamedFilter>,
+    right: Right<'_>,
+) -> Summary {
+    let name = filter.map(|filter| filter.name.clone());
+    let options = SearchOptions {
+        k: args.k,
+        filter: filter.map(|filter| filter.filter.clone()).unwrap_or_default(),
+        min_coverage: Some(0.0),
+        without_payload: args.doc_key.is_none(),
+        payload_fields: args.doc_key.clone().into_iter().collect(),
+        exact: args.exact,
+        ..SearchOptions::default()
+    };
+    let what = name.as_ref().map_or("eval".to_owned(), |name| format!("eval {name}"));
+    let progress = Progress::new(what, "queries", Some(measurement.queries.len() as u64));
+    let outcomes = measurement.run(&options, &progress).await;
+    progress.finish();
+    Summary { filter: name, ..measurement.summarise(&outcomes, args.k as usize, right) }
+}
+
+/// A row for each filter. Columns that say nothing are left out.
+fn table(summaries: &[Summary]) -> String {
+    let k = summaries.first().map_or(0, |summary| summary.k);
+    let share = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+    let judged = summaries.iter().any(|summary| summary.ndcg.is_some());
+    let mut header = vec!["filter".to_owned(), "queries".to_owned(), format!("recall@{k}")];
+    if judged {
+        header.extend([
+            format!("precision@{k}"),
+            format!("mrr@{k}"),
+            format!("ndcg@{k}"),
+            format!("judged recall@{k}"),
+        ]);
+    }
+    header.extend(["p50 ms", "p95 ms", "p99 ms", "mean ms", "errors", "partial"].map(str::to_owned));
+    let row = |summary: &Summary| {
+        let mut row = vec![
+            summary.filter.clone().unwrap_or_else(|| "(none)".to_owned()),
+            summary.queries.to_string(),
+            share(summary.recall),
+        ];
+        if judged {
+            row.extend([summary.precision, summary.mrr, summary.ndcg, summary.judged_recall].map(share));
+        }
+        let latency = &summary.latency_ms;
+        let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+        row.extend([latency.p50, latency.p95, latency.p99, latency.mean].map(ms));
+        row.extend([summary.errors.to_string(), summary.partial.to_string()]);
+        row
+    };
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let right: Vec<usize> = (1..header.len()).collect();
+    columns(&header, summaries.iter().map(row).collect(), &right)
+}
+
+/// Fails if any query failed, or was answered in part.
+fn verdict(summaries: &[Summary]) -> Result<(), Failure> {
+    let (mut queries, mut errors, mut partial) = (0, 0, 0);
+    for summary in summaries {
+        queries += summary.queries;
+        errors += summary.errors;
+        partial += summary.partial;
+    }
+    let first = summaries.iter().find_map(|summary| summary.first_error.as_deref());
+    match first {
+        None if partial == 0 => Ok(()),
+        None => Err(Failure::new(format!("{partial} of {queries} answers lack a shard"))
+            .exit(Exit::Partial)
+            .next("shoal status")),
+        Some(first) => {
+            let exit = if errors == queries { Exit::Failed } else { Exit::Partial };
+            let message = format!("{errors} of {queries} queries failed; the first: {first}");
+            Err(Failure::new(message).exit(exit).next("shoal status"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::run::Latency;
+    use super::*;
+
+    fn summary() -> Summary {
+        Summary {
+            queries: 495,
+            k: 10,
+            recall: Some(1.0),
+            latency_ms: Latency { mean: Some(2.0), p50: Some(1.5), p95: Some(3.25), p99: Some(4.0) },
+            ..Summary::default()
+        }
+    }
+
+    #[test]
+    fn tables_have_a_row_for_each_filter() {
+        let filtered = Summary { filter: Some("big".into()), recall: Some(0.99996), partial: 2, ..summary() };
+        let want = "\
+FILTER  QUERIES  RECALL@10  P50 MS  P95 MS  P99 MS  MEAN MS  ERRORS  PARTIAL
+(none)      495     1.0000    1.50    3.25    4.00     2.00       0        0
+big         495     1.0000    1.50    3.25    4.00     2.00       0        2
+";
+        assert_eq!(table(&[summary(), filtered]), want);
+    }
+
+    #[test]
+    fn judgments_add_columns() {
+        let judged = Summary { recall: None, ndcg: Some(0.6461), mrr: Some(0.6), precision: Some(0.09), ..summary() };
+        let text = table(&[judged]);
+        assert!(text.contains("NDCG@10") && text.contains("0.6461"), "{text}");
+    }
+
+    #[test]
+    fn failures_and_gaps_show_in_the_exit_code() {
+        let failed = |errors| Summary { errors, first_error: Some("why".into()), ..summary() };
+        for (name, summaries, want) in [
+            ("fine", vec![summary()], None),
+            ("partial", vec![summary(), Summary { partial: 1, ..summary() }], Some(Exit::Partial)),
+            ("some failed", vec![failed(3)], Some(Exit::Partial)),
+            ("all failed", vec![failed(495)], Some(Exit::Failed)),
+        ] {
+            assert_eq!(verdict(&summaries).err().map(|failure| failure.exit), want, "{name}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! `shoal import`: points from a file into a collection, continued where an earlier run was cut short.
+
+pub(crate) mod acked;
+pub(crate) mod load;
+pub(crate) mod state;
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use shoal_client::{Client, Collection, NewCollection};
+use shoal_model::{Classify as _, ErrorKind};
+
+use self::acked::Mark;
+use self::load::Load;
+use self::state::{State, StateFile, Target};
+use crate::args::ImportArgs;
+use crate::command::Context;
+use crate::failure::Failure;
+use crate::output;
+use crate::progress::{Progress, grouped, rate, say, whole};
+use crate::rows::{Rows, RowsError, Source};
+
+/// How often progress is noted on disk.
+const SAVE_EVERY: Duration = Duration::from_millis(500);
+
+impl From<RowsError> for Failure {
+    fn from(error: RowsError) -> Self {
+        Self::new(error)
+    }
+}
+
+/// Runs `shoal import`.
+pub(crate) async fn run(context: &Context, args: &ImportArgs) -> Result<(), Failure> {
+    let source = Source { file: args.file.clone(), payload: args.payload.clone(), id_field: args.id_field.clone() };
+    let rows = source.open()?;
+    let collection = find_or_create(&context.client, args, rows.dim()).await?;
+    if collection.dim != rows.dim() {
+        let problem = format!(
+            "{} has vectors of {} components, collection {} takes {}",
+            rows.file(),
+            rows.dim(),
+            collection.name,
+            collection.dim
+        );
+        return Err(Failure::new(problem).next("give another file or collection"));
+    }
+    let cluster = context.client.status().await?.cluster_id;
+    let target = Target { cluster, collection: collection.id };
+    let state = StateFile::locate(args.state.as_deref(), &args.collection, &source)?;
+    if args.restart {
+        state.remove();
+    }
+    let rows = match state.resume(&target) {
+        Some(mark) => resume(&source, rows, mark)?,
+        None => rows,
+    };
+    let load = Load {
+        client: context.client.clone(),
+        collection: args.collection.clone(),
+        metric: collection.metric,
+        batch: args.batch as usize,
+        concurrency: args.concurrency as usize,
+        limit: args.limit,
+        give_up_after: args.give_up_after,
+    };
+    let begun = rows.position();
+    let started = Instant::now();
+    let end = load_noting(&load, rows, &state, &target, args).await?;
+    state.remove();
+    report(context, &args.collection, begun, end.rows, started.elapsed())
+}
+
+/// The collection to import into; one that is missing is created where that was asked for.
+async fn find_or_create(client: &Client, args: &ImportArgs, dim: u32) -> Result<Collection, Failure> {
+    match client.describe_collection(&args.collection).await {
+        Ok(collection) => Ok(collection),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        Err(error) => match args.metric.filter(|_| args.create) {
+            Some(metric) => {
+                let new = NewCollection {
+                    shards: args.spread.shards,
+                    replicas: args.spread.replicas,
+                    embedding: args.spread.embedding.clone(),
+                    ..NewCollection::new(&args.collection, dim, metric)
+                };
+                Ok(client.create_collection(new).await?)
+            }
+            None => Err(Failure::from(error).next(format!(
+                "repeat with --create --metric cosine|dot|euclidean to create it with {dim} dimensions"
+            ))),
+        },
+    }
+}
+
+/// `rows` behind `mark`, if the rows before it are those that were sent; otherwise from the start.
+fn resume(source: &Source, mut rows: Rows, mark: Mark) -> Result<Rows, Failure> {
+    let reached = matches!(rows.skip_to(mark.rows), Ok(true));
+    if reached && rows.digest() == mark.digest {
+        say(&format!("continuing behind the first {} rows, which an earlier run has stored", grouped(mark.rows)));
+        return Ok(rows);
+    }
+    say("the rows that an earlier run has stored have changed since: beginning at the first row");
+    Ok(source.open()?)
+}
+
+/// Loads `rows`, and notes on disk how far it has come.
+async fn load_noting(
+    load: &Load,
+    rows: Rows,
+    state: &StateFile,
+    target: &Target,
+    args: &ImportArgs,
+) -> Result<Mark, Failure> {
+    let total = rows.total().map(|total| args.limit.map_or(total, |limit| limit.min(total))).or(args.limit);
+    let progress = Progress::new(format!("import {}", load.collection), "rows", total);
+    progress.begin_at(rows.position());
+    let save = |mark: Mark| {
+        let file = args.file.clone();
+        state.save(&State { file, target: target.clone(), rows: mark.rows, digest: mark.digest })
+    };
+    let mut latest = Mark { rows: rows.position(), digest: rows.digest() };
+    let mut saved = Instant::now();
+    let note = |mark: Mark| {
+        latest = mark;
+        if saved.elapsed() >= SAVE_EVERY {
+            saved = Instant::now();
+            save(mark)?;
+        }
+        Ok(())
+    };
+    let result = load.run(rows, &progress, note).await;
+    progress.finish();
+    if result.is_err() {
+        save(latest)?;
+        tracing::info!(state = %state.path().display(), rows = latest.rows, "progress noted");
+    }
+    result
+}
+
+fn report(context: &Context, collection: &str, begun: u64, end: u64, took: Duration) -> Result<(), Failure> {
+    let (rows, per_second) = (end - begun, rate(end - begun, took));
+    let seconds = took.as_secs_f64();
+    output::print(
+        context.format,
+        || {
+            let earlier = if begun > 0 { format!(" ({} by an earlier run)", grouped(begun)) } else { String::new() };
+            format!(
+                "imported {} rows into {collection} in {seconds:.1} s, {} rows/s{earlier}\n",
+                grouped(rows),
+                whole(per_second)
+            )
+        },
+        || {
+            json!({
+                "collection": collection, "rows": rows, "rows_before": begun,
+                "seconds": seconds, "rows_per_second": per_second,
+            })
+        },
+    )
+}

@@ -1,0 +1,7 @@
+//! The `shoal` binary; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shoal_cli::main()
+}

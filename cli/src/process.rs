@@ -1,0 +1,127 @@
+//! One role of a cluster, with its socket, its store and its metrics: what `serve` runs once and `up` several times.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use shoal_coordinator::{Coordinator, CoordinatorConfig};
+use shoal_model::Classify;
+use shoal_node::{Node, NodeConfig};
+use shoal_router::{Router, RouterConfig};
+use shoal_runtime::Store;
+use shoal_storage::RocksStore;
+use tokio::net::TcpListener;
+
+use crate::failure::{Exit, Failure};
+use crate::metrics_server::MetricsServer;
+
+/// The sockets of a process.
+pub(crate) struct Sockets {
+    /// Takes calls.
+    pub(crate) calls: TcpListener,
+    /// Shows metrics.
+    pub(crate) metrics: TcpListener,
+}
+
+enum Service {
+    Coordinator(Coordinator),
+    Node(Node),
+    Router(Router),
+}
+
+/// A role that runs.
+pub(crate) struct Process {
+    name: String,
+    service: Service,
+    metrics: MetricsServer,
+}
+
+impl Process {
+    /// Runs a coordinator over the store in `data`.
+    pub(crate) async fn coordinator(
+        name: String,
+        config: CoordinatorConfig,
+        sockets: Sockets,
+        data: &Path,
+    ) -> Result<Self, Failure> {
+        let store = open_store(data).await?;
+        let mut registry = Registry::default();
+        let started = Coordinator::start(config, sockets.calls, store, &mut registry).await;
+        let service = Service::Coordinator(started.map_err(|error| failure(&name, &error))?);
+        Ok(Self { name, service, metrics: MetricsServer::start(sockets.metrics, registry)? })
+    }
+
+    /// Runs a node over the store in `data`.
+    pub(crate) async fn node(name: String, config: NodeConfig, sockets: Sockets, data: &Path) -> Result<Self, Failure> {
+        let store = open_store(data).await?;
+        let mut registry = Registry::default();
+        let started = Node::start(config, sockets.calls, store, &mut registry).await;
+        let service = Service::Node(started.map_err(|error| failure(&name, &error))?);
+        Ok(Self { name, service, metrics: MetricsServer::start(sockets.metrics, registry)? })
+    }
+
+    /// Runs a router.
+    pub(crate) async fn router(name: String, config: RouterConfig, sockets: Sockets) -> Result<Self, Failure> {
+        let mut registry = Registry::default();
+        let started = Router::start(config, sockets.calls, &mut registry).await;
+        let service = Service::Router(started.map_err(|error| failure(&name, &error))?);
+        Ok(Self { name, service, metrics: MetricsServer::start(sockets.metrics, registry)? })
+    }
+
+    /// What to call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it takes calls.
+    pub(crate) fn url(&self) -> String {
+        let address = match &self.service {
+            Service::Coordinator(coordinator) => coordinator.address(),
+            Service::Node(node) => node.address(),
+            Service::Router(router) => router.address(),
+        };
+        format!("http://{address}")
+    }
+
+    /// Where it shows its metrics.
+    pub(crate) fn metrics_url(&self) -> String {
+        self.metrics.url()
+    }
+
+    /// Completes only if it cannot go on.
+    pub(crate) async fn failed(&mut self) -> Failure {
+        let reason = match &mut self.service {
+            Service::Coordinator(coordinator) => coordinator.failed().await,
+            Service::Node(node) => node.failed().await,
+            Service::Router(router) => router.failed().await,
+        };
+        Failure::new(format!("{} cannot go on: {reason}", self.name))
+    }
+
+    /// Refuses new calls, finishes open ones, syncs its log, and stops.
+    pub(crate) async fn shut_down(self) -> Result<(), Failure> {
+        let name = self.name;
+        let stopped = match self.service {
+            Service::Coordinator(coordinator) => coordinator.shut_down().await.map_err(|error| failure(&name, &error)),
+            Service::Node(node) => node.shut_down().await.map_err(|error| failure(&name, &error)),
+            Service::Router(router) => router.shut_down().await.map_err(|error| failure(&name, &error)),
+        };
+        self.metrics.shut_down().await;
+        stopped
+    }
+}
+
+fn failure(name: &str, error: &impl Classify) -> Failure {
+    let failure = Failure::new(format!("{name}: {error}"));
+    if error.field().is_empty() { failure } else { failure.exit(Exit::Usage) }
+}
+
+async fn open_store(folder: &Path) -> Result<Arc<dyn Store>, Failure> {
+    let path = PathBuf::from(folder);
+    let opened = tokio::task::spawn_blocking(move || RocksStore::open(&path)).await;
+    let opened = opened.map_err(|error| Failure::new(format!("open {}: {error}", folder.display())))?;
+    match opened {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(Failure::new(format!("open the store in {}: {error}", folder.display()))),
+    }
+}

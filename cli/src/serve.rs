@@ -1,0 +1,71 @@
+//! `shoal serve`: one role, until it is told to stop.
+
+use std::io::Write as _;
+
+use tokio::net::TcpListener;
+
+use crate::args::{Role, ServeArgs};
+use crate::config::{self, CoordinatorFile, NodeFile, RouterFile};
+use crate::failure::Failure;
+use crate::process::{Process, Sockets};
+use crate::signals;
+
+/// Runs `shoal serve`.
+pub(crate) async fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let mut process = tokio::select! {
+        started = start(args) => started?,
+        () = signals::stop() => return Ok(()), // asked to stop before it served
+    };
+    let role = match args.role {
+        Role::Coordinator => "coordinator",
+        Role::Node => "node",
+        Role::Router => "router",
+    };
+    ready(&format!("ready role={role} address={} metrics={}", process.url(), process.metrics_url()));
+    let failed = tokio::select! {
+        failure = process.failed() => Some(failure),
+        () = signals::stop() => None,
+    };
+    tracing::info!(role, "shutting down: no new calls, open calls finish, logs are synced");
+    let stopped = process.shut_down().await;
+    match failed {
+        Some(failure) => Err(failure.next("look into the log above; a failing disk must be replaced")),
+        None => stopped,
+    }
+}
+
+async fn start(args: &ServeArgs) -> Result<Process, Failure> {
+    match args.role {
+        Role::Coordinator => {
+            let file: CoordinatorFile = config::read(&args.config)?;
+            let sockets = sockets(&file.listen, &file.metrics_listen).await?;
+            let name = format!("coordinator {}", file.coordinator.id);
+            Process::coordinator(name, file.coordinator, sockets, &file.data).await
+        }
+        Role::Node => {
+            let file: NodeFile = config::read(&args.config)?;
+            let sockets = sockets(&file.listen, &file.metrics_listen).await?;
+            Process::node(format!("node {}", file.node.name), file.node, sockets, &file.data).await
+        }
+        Role::Router => {
+            let file: RouterFile = config::read(&args.config)?;
+            let sockets = sockets(&file.listen, &file.metrics_listen).await?;
+            Process::router("router".to_owned(), file.router, sockets).await
+        }
+    }
+}
+
+async fn sockets(calls: &str, metrics: &str) -> Result<Sockets, Failure> {
+    Ok(Sockets { calls: bind("listen", calls).await?, metrics: bind("metrics_listen", metrics).await? })
+}
+
+/// Listens on `address`, which `field` gave.
+pub(crate) async fn bind(field: &str, address: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| Failure::new(format!("{field}: listen on {address}: {error}")))
+}
+
+/// Tells whoever started the process that it serves. A closed stdout is no reason to fail.
+fn ready(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

@@ -1,0 +1,182 @@
+//! `shoal status`: the cluster on one screen, and what to do about it.
+
+use serde_json::json;
+use shoal_client::{ClusterStatus, CoordinatorStatus, NodeStatus};
+
+use crate::collections::list_table;
+use crate::command::Context;
+use crate::failure::Failure;
+use crate::output::{self, bytes, columns};
+
+pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
+    let status = context.client.status().await?;
+    output::print(context.format, || screen(&status), || json!(status))
+}
+
+/// The whole screen.
+fn screen(status: &ClusterStatus) -> String {
+    let mut text = format!("cluster {}, map version {}\n", status.cluster_id, status.epoch);
+    text += &format!("{}\n{}\n", quorum(&status.coordinators), nodes_line(&status.nodes));
+    text += &format!("{}\n", shards_line(status));
+    text += &format!("\n{}", coordinators_table(&status.coordinators));
+    if !status.nodes.is_empty() {
+        text += &format!("\n{}", nodes_table(&status.nodes));
+    }
+    if !status.collections.is_empty() {
+        text += &format!("\n{}", list_table(&status.collections));
+    }
+    text += "\n";
+    text += &attention(status);
+    text
+}
+
+fn quorum(members: &[CoordinatorStatus]) -> String {
+    let reachable = members.iter().filter(|member| member.reachable).count();
+    let needed = members.len() / 2 + 1;
+    let leader = members.iter().find(|member| member.leader);
+    let leader = leader.map_or("no leader".to_owned(), |leader| format!("{} leads", leader.id));
+    let spare = match reachable.checked_sub(needed) {
+        None => "NO QUORUM".to_owned(),
+        Some(0) => "quorum, none to spare".to_owned(),
+        Some(spare) => format!("quorum, {spare} to spare"),
+    };
+    format!("coordinators  {reachable} of {} reachable, {spare}, {leader}", members.len())
+}
+
+fn nodes_line(nodes: &[NodeStatus]) -> String {
+    let alive = nodes.iter().filter(|node| node.alive).count();
+    let disk = nodes.iter().map(|node| node.disk_bytes).sum();
+    format!("nodes         {alive} of {} alive, {} on disk", nodes.len(), bytes(disk))
+}
+
+fn shards_line(status: &ClusterStatus) -> String {
+    let shards: Vec<_> = status.collections.iter().flat_map(|collection| &collection.shards).collect();
+    let unavailable = shards.iter().filter(|shard| shard.leader().is_none()).count();
+    let whole =
+        |shard: &&&shoal_client::Shard| shard.leader().is_some() && shard.replicas_alive() == shard.replicas.len();
+    let healthy = shards.iter().filter(whole).count();
+    let degraded = shards.len() - healthy - unavailable;
+    format!("shards        {healthy} healthy, {degraded} degraded, {unavailable} unavailable")
+}
+
+fn coordinators_table(members: &[CoordinatorStatus]) -> String {
+    let row = |member: &CoordinatorStatus| {
+        let state = match (member.reachable, member.leader) {
+            (false, _) => "out of reach",
+            (true, true) => "leader",
+            (true, false) => "follower",
+        };
+        vec![member.id.to_string(), state.to_owned(), member.applied_index.to_string(), member.address.clone()]
+    };
+    columns(&["coordinator", "state", "applied", "address"], members.iter().map(row).collect(), &[0, 2])
+}
+
+fn nodes_table(nodes: &[NodeStatus]) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
+    let row = |node: &NodeStatus| {
+        let state = match (node.alive, node.silent_ms) {
+            (true, _) => "alive".to_owned(),
+            (false, Some(silent_ms)) => format!("silent for {:.0} s", silent_ms as f64 / 1000.0),
+            (false, None) => "never heard of".to_owned(),
+        };
+        let zone = if node.zone.is_empty() { "-" } else { &node.zone };
+        vec![
+            node.id.to_string(),
+            node.name.clone(),
+            state,
+            node.replicas.to_string(),
+            bytes(node.disk_bytes),
+            zone.to_owned(),
+            node.address.clone(),
+        ]
+    };
+    let header = ["node", "name", "state", "replicas", "disk", "zone", "address"];
+    columns(&header, nodes.iter().map(row).collect(), &[0, 3, 4])
+}
+
+/// The most urgent warning and what to type; how many more there are.
+fn attention(status: &ClusterStatus) -> String {
+    let Some(top) = status.warnings.first() else { return "nothing needs attention\n".to_owned() };
+    let mut text = format!("attention: {}\n", top.text);
+    if !top.next_step.is_empty() {
+        text += &format!("     next: {}\n", top.next_step);
+    }
+    if status.warnings.len() > 1 {
+        text += &format!("{} more: shoal status -o json\n", status.warnings.len() - 1);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_client::Warning;
+
+    fn status() -> ClusterStatus {
+        let coordinator = |id, leader, reachable| CoordinatorStatus {
+            id,
+            address: format!("http://127.0.0.1:790{id}"),
+            leader,
+            reachable,
+            applied_index: if reachable { 120 } else { 0 },
+        };
+        let node = |id: u64, alive, silent_ms| NodeStatus {
+            id,
+            name: format!("node-{id}"),
+            address: format!("http://127.0.0.1:780{id}"),
+            zone: String::new(),
+            alive,
+            silent_ms,
+            replicas: 2,
+            disk_bytes: 5 << 20,
+        };
+        ClusterStatus {
+            cluster_id: "c0ffee".into(),
+            epoch: 9,
+            coordinators: vec![coordinator(1, true, true), coordinator(2, false, true), coordinator(3, false, false)],
+            nodes: vec![node(1, true, Some(200)), node(2, false, Some(42_000)), node(3, false, None)],
+            collections: vec![],
+            warnings: vec![
+                Warning { text: "node-2 is silent".into(), next_step: "start it again".into() },
+                Warning { text: "node-3 is silent".into(), next_step: String::new() },
+            ],
+        }
+    }
+
+    #[test]
+    fn the_screen_shows_what_needs_attention() {
+        let want = "\
+cluster c0ffee, map version 9
+coordinators  2 of 3 reachable, quorum, none to spare, 1 leads
+nodes         1 of 3 alive, 15.0 MiB on disk
+shards        0 healthy, 0 degraded, 0 unavailable
+
+COORDINATOR  STATE         APPLIED  ADDRESS
+          1  leader            120  http://127.0.0.1:7901
+          2  follower          120  http://127.0.0.1:7902
+          3  out of reach        0  http://127.0.0.1:7903
+
+NODE  NAME    STATE            REPLICAS     DISK  ZONE  ADDRESS
+   1  node-1  alive                   2  5.0 MiB  -     http://127.0.0.1:7801
+   2  node-2  silent for 42 s         2  5.0 MiB  -     http://127.0.0.1:7802
+   3  node-3  never heard of          2  5.0 MiB  -     http://127.0.0.1:7803
+
+attention: node-2 is silent
+     next: start it again
+1 more: shoal status -o json
+";
+        assert_eq!(screen(&status()), want);
+    }
+
+    #[test]
+    fn a_lost_quorum_is_told() {
+        let mut lost = status();
+        for member in &mut lost.coordinators {
+            member.reachable = false;
+            member.leader = false;
+        }
+        lost.warnings.clear();
+        assert_eq!(quorum(&lost.coordinators), "coordinators  0 of 3 reachable, NO QUORUM, no leader");
+        assert!(screen(&lost).ends_with("nothing needs attention\n"));
+    }
+}

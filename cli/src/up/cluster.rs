@@ -1,0 +1,141 @@
+//! A whole cluster in this process: three coordinators, nodes and a router, each with its own sockets and folder.
+
+use std::net::SocketAddr;
+
+use futures::future::{join_all, select_all, try_join_all};
+use serde_json::json;
+use shoal_coordinator::{CoordinatorConfig, PeerConfig};
+use shoal_node::NodeConfig;
+use shoal_router::RouterConfig;
+
+use super::home::Home;
+use crate::failure::Failure;
+use crate::process::{Process, Sockets};
+use crate::progress::say;
+use crate::serve::bind;
+
+const COORDINATORS: u64 = 3;
+
+/// The processes of a cluster, in the order in which they start.
+#[derive(Default)]
+pub(crate) struct Cluster {
+    coordinators: Vec<Process>,
+    nodes: Vec<Process>,
+    routers: Vec<Process>,
+}
+
+/// Sockets of every process. All are bound before any process starts, so that addresses are known and nobody can take
+/// a port in between.
+struct AllSockets {
+    coordinators: Vec<(String, Sockets)>,
+    nodes: Vec<(String, Sockets)>,
+    router: Sockets,
+}
+
+impl Cluster {
+    /// Starts every process, each role after the one it needs. If one fails, those before it are shut down.
+    pub(crate) async fn start(home: &mut Home, listen: SocketAddr) -> Result<Self, Failure> {
+        let sockets = AllSockets::bind(home, listen).await?;
+        home.save()?;
+        let mut cluster = Self::default();
+        match cluster.start_all(home, sockets).await {
+            Ok(()) => Ok(cluster),
+            Err(failure) => {
+                let _ = cluster.shut_down().await; // the failure that began it says more
+                Err(failure)
+            }
+        }
+    }
+
+    async fn start_all(&mut self, home: &Home, sockets: AllSockets) -> Result<(), Failure> {
+        let peers = sockets.peers()?;
+        let addresses: Vec<String> = peers.iter().map(|peer| peer.address.clone()).collect();
+        let coordinators = sockets.coordinators.into_iter().zip(&peers).map(|((name, sockets), peer)| {
+            let config = config(json!({ "id": peer.id, "peers": peers }));
+            async {
+                let config: CoordinatorConfig = config?;
+                let folder = home.folder_of(&name);
+                Process::coordinator(name, config, sockets, &folder).await
+            }
+        });
+        self.coordinators = try_join_all(coordinators).await?;
+        let nodes = sockets.nodes.into_iter().map(|(name, sockets)| {
+            let config = config(json!({ "name": name, "coordinators": addresses }));
+            async {
+                let config: NodeConfig = config?;
+                let folder = home.folder_of(&name);
+                Process::node(name, config, sockets, &folder).await
+            }
+        });
+        self.nodes = try_join_all(nodes).await?;
+        let config: RouterConfig = config(json!({ "coordinators": addresses }))?;
+        self.routers.push(Process::router("router".to_owned(), config, sockets.router).await?);
+        Ok(())
+    }
+
+    /// Every process, the router first.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.routers.iter().chain(&self.nodes).chain(&self.coordinators)
+    }
+
+    /// Completes only if a process cannot go on.
+    pub(crate) async fn failed(&mut self) -> Failure {
+        let all = self.routers.iter_mut().chain(&mut self.nodes).chain(&mut self.coordinators);
+        select_all(all.map(|process| Box::pin(process.failed()))).await.0
+    }
+
+    /// Shuts down in order: the router takes no more calls, then nodes sync their logs, then coordinators. Processes of
+    /// one role stop together.
+    pub(crate) async fn shut_down(self) -> Result<(), Failure> {
+        let mut result = Ok(());
+        for role in [self.routers, self.nodes, self.coordinators] {
+            for stopped in join_all(role.into_iter().map(stop)).await {
+                result = result.and(stopped);
+            }
+        }
+        result
+    }
+}
+
+async fn stop(process: Process) -> Result<(), Failure> {
+    let name = process.name().to_owned();
+    process.shut_down().await?;
+    say(&format!("{name} has stopped"));
+    Ok(())
+}
+
+/// A role's configuration with its own defaults for everything but `given`.
+fn config<T: serde::de::DeserializeOwned>(given: serde_json::Value) -> Result<T, Failure> {
+    serde_json::from_value(given).map_err(|error| Failure::new(format!("configure: {error}")))
+}
+
+impl AllSockets {
+    async fn bind(home: &mut Home, listen: SocketAddr) -> Result<Self, Failure> {
+        let taken =
+            |failure: Failure| failure.next("is another `shoal up` running? --listen 127.0.0.1:0 picks a free port");
+        let calls = bind("router", &listen.to_string()).await.map_err(taken)?;
+        let router = Sockets { calls, metrics: home.listen("router-metrics").await? };
+        let coordinators = bind_each(home, "coordinator", COORDINATORS).await?;
+        let nodes = bind_each(home, "node", home.nodes().into()).await?;
+        Ok(Self { coordinators, nodes, router })
+    }
+
+    fn peers(&self) -> Result<Vec<PeerConfig>, Failure> {
+        let peer = |(id, (name, sockets)): (u64, &(String, Sockets))| {
+            let address = sockets.calls.local_addr().map_err(|error| Failure::new(format!("{name}: {error}")))?;
+            Ok(PeerConfig { id, address: format!("http://{address}") })
+        };
+        (1..).zip(&self.coordinators).map(peer).collect()
+    }
+}
+
+async fn bind_each(home: &mut Home, role: &str, count: u64) -> Result<Vec<(String, Sockets)>, Failure> {
+    let mut all = Vec::new();
+    for number in 1..=count {
+        let name = format!("{role}-{number}");
+        let calls = home.listen(&name).await?;
+        let metrics = home.listen(&format!("{name}-metrics")).await?;
+        all.push((name, Sockets { calls, metrics }));
+    }
+    Ok(all)
+}

@@ -1,0 +1,150 @@
+//! The data folder of `shoal up`: one subfolder for each process, a lock, and notes about ports and size.
+//!
+//! Ports are remembered so that addresses stay the same from start to start; where one is taken meanwhile, another is
+//! chosen, and the processes tell each other.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use crate::failure::Failure;
+
+/// Nodes of a new folder.
+const NODES: u32 = 3;
+
+/// An open data folder. Nobody else has it open.
+pub(crate) struct Home {
+    folder: PathBuf,
+    notes: Notes,
+    _lock: File,
+}
+
+/// What is remembered from start to start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Notes {
+    /// Nodes that may hold data.
+    nodes: u32,
+    /// Port by the name of its process.
+    ports: BTreeMap<String, u16>,
+}
+
+impl Home {
+    /// Opens a folder for a cluster of `nodes` nodes, or makes it.
+    ///
+    /// Errors: another process has it open; or it holds the data of more nodes.
+    pub(crate) fn open(folder: &Path, nodes: Option<u32>) -> Result<Self, Failure> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            Failure::new(format!("{what} {}: {error}", folder.display())).next("name another folder with --data")
+        };
+        fs::create_dir_all(folder).map_err(|error| failed("make", &error))?;
+        let lock = File::create(folder.join("lock")).map_err(|error| failed("write to", &error))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => failed("open", &"it is in use by another `shoal up`"),
+            TryLockError::Error(error) => failed("lock", &error),
+        })?;
+        let mut notes = match fs::read(folder.join("up.json")) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| failed("read up.json in", &error))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Notes::default(),
+            Err(error) => return Err(failed("read up.json in", &error)),
+        };
+        let wanted = nodes.unwrap_or(notes.nodes.max(NODES));
+        if nodes.is_none() && notes.nodes > 0 {
+            return Ok(Self { folder: folder.to_owned(), notes, _lock: lock });
+        }
+        if wanted < notes.nodes {
+            let problem = format!("{} holds the data of {} nodes, {wanted} are too few", folder.display(), notes.nodes);
+            return Err(Failure::new(problem).next(format!("start it with --nodes {}", notes.nodes)));
+        }
+        notes.nodes = wanted;
+        Ok(Self { folder: folder.to_owned(), notes, _lock: lock })
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn nodes(&self) -> u32 {
+        self.notes.nodes
+    }
+
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The folder of one process.
+    pub(crate) fn folder_of(&self, process: &str) -> PathBuf {
+        self.folder.join(process)
+    }
+
+    /// Listens on the port that `name` had before, or on a free one.
+    pub(crate) async fn listen(&mut self, name: &str) -> Result<TcpListener, Failure> {
+        let before = self.notes.ports.get(name).copied().unwrap_or(0);
+        let listener = match TcpListener::bind(("127.0.0.1", before)).await {
+            Ok(listener) => listener,
+            Err(_) => {
+                let free = TcpListener::bind(("127.0.0.1", 0)).await;
+                free.map_err(|error| Failure::new(format!("{name}: listen on a free port: {error}")))?
+            }
+        };
+        let bound = listener.local_addr().map_err(|error| Failure::new(format!("{name}: {error}")))?;
+        self.notes.ports.insert(name.to_owned(), bound.port());
+        Ok(listener)
+    }
+
+    /// Notes ports and size for the next start.
+    pub(crate) fn save(&self) -> Result<(), Failure> {
+        let write = || -> std::io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+            serde_json::to_writer_pretty(&mut file, &self.notes)?;
+            file.flush()?;
+            file.persist(self.folder.join("up.json"))?;
+            Ok(())
+        };
+        write().map_err(|error| Failure::new(format!("write up.json in {}: {error}", self.folder.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ports_and_size_are_remembered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut home = Home::open(folder.path(), Some(2)).expect("a new folder");
+        let first = home.listen("node-1").await.expect("a free port");
+        let port = first.local_addr().expect("bound").port();
+        home.save().expect("saved");
+        drop((home, first));
+
+        let mut home = Home::open(folder.path(), None).expect("the same folder");
+        assert_eq!(home.nodes(), 2);
+        let again = home.listen("node-1").await.expect("the same port");
+        assert_eq!(again.local_addr().expect("bound").port(), port);
+        let other = home.listen("node-1").await.expect("another, since that one is taken");
+        assert_ne!(other.local_addr().expect("bound").port(), port);
+    }
+
+    #[test]
+    fn one_process_has_it_at_a_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::open(folder.path(), None).expect("a new folder");
+        assert_eq!(home.nodes(), 3);
+        let error = Home::open(folder.path(), None).map(drop).expect_err("it is open already");
+        assert!(error.message.contains("in use"), "{error}");
+        drop(home);
+        Home::open(folder.path(), None).map(drop).expect("it was let go");
+    }
+
+    #[test]
+    fn fewer_nodes_than_hold_data_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        Home::open(folder.path(), Some(4)).expect("a new folder").save().expect("saved");
+        let error = Home::open(folder.path(), Some(3)).map(drop).expect_err("node-4 would be missing");
+        assert_eq!(error.next.as_deref(), Some("start it with --nodes 4"));
+        assert_eq!(Home::open(folder.path(), Some(5)).expect("more are fine").nodes(), 5);
+    }
+}

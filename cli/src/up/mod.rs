@@ -1,0 +1,184 @@
+//! `shoal up`: a whole cluster in one process, with a sample collection and questions that it answers.
+
+mod cluster;
+mod home;
+mod show;
+
+use std::time::{Duration, Instant};
+
+use shoal_client::{Client, Collection, Consistency, NewCollection, SearchOptions};
+use shoal_model::{Classify as _, ErrorKind, Filter};
+
+use self::cluster::Cluster;
+use self::home::Home;
+use self::show::Shown;
+use crate::args::UpArgs;
+use crate::command::Context;
+use crate::eval::run::{Measurement, Outcome, Right, Summary};
+use crate::failure::{Exit, Failure};
+use crate::import::load::Load;
+use crate::progress::{Progress, grouped, say};
+use crate::{folders, sample, signals};
+
+/// How long the cluster may take to become ready.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is asked whether it is.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Results that each sample query asks for.
+const K: u32 = 10;
+
+/// Runs `shoal up`.
+pub(crate) async fn run(context: &Context, args: &UpArgs) -> Result<(), Failure> {
+    let folder = args.data.clone().map_or_else(folders::data, Ok)?;
+    let mut home = Home::open(&folder, args.nodes)?;
+    say(&format!("starting 3 coordinators, {} nodes and a router; data in {}", home.nodes(), home.path().display()));
+    let mut cluster = tokio::select! {
+        cluster = Cluster::start(&mut home, args.listen) => cluster?,
+        () = signals::stop() => return Ok(()),
+    };
+    let addresses = show::addresses(&cluster);
+    let result = tokio::select! {
+        failure = cluster.failed() => Err(failure),
+        result = live(context, args, &home, addresses) => result,
+        () = signals::stop() => Ok(()),
+    };
+    say("shutting down: no new calls, open calls finish, logs are synced");
+    let stopped = cluster.shut_down().await;
+    result.and(stopped)
+}
+
+/// Makes the cluster useful and shows it; then waits for ever, or ends after one round.
+async fn live(context: &Context, args: &UpArgs, home: &Home, addresses: Vec<show::Address>) -> Result<(), Failure> {
+    let router = addresses.first().map(|router| router.url.clone()).unwrap_or_default();
+    let client = Client::connect(&[&router])?.with_timeout(READY_WITHIN);
+    ready(&client, home.nodes() as usize).await?;
+    load_sample(&client, args.replicas).await?;
+    let (summary, outcomes) = ask(&client).await?;
+    let shown = Shown {
+        home: home.path(),
+        addresses,
+        summary,
+        outcomes,
+        default_router: args.listen.port() == 7700,
+        once: args.once,
+    };
+    shown.print(context.format)?;
+    if args.once {
+        return verdict(&shown.summary);
+    }
+    std::future::pending().await
+}
+
+/// Waits until a coordinator leads and every node is alive.
+async fn ready(client: &Client, nodes: usize) -> Result<(), Failure> {
+    let started = Instant::now();
+    loop {
+        let status = client.status().await?;
+        let alive = status.nodes.iter().filter(|node| node.alive).count();
+        if alive >= nodes && status.coordinators.iter().any(|coordinator| coordinator.leader) {
+            return Ok(());
+        }
+        if started.elapsed() >= READY_WITHIN {
+            let problem = format!("{alive} of {nodes} nodes are alive after {READY_WITHIN:?}");
+            return Err(Failure::new(problem).exit(Exit::Timeout).next("start again with SHOAL_LOG=info to see why"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Creates the sample collection and loads it, unless it is there with all its points.
+async fn load_sample(client: &Client, replicas: u32) -> Result<(), Failure> {
+    let rows = sample::rows()?;
+    let total = rows.total().unwrap_or_default();
+    let collection = find_or_create(client, rows.dim(), replicas).await?;
+    let count = client.count(&collection.name, &Filter::default(), &Consistency::Linearizable).await?;
+    if count >= total {
+        say(&format!("the sample collection {} is there with {} points", collection.name, grouped(count)));
+        return Ok(());
+    }
+    let load = Load {
+        client: client.with_timeout(shoal_client::DEFAULT_TIMEOUT),
+        collection: collection.name,
+        metric: sample::METRIC,
+        batch: 256,
+        concurrency: 4,
+        limit: None,
+        give_up_after: READY_WITHIN,
+    };
+    let progress = Progress::new(format!("loading {}", sample::NAME), "points", Some(total));
+    let started = Instant::now();
+    let loaded = load.run(rows, &progress, |_| Ok(())).await;
+    progress.finish();
+    let end = loaded?;
+    say(&format!(
+        "loaded {} points into {} in {:.1} s",
+        grouped(end.rows),
+        sample::NAME,
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+async fn find_or_create(client: &Client, dim: u32, replicas: u32) -> Result<Collection, Failure> {
+    match client.describe_collection(sample::NAME).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let new = NewCollection { replicas, ..NewCollection::new(sample::NAME, dim, sample::METRIC) };
+            Ok(client.create_collection(new).await?)
+        }
+        Err(error) => Err(error.into()),
+        Ok(collection) if collection.dim == dim && collection.metric == sample::METRIC => Ok(collection),
+        Ok(_) => Err(Failure::new(format!("the collection {} is not the sample", sample::NAME))
+            .next("move it elsewhere, or start with another --data")),
+    }
+}
+
+/// Asks the sample's questions, one after another, so that each latency is its own.
+async fn ask(client: &Client) -> Result<(Summary, Vec<Outcome>), Failure> {
+    let queries = sample::queries()?;
+    let truth = sample::truth(queries.len())?;
+    let measurement =
+        Measurement { client, collection: sample::NAME, queries: &queries, concurrency: 1, doc_key: None };
+    let options = SearchOptions { k: K, payload_fields: vec!["name".to_owned()], ..SearchOptions::default() };
+    let progress = Progress::new("asking", "queries", Some(queries.len() as u64));
+    let outcomes = measurement.run(&options, &progress).await;
+    progress.finish();
+    let right = Right { truth: Some(&truth), judgments: None };
+    Ok((measurement.summarise(&outcomes, K as usize, right), outcomes))
+}
+
+/// What `--once` promises: every query was answered in full, and every answer is the exact one.
+fn verdict(summary: &Summary) -> Result<(), Failure> {
+    if let Some(error) = &summary.first_error {
+        return Err(Failure::new(format!(
+            "{} of {} queries failed; the first: {error}",
+            summary.errors, summary.queries
+        )));
+    }
+    if summary.partial > 0 {
+        let problem = format!("{} of {} answers lack a shard", summary.partial, summary.queries);
+        return Err(Failure::new(problem).exit(Exit::Partial));
+    }
+    match summary.recall {
+        Some(recall) if recall >= 1.0 => Ok(()),
+        recall => Err(Failure::new(format!("recall is {:.4}, must be 1", recall.unwrap_or(0.0)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn once_succeeds_only_with_exact_answers() {
+        let right = Summary { queries: 50, recall: Some(1.0), ..Summary::default() };
+        for (name, summary, want) in [
+            ("exact", right.clone(), None),
+            ("not exact", Summary { recall: Some(0.998), ..right.clone() }, Some(Exit::Failed)),
+            ("unknown", Summary { recall: None, ..right.clone() }, Some(Exit::Failed)),
+            ("partial", Summary { partial: 1, ..right.clone() }, Some(Exit::Partial)),
+            ("failed", Summary { errors: 1, first_error: Some("why".into()), ..right }, Some(Exit::Failed)),
+        ] {
+            assert_eq!(verdict(&summary).err().map(|failure| failure.exit), want, "{name}");
+        }
+    }
+}

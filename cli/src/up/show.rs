@@ -1,0 +1,192 @@
+//! What `shoal up` prints once the cluster has answered: questions, recall, addresses, what to type next.
+
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+use shoal_client::Hit;
+use shoal_model::Value;
+
+use super::cluster::Cluster;
+use crate::args::Format;
+use crate::eval::run::{Outcome, Summary};
+use crate::failure::Failure;
+use crate::output::{self, columns};
+use crate::sample::{self, Question};
+
+/// Questions that are shown.
+const QUESTIONS: usize = 5;
+/// Names that are shown with each.
+const NAMES: usize = 4;
+
+/// Where a process is.
+pub(crate) struct Address {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where it takes calls.
+    pub(crate) url: String,
+    /// Where it shows its metrics.
+    pub(crate) metrics: String,
+}
+
+/// Where every process is, the router first.
+pub(crate) fn addresses(cluster: &Cluster) -> Vec<Address> {
+    let address = |process: &crate::process::Process| Address {
+        name: process.name().to_owned(),
+        url: process.url(),
+        metrics: process.metrics_url(),
+    };
+    cluster.processes().map(address).collect()
+}
+
+/// Everything that is shown.
+pub(crate) struct Shown<'a> {
+    pub(crate) home: &'a Path,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) summary: Summary,
+    pub(crate) outcomes: Vec<Outcome>,
+    /// Whether commands find the router without being told where it is.
+    pub(crate) default_router: bool,
+    /// Whether the cluster stops now.
+    pub(crate) once: bool,
+}
+
+impl Shown<'_> {
+    /// Prints it on stdout.
+    pub(crate) fn print(&self, format: Format) -> Result<(), Failure> {
+        let questions = sample::questions()?;
+        output::print(format, || self.text(&questions), || self.json())
+    }
+
+    fn text(&self, questions: &[Question]) -> String {
+        let mut text = format!("\nquestions to the sample collection {}:\n", sample::NAME);
+        let step = (questions.len() / QUESTIONS).max(1);
+        for (question, outcome) in questions.iter().zip(&self.outcomes).step_by(step).take(QUESTIONS) {
+            text += &format!("  {:?}\n      {}\n", question.text, names(outcome, &question.package));
+        }
+        text += &format!("\n{}\n\n", self.measured());
+        let rows = self.addresses.iter().map(|a| vec![a.name.clone(), a.url.clone(), a.metrics.clone()]);
+        text += &columns(&["process", "address", "metrics"], rows.collect(), &[]);
+        text += &format!("\ndata in {}\n\n", self.home.display());
+        text + &self.next()
+    }
+
+    /// What to type next.
+    fn next(&self) -> String {
+        if self.once {
+            return format!("next: shoal up --data {}\n", self.home.display());
+        }
+        let mut text = "next, in another terminal:\n".to_owned();
+        if !self.default_router {
+            let router = self.addresses.first().map_or("", |router| router.url.as_str());
+            text += &format!("  export SHOAL_ENDPOINT={router}\n");
+        }
+        text + NEXT
+    }
+
+    /// One line of what was measured.
+    fn measured(&self) -> String {
+        let summary = &self.summary;
+        let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2} ms"));
+        let latency = &summary.latency_ms;
+        let recall = summary.recall.map_or("-".to_owned(), |recall| format!("{recall:.3}"));
+        let mut line = format!(
+            "recall@{} {recall} over {} queries, p50 {}, p99 {}",
+            summary.k,
+            summary.queries,
+            ms(latency.p50),
+            ms(latency.p99)
+        );
+        if summary.errors + summary.partial > 0 {
+            line += &format!(", {} failed, {} in part", summary.errors, summary.partial);
+        }
+        line
+    }
+
+    fn json(&self) -> Json {
+        let address = |a: &Address| json!({ "process": a.name, "address": a.url, "metrics": a.metrics });
+        json!({
+            "collection": sample::NAME,
+            "measured": self.summary,
+            "processes": self.addresses.iter().map(address).collect::<Vec<_>>(),
+            "data": self.home,
+        })
+    }
+}
+
+const NEXT: &str = "  shoal status
+  shoal search packages --like 17 --fields name,summary
+  shoal search packages --like 17 --fields name,section --filter '{\"must\": [{\"key\": \"section\", \"match\": \"games\"}]}'
+  shoal import NAME vectors.npy --payload docs.jsonl.gz --create --metric cosine
+";
+
+/// Names of the first hits, nearest first; a star marks the package that the question was written for.
+fn names(outcome: &Outcome, package: &str) -> String {
+    let name = |hit: &Hit| match hit.payload.get("name") {
+        Some(Value::Text(name)) if name == package => format!("{name}* {:.3}", hit.score),
+        Some(Value::Text(name)) => format!("{name} {:.3}", hit.score),
+        _ => format!("{} {:.3}", hit.id, hit.score),
+    };
+    match &outcome.answer {
+        Ok(answer) => answer.hits.iter().take(NAMES).map(name).collect::<Vec<_>>().join(", "),
+        Err(error) => format!("failed: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_client::{Answer, AnswerInfo, SearchWork};
+    use shoal_model::{Metric, PointId};
+
+    use crate::eval::run::Latency;
+
+    #[test]
+    fn the_screen_tells_what_was_found_and_what_to_type() {
+        let hit = |name: &str, score| Hit {
+            id: PointId::Number(1),
+            score,
+            vector: None,
+            payload: [("name".to_owned(), Value::Text(name.into()))].into(),
+        };
+        let answer = Answer {
+            hits: vec![hit("dosbox", 0.75), hit("dosemu", 0.5)],
+            metric: Metric::Cosine,
+            info: AnswerInfo::default(),
+            work: SearchWork::default(),
+        };
+        let latency_ms = Latency { p50: Some(1.0), p99: Some(2.5), ..Latency::default() };
+        let shown = Shown {
+            home: Path::new("/data"),
+            addresses: vec![Address {
+                name: "router".into(),
+                url: "http://127.0.0.1:7701".into(),
+                metrics: "http://127.0.0.1:9/metrics".into(),
+            }],
+            summary: Summary { queries: 50, k: 10, recall: Some(1.0), latency_ms, ..Summary::default() },
+            outcomes: vec![Outcome { answer: Ok(answer), latency_ms: 1.0 }],
+            default_router: false,
+            once: false,
+        };
+        let question = Question { text: "Run old DOS applications".into(), package: "dosbox".into() };
+        let want = format!(
+            "
+questions to the sample collection packages:
+  \"Run old DOS applications\"
+      dosbox* 0.750, dosemu 0.500
+
+recall@10 1.000 over 50 queries, p50 1.00 ms, p99 2.50 ms
+
+PROCESS  ADDRESS                METRICS
+router   http://127.0.0.1:7701  http://127.0.0.1:9/metrics
+
+data in /data
+
+next, in another terminal:
+  export SHOAL_ENDPOINT=http://127.0.0.1:7701
+{NEXT}"
+        );
+        assert_eq!(shown.text(&[question]), want);
+        assert_eq!(shown.json()["measured"]["recall"], 1.0);
+        assert_eq!(Shown { once: true, ..shown }.next(), "next: shoal up --data /data\n");
+    }
+}

@@ -1,0 +1,228 @@
+//! Answers about collections and the cluster. They serialise as they are, for programs that read JSON.
+
+use serde::{Serialize, Serializer};
+use shoal_model::{HashRange, Metric};
+use shoal_proto::{convert, v1};
+
+use crate::error::{ClientError, malformed};
+
+/// A collection with its shards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Collection {
+    /// Number, never reused.
+    pub id: u64,
+    /// Name.
+    pub name: String,
+    /// Components of each vector.
+    pub dim: u32,
+    /// How nearness is measured.
+    pub metric: Metric,
+    /// Fingerprint of the model that made the vectors; may be empty.
+    pub embedding: String,
+    /// Version that answers searches.
+    pub active_version: u32,
+    /// Version being rolled out, if any.
+    pub candidate_version: Option<u32>,
+    /// Replicas each shard should have.
+    pub replicas: u32,
+    /// In order of their ranges.
+    pub shards: Vec<Shard>,
+}
+
+impl Collection {
+    /// Live points as the replicas that lead last reported them: near the truth, and behind it while writes come in.
+    #[must_use]
+    pub fn points_reported(&self) -> u64 {
+        self.shards.iter().filter_map(Shard::leader).map(|report| report.points).sum()
+    }
+}
+
+/// A shard and its replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Shard {
+    /// Number, never reused.
+    pub id: u64,
+    /// Its part of the hash space.
+    #[serde(serialize_with = "as_text")]
+    pub range: HashRange,
+    /// Map version at which it last changed.
+    pub epoch: u64,
+    /// Its copies.
+    pub replicas: Vec<Replica>,
+}
+
+fn as_text<S: Serializer>(range: &HashRange, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(range)
+}
+
+impl Shard {
+    /// What its leader last reported; `None` while it has no leader within reach.
+    #[must_use]
+    pub fn leader(&self) -> Option<&ReplicaReport> {
+        self.replicas.iter().filter_map(|replica| replica.report.as_ref()).find(|report| report.leader)
+    }
+
+    /// Replicas whose nodes are within reach.
+    #[must_use]
+    pub fn replicas_alive(&self) -> usize {
+        self.replicas.iter().filter(|replica| replica.report.is_some()).count()
+    }
+}
+
+/// One copy of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Replica {
+    /// Number, never reused.
+    pub id: u64,
+    /// Node that holds it.
+    pub node_id: u64,
+    /// What its node last reported; absent while the node is out of reach.
+    pub report: Option<ReplicaReport>,
+}
+
+/// What a node says of one of its replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReplicaReport {
+    /// Whether it leads its shard.
+    pub leader: bool,
+    /// Log position that its answers reflect.
+    pub applied_index: u64,
+    /// Log position known to be agreed.
+    pub commit_index: u64,
+    /// Live points.
+    pub points: u64,
+    /// Memory of vectors and payload, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// The cluster as its coordinators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClusterStatus {
+    /// Identity of the cluster, a UUID.
+    pub cluster_id: String,
+    /// Version of the cluster map.
+    pub epoch: u64,
+    /// Members that keep the map.
+    pub coordinators: Vec<CoordinatorStatus>,
+    /// Processes that hold replicas.
+    pub nodes: Vec<NodeStatus>,
+    /// Collections by name.
+    pub collections: Vec<Collection>,
+    /// What needs attention, the most urgent first.
+    pub warnings: Vec<Warning>,
+}
+
+/// A coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CoordinatorStatus {
+    /// Number in the configuration.
+    pub id: u64,
+    /// Where it listens.
+    pub address: String,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Whether it answers.
+    pub reachable: bool,
+    /// Log position it has applied; 0 if out of reach.
+    pub applied_index: u64,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// Number, never reused.
+    pub id: u64,
+    /// Name in its configuration.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// Failure domain in its configuration.
+    pub zone: String,
+    /// Whether it was heard of within the last few heartbeats.
+    pub alive: bool,
+    /// Time since it was last heard of, if ever since the coordinators' leader took office.
+    pub silent_ms: Option<u64>,
+    /// Replicas the map gives it.
+    pub replicas: u32,
+    /// Bytes its store has on disk.
+    pub disk_bytes: u64,
+}
+
+/// Something that needs attention.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// What.
+    pub text: String,
+    /// What to type or do next.
+    pub next_step: String,
+}
+
+pub(crate) fn collection(collection: Option<v1::Collection>) -> Result<Collection, ClientError> {
+    let missing = || ClientError::Malformed("it holds no collection".to_owned());
+    let collection = collection.ok_or_else(missing)?;
+    let index = collection.index.unwrap_or_default();
+    Ok(Collection {
+        id: collection.id,
+        name: collection.name,
+        dim: index.dim,
+        metric: convert::metric(index.metric).map_err(|e| malformed(&e))?,
+        embedding: index.embedding,
+        active_version: collection.active_version,
+        candidate_version: Some(collection.candidate_version).filter(|version| *version > 0),
+        replicas: collection.replicas,
+        shards: collection.shards.into_iter().map(shard).collect(),
+    })
+}
+
+pub(crate) fn collections(list: Vec<v1::Collection>) -> Result<Vec<Collection>, ClientError> {
+    list.into_iter().map(|item| collection(Some(item))).collect()
+}
+
+fn shard(shard: v1::Shard) -> Shard {
+    let replica = |replica: v1::Replica| Replica {
+        id: replica.id,
+        node_id: replica.node_id,
+        report: replica.report.map(|report| ReplicaReport {
+            leader: report.leader,
+            applied_index: report.applied_index,
+            commit_index: report.commit_index,
+            points: report.points,
+            memory_bytes: report.memory_bytes,
+        }),
+    };
+    Shard {
+        id: shard.id,
+        range: HashRange { first: shard.range_first, last: shard.range_last },
+        epoch: shard.epoch,
+        replicas: shard.replicas.into_iter().map(replica).collect(),
+    }
+}
+
+pub(crate) fn status(response: v1::GetStatusResponse) -> Result<ClusterStatus, ClientError> {
+    let coordinator = |member: v1::CoordinatorStatus| CoordinatorStatus {
+        id: member.id,
+        address: member.address,
+        leader: member.leader,
+        reachable: member.reachable,
+        applied_index: member.applied_index,
+    };
+    let node = |node: v1::NodeStatus| NodeStatus {
+        id: node.id,
+        name: node.name,
+        address: node.address,
+        zone: node.zone,
+        alive: node.alive,
+        silent_ms: node.silent_ms,
+        replicas: node.replicas,
+        disk_bytes: node.disk_bytes,
+    };
+    let warning = |warning: v1::Warning| Warning { text: warning.text, next_step: warning.next_step };
+    Ok(ClusterStatus {
+        cluster_id: response.cluster_id,
+        epoch: response.epoch,
+        coordinators: response.coordinators.into_iter().map(coordinator).collect(),
+        nodes: response.nodes.into_iter().map(node).collect(),
+        collections: collections(response.collections)?,
+        warnings: response.warnings.into_iter().map(warning).collect(),
+    })
+}

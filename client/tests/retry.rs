@@ -1,0 +1,109 @@
+//! What the client promises about failures: transient ones are tried again inside the deadline and at the next
+//! endpoint, final ones are reported at once with kind and field, and no call outlives its deadline.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use shoal_client::{Client, ClientError, SearchOptions};
+use shoal_model::{Classify as _, ErrorKind, InputError, Metric};
+use shoal_proto::status::{RemoteError, to_status};
+use shoal_proto::v1::search_service_server::{SearchService, SearchServiceServer};
+use shoal_proto::{convert, server, v1};
+use tonic::{Request, Response, Status};
+
+/// Answers searches from a script: each entry is an error to give; when the script is over, answers are empty.
+struct Scripted {
+    script: Mutex<VecDeque<Status>>,
+    hang: bool,
+}
+
+#[tonic::async_trait]
+impl SearchService for Scripted {
+    async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
+        assert!(request.metadata().contains_key("grpc-timeout"), "every call carries its deadline");
+        if self.hang {
+            std::future::pending::<()>().await;
+        }
+        if let Some(status) = self.script.lock().expect("no panics").pop_front() {
+            return Err(status);
+        }
+        let metric = convert::metric_to_wire(Metric::Cosine).into();
+        Ok(Response::new(v1::SearchResponse { metric, ..Default::default() }))
+    }
+
+    async fn search_batch(
+        &self,
+        _: Request<v1::SearchBatchRequest>,
+    ) -> Result<Response<v1::SearchBatchResponse>, Status> {
+        Err(shoal_proto::status::not_served_yet("SearchBatch"))
+    }
+}
+
+async fn start(script: Vec<Status>, hang: bool) -> String {
+    let (listener, address) = server::listen("127.0.0.1:0").await.expect("a free port");
+    let routes =
+        tonic::service::Routes::new(SearchServiceServer::new(Scripted { script: Mutex::new(script.into()), hang }));
+    tokio::spawn(server::serve(listener, routes, tokio_util::sync::CancellationToken::new()));
+    url(address)
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
+fn status(kind: ErrorKind) -> Status {
+    to_status(&RemoteError { kind, field: String::new(), message: "on purpose".into() })
+}
+
+/// An address where nobody listens.
+async fn vacant() -> String {
+    let (listener, address) = server::listen("127.0.0.1:0").await.expect("a free port");
+    drop(listener);
+    url(address)
+}
+
+async fn search(endpoints: &[String], timeout_ms: u64) -> Result<(), ClientError> {
+    let client = Client::connect(endpoints)?.with_timeout(Duration::from_millis(timeout_ms));
+    client.search("c", &[1.0], &SearchOptions::default()).await.map(drop)
+}
+
+#[tokio::test]
+async fn what_is_transient_is_tried_again() {
+    let endpoint = start(vec![status(ErrorKind::Unavailable), status(ErrorKind::Overloaded)], false).await;
+    assert_eq!(search(&[endpoint], 5_000).await, Ok(()));
+}
+
+#[tokio::test]
+async fn the_next_endpoint_is_asked_when_one_is_out_of_reach() {
+    let endpoints = [vacant().await, start(vec![], false).await];
+    assert_eq!(search(&endpoints, 5_000).await, Ok(()));
+}
+
+#[tokio::test]
+async fn what_is_final_is_reported_at_once() {
+    let refusal = to_status(&InputError::new("k", "is 0, must be 1 to 10000"));
+    let endpoint = start(vec![refusal], false).await;
+    let error = search(&[endpoint], 5_000).await.expect_err("the script refuses it");
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, "k"));
+    assert_eq!(error.to_string(), "k: is 0, must be 1 to 10000");
+}
+
+#[tokio::test]
+async fn giving_up_says_who_was_asked_and_what_was_met() {
+    let endpoint = vacant().await;
+    let started = Instant::now();
+    let error = search(std::slice::from_ref(&endpoint), 300).await.expect_err("nobody listens");
+    assert!(started.elapsed() < Duration::from_secs(5), "no call outlives its deadline by much");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.is_transient());
+    assert!(error.to_string().contains(&endpoint), "{error}");
+}
+
+#[tokio::test]
+async fn a_silent_server_costs_no_more_than_the_deadline() {
+    let endpoint = start(vec![], true).await;
+    let error = search(&[endpoint], 200).await.expect_err("it never answers");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+}
