@@ -172,8 +172,7 @@ impl Reads {
             found.into_iter().map(|found| Located { found, view }).collect::<Vec<_>>()
         };
         let hits = merge_top_k(metric, work.k, lists.into_iter().map(located).collect());
-        let (hits, stats) = (hits, stats);
-        Ok((views.without(failed, hits), stats))
+        Ok((views.without(&failed, hits), stats))
     }
 
     /// Counts points of all named shards.
@@ -297,7 +296,7 @@ impl Reads {
 
 impl Views {
     /// Turns the views that failed into failures, and the hits' positions into those of the rest.
-    fn without(&mut self, failed: BTreeMap<usize, NodeError>, hits: Vec<Located>) -> Vec<Located> {
+    fn without(&mut self, failed: &BTreeMap<usize, NodeError>, hits: Vec<Located>) -> Vec<Located> {
         if failed.is_empty() {
             return hits;
         }

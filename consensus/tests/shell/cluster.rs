@@ -10,7 +10,7 @@ use shoal_consensus::{
     Apply, Consensus, ConsensusError, ConsensusThread, GroupSpec, GroupStatus, RaftConfig, Role, StateMachine,
 };
 use shoal_model::{GroupId, LogIndex, ReplicaId};
-use shoal_runtime::{Batch, Envelope, MemoryStore, Store, StoreError, Table, Transport};
+use shoal_runtime::{Batch, Envelope, MemoryStore, Store, StoreError, Table, Transport, Visit};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -46,13 +46,7 @@ impl Store for Disk {
         self.memory.get(table, key)
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> std::ops::ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         self.memory.scan(table, from, to, visit)
     }
 

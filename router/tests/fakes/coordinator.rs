@@ -1,3 +1,5 @@
+//! A coordinator that tells what a test gives it.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,3 +1,5 @@
+//! A node that answers, refuses or keeps silent as a test tells it.
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 

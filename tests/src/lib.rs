@@ -1,0 +1,28 @@
+//! End-to-end tests: real processes of the `shoal` binary, real sockets on loopback, real folders.
+//!
+//! This library starts, kills and stops them; the tests are in `tests/`. Whatever it starts it ends, also when
+//! a test fails. Ports are free ones, chosen when a cluster is made and kept for its life, so that a process
+//! that was killed comes back where it was.
+
+mod cluster;
+mod collector;
+mod process;
+
+pub use cluster::{Cluster, Role, Shape};
+pub use collector::{Collector, SpanSeen};
+pub use process::{Finished, Process, free_port, run, shoal_binary};
+
+use std::path::PathBuf;
+
+/// A folder of the shared data sets, if it is there; prints why a test is skipped if not.
+#[must_use]
+pub fn data_set(name: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("SHOAL_DATA")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
+    let folder = root.join(name);
+    if folder.join("meta.json").exists() {
+        return Some(folder);
+    }
+    eprintln!("SKIPPED: data set {name} is not in {}; set SHOAL_DATA to the folder that holds it", root.display());
+    None
+}

@@ -1,0 +1,199 @@
+//! Processes of the `shoal` binary.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The binary under test: `SHOAL_BIN`, or the one built beside this test.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn shoal_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SHOAL_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test knows its own path");
+    // target/PROFILE/deps/test-hash -> target/PROFILE/shoal
+    let path = test.parent().and_then(|deps| deps.parent()).map(|profile| profile.join("shoal"));
+    let path = path.expect("tests are built into target/PROFILE/deps");
+    assert!(path.exists(), "{} is missing: build it with `cargo build --release --bin shoal`", path.display());
+    path
+}
+
+/// A port of the loopback address that nobody uses now.
+///
+/// # Panics
+/// If the system has none to give.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it was just bound").port()
+}
+
+/// A running process. Killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Process {
+    /// Starts `shoal` with `arguments`; its standard error goes to the test's.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start(name: &str, arguments: &[&str], environment: &[(String, String)]) -> Self {
+        let mut command = Command::new(shoal_binary());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.envs(environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("start {name}: {error}"));
+        let stdout = child.stdout.take().expect("standard output is piped");
+        let (sender, lines) = mpsc::channel();
+        // Ends when the process closes its standard output.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { name: name.to_owned(), child, lines }
+    }
+
+    /// Waits for a line of standard output that contains `text`, and returns it.
+    ///
+    /// # Panics
+    /// If none comes within `within`.
+    pub fn wait_for_line(&mut self, text: &str, within: Duration) -> String {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("{}: no line with {text:?} within {within:?} ({error})", self.name),
+            }
+        }
+    }
+
+    /// Kills it at once, as a power loss of the process would, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// Asks it to stop, and waits for its exit.
+    ///
+    /// # Panics
+    /// If it does not end within `within`.
+    #[must_use]
+    pub fn terminate(mut self, within: Duration) -> ExitStatus {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+        assert!(sent.success(), "{}: SIGTERM could not be sent", self.name);
+        self.wait(within)
+    }
+
+    /// Waits for its exit.
+    ///
+    /// # Panics
+    /// If it does not end within `within`.
+    pub fn wait(&mut self, within: Duration) -> ExitStatus {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the process is ours") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} did not end within {within:?}", self.name);
+            thread::sleep(Duration::from_millis(10)); // polling a process for its end; nothing is synchronised by it
+        }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident memory, in bytes.
+    #[must_use]
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    }
+
+    fn end(&mut self) {
+        // It may have ended by itself; what matters is that it is gone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Exit code; -1 if a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs `shoal` to its end.
+///
+/// # Panics
+/// If it cannot be started or does not end within `within`.
+#[must_use]
+pub fn run(arguments: &[&str], environment: &[(String, String)], within: Duration) -> Finished {
+    let mut command = Command::new(shoal_binary());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.envs(environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("start shoal {arguments:?}: {error}"));
+    let stdout = read_all(child.stdout.take());
+    let stderr = read_all(child.stderr.take());
+    let deadline = Instant::now() + within;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("the process is ours") {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!(
+                "shoal {arguments:?} did not end within {within:?}\n{}\n{}",
+                stdout.join().unwrap_or_default(),
+                stderr.join().unwrap_or_default()
+            );
+        }
+        thread::sleep(Duration::from_millis(10)); // polling a process for its end; nothing is synchronised by it
+    };
+    Finished {
+        code: status.code().unwrap_or(-1),
+        stdout: stdout.join().unwrap_or_default(),
+        stderr: stderr.join().unwrap_or_default(),
+    }
+}
+
+fn read_all(stream: Option<impl std::io::Read + Send + 'static>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        if let Some(stream) = stream {
+            // What was read before an error still tells something.
+            let _ = BufReader::new(stream).read_to_end(&mut text);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
