@@ -67,6 +67,10 @@ impl Metrics {
             map_epoch: Gauge::default(),
             lookups: Counter::default(),
         };
+        // Present from the start, so that a rate over them is 0 and not unknown until the first retry.
+        for cause in [Cause::StaleEpoch, Cause::NotReady, Cause::Unreachable] {
+            drop(metrics.retries.get_or_create(&Reason { reason: cause.name() }));
+        }
         let registry = registry.sub_registry_with_prefix("shoal_router");
         registry.register("requests", "Requests by method and result", metrics.requests.clone());
         registry.register("request_seconds", "Time that requests took", metrics.seconds.clone());

@@ -60,6 +60,7 @@ async fn live(context: &Context, args: &UpArgs, home: &Home, addresses: Vec<show
         summary,
         outcomes,
         default_router: args.listen.port() == 7700,
+        program: show::program_to_name(),
         once: args.once,
     };
     shown.print(context.format)?;

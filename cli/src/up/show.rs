@@ -1,6 +1,7 @@
 //! What `shoal up` prints once the cluster has answered: questions, recall, addresses, what to type next.
 
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 use shoal_client::Hit;
@@ -46,6 +47,8 @@ pub(crate) struct Shown<'a> {
     pub(crate) outcomes: Vec<Outcome>,
     /// Whether commands find the router without being told where it is.
     pub(crate) default_router: bool,
+    /// This program's file, if typing `shoal` would not find it.
+    pub(crate) program: Option<PathBuf>,
     /// Whether the cluster stops now.
     pub(crate) once: bool,
 }
@@ -72,10 +75,14 @@ impl Shown<'_> {
 
     /// What to type next.
     fn next(&self) -> String {
-        if self.once {
-            return format!("next: shoal up --data {}\n", self.home.display());
+        let heading = if self.once { "next:" } else { "next, in another terminal:" };
+        let mut text = format!("{heading}\n");
+        if let Some(program) = &self.program {
+            text += &format!("  alias shoal={}\n", program.display());
         }
-        let mut text = "next, in another terminal:\n".to_owned();
+        if self.once {
+            return text + &format!("  shoal up --data {}\n", self.home.display());
+        }
         if !self.default_router {
             let router = self.addresses.first().map_or("", |router| router.url.as_str());
             text += &format!("  export SHOAL_ENDPOINT={router}\n");
@@ -113,10 +120,20 @@ impl Shown<'_> {
     }
 }
 
+/// This program's file, unless a shell would find it as `shoal`.
+pub(crate) fn program_to_name() -> Option<PathBuf> {
+    let program = env::current_exe().ok()?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|folder| folder.join("shoal")).find(|file| file.is_file());
+    let same = found.and_then(|file| file.canonicalize().ok()) == program.canonicalize().ok();
+    (!same).then_some(program)
+}
+
 const NEXT: &str = "  shoal status
   shoal search packages --like 17 --fields name,summary
   shoal search packages --like 17 --fields name,section --filter '{\"must\": [{\"key\": \"section\", \"match\": \"games\"}]}'
   shoal import NAME vectors.npy --payload docs.jsonl.gz --create --metric cosine
+Ctrl-C here stops the cluster; its data stays
 ";
 
 /// Names of the first hits, nearest first; a star marks the package that the question was written for.
@@ -165,6 +182,7 @@ mod tests {
             summary: Summary { queries: 50, k: 10, recall: Some(1.0), latency_ms, ..Summary::default() },
             outcomes: vec![Outcome { answer: Ok(answer), latency_ms: 1.0 }],
             default_router: false,
+            program: Some("/bin/shoal".into()),
             once: false,
         };
         let question = Question { text: "Run old DOS applications".into(), package: "dosbox".into() };
@@ -182,11 +200,12 @@ router   http://127.0.0.1:7701  http://127.0.0.1:9/metrics
 data in /data
 
 next, in another terminal:
+  alias shoal=/bin/shoal
   export SHOAL_ENDPOINT=http://127.0.0.1:7701
 {NEXT}"
         );
         assert_eq!(shown.text(&[question]), want);
         assert_eq!(shown.json()["measured"]["recall"], 1.0);
-        assert_eq!(Shown { once: true, ..shown }.next(), "next: shoal up --data /data\n");
+        assert_eq!(Shown { once: true, ..shown }.next(), "next:\n  alias shoal=/bin/shoal\n  shoal up --data /data\n");
     }
 }
