@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use shoal_model::{GroupId, LogIndex, ReplicaId};
-use shoal_runtime::{Envelope, Store, Transport};
+use shoal_runtime::{Envelope, Failure, Store, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -85,6 +85,11 @@ impl ConsensusThread {
         // Also when the thread panics: that drops the sender.
         while !*self.ended.borrow_and_update() && self.ended.changed().await.is_ok() {}
         self.join()
+    }
+
+    /// As [`ConsensusThread::ended`], and tells `failure` if the thread cannot go on.
+    pub async fn ended_or_tell(self, failure: Failure) -> Result<(), ConsensusError> {
+        self.ended().await.inspect_err(|error| failure.tell(error))
     }
 
     /// As [`ConsensusThread::ended`], but blocks.

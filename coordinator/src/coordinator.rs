@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use shoal_consensus::{Consensus, ConsensusError, ConsensusThread, GroupSpec, RaftConfig, StateMachine};
+use shoal_consensus::{Consensus, ConsensusError, GroupSpec, RaftConfig, StateMachine};
 use shoal_model::{ClusterId, Command, LogIndex};
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorServiceServer;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
 use shoal_proto::server;
 use shoal_proto::v1::cluster_service_server::ClusterServiceServer;
 use shoal_proto::v1::collections_service_server::CollectionsServiceServer;
-use shoal_runtime::{Store, Tasks};
+use shoal_runtime::{Failure, Store, Tasks};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -39,12 +39,14 @@ const NAME_WITHIN: Duration = Duration::from_secs(5);
 /// A running coordinator.
 pub struct Coordinator {
     address: SocketAddr,
-    tasks: Tasks,
+    /// What takes calls; ends first, so that open calls find everything they need.
+    front: Tasks,
+    /// What answers them.
+    back: Tasks,
     consensus: Consensus<Applied>,
     /// Ends with the thread that runs the group.
     raft: JoinHandle<Result<(), ConsensusError>>,
-    /// Why the coordinator cannot go on, once it cannot.
-    failure: watch::Receiver<Option<String>>,
+    failure: Failure,
 }
 
 impl Coordinator {
@@ -63,10 +65,10 @@ impl Coordinator {
             let config = config.clone();
             RaftLanes::new(Box::new(move |_, member| config.address_of(member).map(str::to_owned)))
         };
-        let (failed, failure) = watch::channel(None);
+        let failure = Failure::default();
         let (consensus, thread) =
             Consensus::<Applied>::start(store.clone(), lanes, RaftConfig::new(uuid::Uuid::new_v4().as_u64_pair().0))?;
-        let raft = tokio::spawn(watch_thread(thread, failed.clone()));
+        let raft = tokio::spawn(thread.ended_or_tell(failure.clone()));
         let machine = MapMachine::open(&*store)?;
         let (maps_sender, maps) = watch::channel(machine.map());
         let (applied_sender, applied) = watch::channel::<LogIndex>(machine.applied());
@@ -87,33 +89,16 @@ impl Coordinator {
             heard: Heard::default(),
         });
 
-        let mut tasks = Tasks::new();
-        let stop = tasks.stop_signal();
+        let (mut front, mut back) = (Tasks::new(), Tasks::new());
+        let stop = back.stop_signal();
         let published = Published { maps: maps_sender, applied: applied_sender };
         let apply = apply_all(machine, inbox, store, consensus.clone(), published);
-        let closing = (consensus.clone(), stop.clone());
-        tasks.spawn("apply", async move {
-            let close = async {
-                closing.1.cancelled().await;
-                // Ends the inbox, and with it the apply task. Fails only if Raft has stopped, which ends it too.
-                let _ = closing.0.close_group(GROUP, false).await;
-                std::future::pending::<()>().await;
-            };
-            let reason = tokio::select! {
-                result = apply => result.err().map(|error| error.to_string()),
-                () = close => None,
-            };
-            let stopping = closing.1.is_cancelled();
-            if let Some(reason) = reason.or((!stopping).then(|| "the coordinators' group was closed".to_owned())) {
-                tracing::error!(reason, "the map cannot be applied");
-                failed.send_replace(Some(reason));
-            }
-        });
+        back.spawn("apply", apply_until(stop.clone(), apply, failure.clone()));
         let metrics = Metrics::register(registry);
-        tasks.spawn("duties", duties(shared.clone(), metrics, stop.clone()));
-        serve(&mut tasks, listener, &shared)?;
+        back.spawn("duties", duties(shared.clone(), metrics, stop));
+        serve(&mut front, listener, &shared, failure.clone())?;
         tracing::info!(id = shared.config.id, address = %bound, "coordinator serves");
-        Ok(Self { address: bound, tasks, consensus, raft, failure })
+        Ok(Self { address: bound, front, back, consensus, raft, failure })
     }
 
     /// Where it listens.
@@ -124,32 +109,41 @@ impl Coordinator {
 
     /// Completes only if the coordinator cannot go on; says why. The process must end then.
     pub async fn failed(&mut self) -> String {
-        match self.failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // Everything that could fail has ended well.
-            Err(_) => std::future::pending().await,
-        }
+        self.failure.told().await
     }
 
     /// Refuses new calls, lets open ones finish, and syncs the log.
     pub async fn shut_down(self) -> Result<(), CoordinatorError> {
-        self.tasks.shut_down(DRAIN_WITHIN).await?;
+        self.front.shut_down(DRAIN_WITHIN).await?;
+        self.back.shut_down(DRAIN_WITHIN).await?;
         self.consensus.shut_down().await;
         Ok(self.raft.await.map_err(|error| CoordinatorError::Task(error.to_string()))??)
     }
 }
 
-/// Tells why the thread that runs the group could not go on.
-async fn watch_thread(thread: ConsensusThread, failed: watch::Sender<Option<String>>) -> Result<(), ConsensusError> {
-    let result = thread.ended().await;
-    if let Err(error) = &result {
-        failed.send_replace(Some(error.to_string()));
+/// Applies until `stop`. The group never closes by itself: if it does, or applying fails, the coordinator cannot
+/// go on.
+async fn apply_until(
+    stop: CancellationToken,
+    apply: impl Future<Output = Result<(), CoordinatorError>>,
+    failure: Failure,
+) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        result = apply => match result {
+            Err(error) => failure.tell(error),
+            Ok(()) => failure.tell("the coordinators' Raft group was closed"),
+        },
     }
-    result
 }
 
-fn serve(tasks: &mut Tasks, listener: TcpListener, shared: &Arc<Shared>) -> Result<(), CoordinatorError> {
-    let stop = tasks.stop_signal();
+fn serve(
+    front: &mut Tasks,
+    listener: TcpListener,
+    shared: &Arc<Shared>,
+    failure: Failure,
+) -> Result<(), CoordinatorError> {
+    let stop = front.stop_signal();
     let (routes, health) = server::common_routes()?;
     let raft = shared.consensus.clone();
     let routes = routes
@@ -157,15 +151,13 @@ fn serve(tasks: &mut Tasks, listener: TcpListener, shared: &Arc<Shared>) -> Resu
         .add_service(ClusterServiceServer::new(Cluster(shared.clone())))
         .add_service(CoordinatorServiceServer::new(Internal { shared: shared.clone(), stop: stop.clone() }))
         .add_service(RaftInbox::service(stop.clone(), move |envelope| raft.receive(envelope)));
-    tasks.spawn("server", {
-        let stop = stop.clone();
-        async move {
-            if let Err(error) = server::serve(listener, routes, stop).await {
-                tracing::error!(%error, "the coordinator's server failed");
-            }
+    let serving = server::serve(listener, routes, stop.clone());
+    front.spawn("server", async move {
+        if let Err(error) = serving.await {
+            failure.tell(error);
         }
     });
-    tasks.spawn("health", report_health(shared.clone(), health, stop));
+    front.spawn("health", report_health(shared.clone(), health, stop));
     Ok(())
 }
 

@@ -105,3 +105,63 @@ pub(crate) fn decode(entry: Bytes) -> Result<Command, InputError> {
         deletes: convert::point_ids("ids", command.deletes)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_model::Metric;
+
+    const SPEC: IndexSpec = IndexSpec { dim: 2, metric: Metric::Cosine, embedding: String::new() };
+
+    fn id(number: u64) -> v1::PointId {
+        v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) }
+    }
+
+    fn point(number: u64, vector: &[f32]) -> v1::Point {
+        v1::Point { id: Some(id(number)), vector: Some(convert::vector_to_wire(vector)), ..Default::default() }
+    }
+
+    #[test]
+    fn nothing_that_cannot_be_applied_reaches_the_log() {
+        let limits = Limits { batch_points_max: 3, payload_bytes_max: 10, ..Limits::default() };
+        let good = || point(1, &[1.0, 0.0]);
+        let long = v1::Value { kind: Some(v1::value::Kind::Text("x".repeat(11))) };
+        let payload = v1::Payload { fields: [("f".to_owned(), long)].into() };
+        for (name, upserts, deletes, want) in [
+            ("good", vec![good()], vec![id(2)], None),
+            ("empty", vec![], vec![], Some("points")),
+            ("too many", vec![good()], vec![id(2), id(3), id(4)], Some("points")),
+            ("dimension", vec![good(), point(2, &[1.0])], vec![], Some("points[1].vector")),
+            ("nan", vec![point(1, &[f32::NAN, 0.0])], vec![], Some("points[0].vector[0]")),
+            ("zero", vec![point(1, &[0.0, 0.0])], vec![], Some("points[0].vector")),
+            ("no id", vec![v1::Point { id: None, ..good() }], vec![], Some("points[0].id")),
+            ("payload", vec![v1::Point { payload: Some(payload), ..good() }], vec![], Some("points[0].payload")),
+            ("twice", vec![good(), good()], vec![], Some("points[1].id")),
+            ("written and removed", vec![good()], vec![id(1)], Some("points[1].id")),
+        ] {
+            let got = match encode(upserts, deletes, &SPEC, HashRange::FULL, &limits) {
+                Ok(_) => None,
+                Err(Refusal::Input(error)) => Some(error.field),
+                Err(Refusal::WrongShard) => panic!("{name}: the range is the full one"),
+            };
+            assert_eq!(got.as_deref(), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_point_of_another_shard_is_sent_back() {
+        let hash = shoal_model::PointId::Number(1).hash();
+        let elsewhere = HashRange { first: 0, last: hash - 1 };
+        let refused = encode(vec![point(1, &[1.0, 0.0])], vec![], &SPEC, elsewhere, &Limits::default());
+        assert!(matches!(refused, Err(Refusal::WrongShard)), "{refused:?}");
+    }
+
+    #[test]
+    fn a_command_survives_the_log() {
+        let entry = encode(vec![point(7, &[0.5, -1.0])], vec![id(8)], &SPEC, HashRange::FULL, &Limits::default());
+        let command = decode(entry.expect("good")).expect("what encode made");
+        assert_eq!(command.upserts[0].vector, [0.5, -1.0]);
+        assert_eq!(command.upserts[0].id, shoal_model::PointId::Number(7));
+        assert_eq!(command.deletes, [shoal_model::PointId::Number(8)]);
+    }
+}

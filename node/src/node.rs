@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use shoal_consensus::{Consensus, ConsensusError, ConsensusThread, RaftConfig};
+use shoal_consensus::{Consensus, ConsensusError, RaftConfig};
 use shoal_model::{ClusterMap, GroupId, NodeId, ReplicaId, ShardId};
 use shoal_proto::internal::v1::shard_service_server::ShardServiceServer;
 use shoal_proto::map_watch::MapWatch;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
 use shoal_proto::server;
-use shoal_runtime::{Store, Tasks};
+use shoal_runtime::{Failure, Store, Tasks};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -36,12 +36,14 @@ const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 /// A running node.
 pub struct Node {
     address: SocketAddr,
-    tasks: Tasks,
+    /// What takes calls; ends first, so that open calls find everything they need.
+    front: Tasks,
+    /// What answers them.
+    back: Tasks,
     consensus: Consensus<Written>,
     /// Ends with the thread that runs the groups.
     raft: JoinHandle<Result<(), ConsensusError>>,
-    /// Why the node cannot go on, once it cannot.
-    failure: watch::Receiver<Option<String>>,
+    failure: Failure,
 }
 
 impl Node {
@@ -69,15 +71,15 @@ impl Node {
             identity.member = Some(member);
             identity.save(&*store)?;
         }
-        let mut tasks = Tasks::new();
-        let stop = tasks.stop_signal();
+        let (mut front, mut back) = (Tasks::new(), Tasks::new());
+        let failure = Failure::default();
+        let stop = back.stop_signal();
         let (map_watch, watching) = MapWatch::start(config.coordinators.clone(), stop.clone());
-        tasks.spawn("map watch", watching);
+        back.spawn("map watch", watching);
 
         let lanes = RaftLanes::new(Box::new(resolver(map_watch.clone())));
-        let (failed, failure) = watch::channel(None);
         let (consensus, thread) = Consensus::<Written>::start(store.clone(), lanes, raft_config(&config))?;
-        let raft = tokio::spawn(watch_thread(thread, failed.clone()));
+        let raft = tokio::spawn(thread.ended_or_tell(failure.clone()));
         let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone()));
         let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
         let metrics = Metrics::register(registry);
@@ -86,13 +88,13 @@ impl Node {
         let calls = ShardCalls { reads, metrics: metrics.clone() };
 
         let maps = map_watch.subscribe_from(saved_map(&*store)?);
-        tasks.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failed.clone()));
+        back.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failure.clone()));
         let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
-        tasks.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failed)));
-        tasks.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone())));
-        serve(&mut tasks, listener, calls, &consensus, &config, replicas).await?;
+        back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
+        back.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone())));
+        serve(&mut front, listener, calls, &consensus, &config, replicas, failure.clone())?;
         tracing::info!(node = member.1.0, cluster = %member.0, address, "node serves");
-        Ok(Self { address: bound, tasks, consensus, raft, failure })
+        Ok(Self { address: bound, front, back, consensus, raft, failure })
     }
 
     /// Where it listens.
@@ -103,16 +105,13 @@ impl Node {
 
     /// Completes only if the node cannot go on; says why. The process must end then.
     pub async fn failed(&mut self) -> String {
-        match self.failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // Everything that could fail has ended well.
-            Err(_) => std::future::pending().await,
-        }
+        self.failure.told().await
     }
 
     /// Refuses new calls, lets open ones finish, closes the replicas and syncs the log.
     pub async fn shut_down(self) -> Result<(), NodeError> {
-        self.tasks.shut_down(DRAIN_WITHIN).await?;
+        self.front.shut_down(DRAIN_WITHIN).await?;
+        self.back.shut_down(DRAIN_WITHIN).await?;
         self.consensus.shut_down().await;
         Ok(self.raft.await.map_err(|error| NodeError::Task(error.to_string()))??)
     }
@@ -126,24 +125,15 @@ fn raft_config(config: &NodeConfig) -> RaftConfig {
     RaftConfig { proposal_bytes_max, uncommitted_bytes_max, ..usual }
 }
 
-/// Tells why the thread that runs the groups could not go on.
-async fn watch_thread(thread: ConsensusThread, failed: watch::Sender<Option<String>>) -> Result<(), ConsensusError> {
-    let result = thread.ended().await;
-    if let Err(error) = &result {
-        failed.send_replace(Some(error.to_string()));
-    }
-    result
-}
-
 async fn follow(
     replicas: Arc<Replicas>,
     maps: watch::Receiver<Arc<ClusterMap>>,
     stop: CancellationToken,
-    failed: watch::Sender<Option<String>>,
+    failure: Failure,
 ) {
     if let Err(error) = replicas.follow(maps, stop.cancelled()).await {
         tracing::error!(%error, "a replica cannot go on");
-        failed.send_replace(Some(error.to_string()));
+        failure.tell(error);
         stop.cancelled().await;
     }
 }
@@ -157,7 +147,7 @@ struct Life {
 }
 
 /// Tells the coordinators where this node is now, then that it lives. A refusal ends the node.
-async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, failed: watch::Sender<Option<String>>) {
+async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, failure: Failure) {
     match register(&mut life.coordinators, &life.config, &life.address, life.identity).await {
         Ok(member) => {
             let every = Duration::from_millis(life.config.heartbeat_ms.into());
@@ -165,7 +155,7 @@ async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, fa
         }
         Err(error) => {
             tracing::error!(%error, "the coordinators refuse this node");
-            failed.send_replace(Some(error.to_string()));
+            failure.tell(error);
         }
     }
 }
@@ -196,15 +186,16 @@ fn resolver(maps: MapWatch) -> impl Fn(GroupId, ReplicaId) -> Option<String> + S
     }
 }
 
-async fn serve(
-    tasks: &mut Tasks,
+fn serve(
+    front: &mut Tasks,
     listener: TcpListener,
     calls: ShardCalls,
     consensus: &Consensus<Written>,
     config: &NodeConfig,
     replicas: Arc<Replicas>,
+    failure: Failure,
 ) -> Result<(), NodeError> {
-    let stop = tasks.stop_signal();
+    let stop = front.stop_signal();
     let (routes, health) = server::common_routes()?;
     let raft = consensus.clone();
     let size = config.limits.message_bytes_max as usize;
@@ -212,13 +203,13 @@ async fn serve(
     let routes = routes
         .add_service(shards)
         .add_service(RaftInbox::service(stop.clone(), move |envelope| raft.receive(envelope)));
-    tasks.spawn("server", async move {
+    front.spawn("server", async move {
         if let Err(error) = server::serve(listener, routes, stop).await {
-            tracing::error!(%error, "the node's server failed");
+            failure.tell(error);
         }
     });
-    let stop = tasks.stop_signal();
-    tasks.spawn("health", async move {
+    let stop = front.stop_signal();
+    front.spawn("health", async move {
         for name in ["", "shoal.node"] {
             health.set_service_status(name, ServingStatus::NotServing).await;
         }

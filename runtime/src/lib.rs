@@ -5,12 +5,14 @@
 //!
 //! Does not know about: Raft, shards' contents, gRPC.
 
+mod failure;
 mod memory_store;
 mod store;
 pub mod store_contract;
 mod tasks;
 mod transport;
 
+pub use failure::Failure;
 pub use memory_store::MemoryStore;
 pub use store::{Batch, Store, StoreError, Table, Visit, Write};
 pub use tasks::{TaskError, Tasks};

@@ -124,15 +124,6 @@ impl Cluster {
         format!("127.0.0.1:{}", self.ports[&role].metrics)
     }
 
-    /// A running process.
-    ///
-    /// # Panics
-    /// If it does not run.
-    #[must_use]
-    pub fn process(&self, role: Role) -> &Process {
-        &self.running[&role]
-    }
-
     /// The temporary folder; the cluster's own files are in sub-folders named by role.
     #[must_use]
     pub fn folder(&self) -> &Path {

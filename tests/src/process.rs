@@ -114,20 +114,6 @@ impl Process {
         }
     }
 
-    /// Its process id.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Resident memory, in bytes.
-    #[must_use]
-    pub fn resident_bytes(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-    }
-
     fn end(&mut self) {
         // It may have ended by itself; what matters is that it is gone.
         let _ = self.child.kill();

@@ -59,15 +59,12 @@ impl Cluster {
             }
         });
         self.coordinators = try_join_all(coordinators).await?;
-        let nodes = sockets.nodes.into_iter().map(|(name, sockets)| {
-            let config = config(json!({ "name": name, "coordinators": addresses }));
-            async {
-                let config: NodeConfig = config?;
-                let folder = home.folder_of(&name);
-                Process::node(name, config, sockets, &folder).await
-            }
-        });
-        self.nodes = try_join_all(nodes).await?;
+        // One after another, so that the coordinators number them in the order of their names.
+        for (name, sockets) in sockets.nodes {
+            let config: NodeConfig = config(json!({ "name": name, "coordinators": addresses }))?;
+            let folder = home.folder_of(&name);
+            self.nodes.push(Process::node(name, config, sockets, &folder).await?);
+        }
         let config: RouterConfig = config(json!({ "coordinators": addresses }))?;
         self.routers.push(Process::router("router".to_owned(), config, sockets.router).await?);
         Ok(())

@@ -1,0 +1,57 @@
+//! Why a service cannot go on, once it cannot.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Told by any task of a service, heard by the service's owner, who ends the process. The first reason stays.
+#[derive(Clone, Debug)]
+pub struct Failure(Arc<watch::Sender<Option<String>>>);
+
+impl Default for Failure {
+    fn default() -> Self {
+        Self(Arc::new(watch::channel(None).0))
+    }
+}
+
+impl Failure {
+    /// Tells that the service cannot go on.
+    pub fn tell(&self, reason: impl Display) {
+        self.0.send_if_modified(|told| {
+            let first = told.is_none();
+            if first {
+                *told = Some(reason.to_string());
+            }
+            first
+        });
+    }
+
+    /// Completes once a reason was told.
+    pub async fn told(&self) -> String {
+        let mut told = self.0.subscribe();
+        match told.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // Fails only without a sender, and `self` holds one.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_reason_is_heard_by_all_also_by_the_late() {
+        let failure = Failure::default();
+        let early = tokio::spawn({
+            let failure = failure.clone();
+            async move { failure.told().await }
+        });
+        failure.tell("disk failed");
+        failure.tell("and then everything else");
+        assert_eq!(early.await.expect("does not panic"), "disk failed");
+        assert_eq!(failure.told().await, "disk failed");
+    }
+}
