@@ -17,12 +17,12 @@ pub enum Consistency {
 
 impl Consistency {
     pub(crate) fn to_wire(&self) -> v1::Consistency {
-        let (level, token) = match self {
+        let (level, tokens) = match self {
             Self::Eventual => (v1::ConsistencyLevel::Eventual, Vec::new()),
-            Self::Session(token) => (v1::ConsistencyLevel::Session, token.encode()),
+            Self::Session(token) => (v1::ConsistencyLevel::Session, vec![token.encode().into()]),
             Self::Linearizable => (v1::ConsistencyLevel::Linearizable, Vec::new()),
         };
-        v1::Consistency { level: level.into(), token: token.into(), staleness_ms_max: 0 }
+        v1::Consistency { level: level.into(), tokens, staleness_ms_max: 0 }
     }
 }
 

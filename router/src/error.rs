@@ -92,7 +92,7 @@ impl Classify for RouterError {
     fn field(&self) -> &str {
         match self {
             Self::Input(error) => error.field(),
-            Self::Token(_) => "consistency.token",
+            Self::Token(_) => "consistency.tokens",
             Self::Remote(error) => error.field(),
             Self::UnknownCollection { .. } => "collection",
             _ => "",

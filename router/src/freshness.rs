@@ -24,7 +24,10 @@ impl Freshness {
     pub(crate) fn new(consistency: Option<v1::Consistency>) -> Result<Self, RouterError> {
         use v1::ConsistencyLevel as Level;
         let consistency = consistency.unwrap_or_default();
-        let seen = Token::decode(&consistency.token)?;
+        let mut seen = Token::default();
+        for token in &consistency.tokens {
+            seen = seen.merge(&Token::decode(token)?);
+        }
         let malformed = |_| InputError::new("consistency.level", format!("{} is not a level", consistency.level));
         let level = Level::try_from(consistency.level).map_err(malformed)?;
         Ok(Self { seen, wait: level != Level::Eventual, linearizable: level == Level::Linearizable })
@@ -71,7 +74,7 @@ mod tests {
             (Level::Linearizable, (42, true)),
         ] {
             let consistency =
-                v1::Consistency { level: level.into(), token: token.encode().into(), staleness_ms_max: 0 };
+                v1::Consistency { level: level.into(), tokens: vec![token.encode().into()], staleness_ms_max: 0 };
             let freshness = Freshness::new(Some(consistency)).expect("well-formed");
             let target = freshness.target(Target { shard: ShardId(5), epoch: Epoch(1) });
             assert_eq!((target.applied_index_min, target.linearizable), want, "{level:?}");
@@ -85,7 +88,7 @@ mod tests {
     #[test]
     fn foreign_tokens_and_levels_are_refused() {
         for (want, consistency) in [
-            ("consistency.token", v1::Consistency { token: b"hello"[..].into(), ..Default::default() }),
+            ("consistency.tokens", v1::Consistency { tokens: vec![b"hello"[..].into()], ..Default::default() }),
             ("consistency.level", v1::Consistency { level: 9, ..Default::default() }),
         ] {
             assert_eq!(Freshness::new(Some(consistency)).expect_err("refused").field(), want);

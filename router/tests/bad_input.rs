@@ -95,7 +95,7 @@ async fn bad_searches_are_refused_by_field() {
     let floats =
         |components| Some(v1::Vector { encoding: Some(v1::vector::Encoding::Floats(v1::FloatVector { components })) });
     let wide = v1::Filter { should: (0..5).map(|_| is_null("f")).collect(), ..Default::default() };
-    let token = v1::Consistency { token: b"hello"[..].into(), ..Default::default() };
+    let token = v1::Consistency { tokens: vec![b"hello"[..].into()], ..Default::default() };
     for (name, request, want) in [
         ("k of 0", v1::SearchRequest { k: 0, ..good.clone() }, "k"),
         ("huge k", v1::SearchRequest { k: 101, ..good.clone() }, "k"),
@@ -118,7 +118,7 @@ async fn bad_searches_are_refused_by_field() {
         ),
         ("timeout", v1::SearchRequest { timeout_ms: 5_001, ..good.clone() }, "timeout_ms"),
         ("index version", v1::SearchRequest { index_version: 2, ..good.clone() }, "index_version"),
-        ("token", v1::SearchRequest { consistency: Some(token), ..good.clone() }, "consistency.token"),
+        ("token", v1::SearchRequest { consistency: Some(token), ..good.clone() }, "consistency.tokens"),
     ] {
         assert_eq!(refusal(rig.searches().search(request).await), (InvalidArgument, want.into()), "{name}");
     }

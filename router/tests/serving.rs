@@ -59,7 +59,7 @@ async fn an_answer_says_what_it_rests_on() {
     let mut request = search(&[1.0, 0.0], 3);
     let mut seen = Token::decode(&written.token).expect("a token");
     seen.raise(ShardId(1_000), LogIndex(5));
-    request.consistency = Some(v1::Consistency { token: seen.encode().into(), ..Default::default() });
+    request.consistency = Some(v1::Consistency { tokens: vec![seen.encode().into()], ..Default::default() });
     let info = rig.searches().search(request).await.expect("served").into_inner().info.expect("always there");
 
     let coverage = info.coverage.expect("always there");
