@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shoal_model::{ClusterMap, ErrorKind};
 use shoal_proto::internal::v1::PingRequest;
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
-use shoal_proto::status::not_served_yet;
+use shoal_proto::server::deadline;
+use shoal_proto::status::{from_status, not_served_yet};
 use shoal_proto::v1;
 use shoal_proto::v1::cluster_service_client::ClusterServiceClient;
 use shoal_proto::v1::cluster_service_server::ClusterService;
@@ -14,32 +16,46 @@ use tonic::{Request, Response, Status};
 
 use crate::CoordinatorError;
 use crate::collections::describe_all;
-use crate::leadership::{Attempt, Boxed, Shared};
+use crate::leadership::{Attempt, Boxed, Shared, was_forwarded};
 use crate::status::{node_status, warnings};
 
 /// How long another coordinator may take to answer for itself.
 const PING_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long a leader is looked for before the status is told without one.
+const LEADER_WITHIN: Duration = Duration::from_millis(1_500);
+
+/// Whether a call failed for want of a leader.
+fn without_leader(status: &Status) -> bool {
+    let kind = from_status(status).kind;
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::NotLeader | ErrorKind::DeadlineExceeded | ErrorKind::Cancelled)
+}
 
 /// Serves the cluster's status.
 pub(crate) struct Cluster(pub(crate) Arc<Shared>);
 
 impl Cluster {
     async fn status(&self, attempt: Attempt) -> Result<v1::GetStatusResponse, CoordinatorError> {
-        let coordinators = self.ping_all().await;
         let map = self.0.fresh_map(attempt.deadline).await?;
+        Ok(self.describe(&map, false).await)
+    }
+
+    /// The cluster as `map` and what this coordinator has heard show it.
+    async fn describe(&self, map: &ClusterMap, stale: bool) -> v1::GetStatusResponse {
+        let coordinators = self.ping_all().await;
         let heard = self.0.heard.all();
-        let now = Instant::now();
-        let timeout = Duration::from_millis(self.0.config.heartbeat_timeout_ms.into());
-        let status = |node| node_status(&map, node, heard.get(&node.id), now, timeout);
+        let (now, timeout) = (Instant::now(), self.0.heartbeat_timeout());
+        let status = |node| node_status(map, node, heard.get(&node.id), now, timeout);
         let nodes: Vec<_> = map.nodes.values().map(status).collect();
-        Ok(v1::GetStatusResponse {
+        v1::GetStatusResponse {
             cluster_id: uuid::Uuid::from_u128(map.cluster.0).to_string(),
             epoch: map.epoch.0,
-            warnings: warnings(&map, &nodes, &coordinators),
+            warnings: warnings(map, &nodes, &coordinators, stale),
             coordinators,
             nodes,
-            collections: describe_all(&map, &heard),
-        })
+            collections: describe_all(map, &self.0.heard_lately()),
+            stale,
+        }
     }
 
     /// Asks every other coordinator at once how it is; one that is silent is out of reach.
@@ -74,13 +90,23 @@ impl Cluster {
 impl ClusterService for Cluster {
     async fn get_status(
         &self,
-        request: Request<v1::GetStatusRequest>,
+        mut request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        // An operator who asks how things are must not wait for them to be well.
+        let deadline = deadline(request.metadata(), 0, self.0.limits());
+        request.set_timeout(LEADER_WITHIN.min(deadline.saturating_duration_since(Instant::now()) / 2));
+        let forwarded = was_forwarded(request.metadata());
         let here = |_, attempt| -> Boxed<'_, _> { Box::pin(self.status(attempt)) };
         let there = |leader, request| -> Boxed<'_, _> {
             Box::pin(async move { ClusterServiceClient::new(leader).get_status(request).await })
         };
-        self.0.on_leader(request, here, there).await
+        match self.0.on_leader(request, here, there).await {
+            Err(status) if !forwarded && without_leader(&status) => {
+                let map = self.0.maps.borrow().clone();
+                Ok(Response::new(self.describe(&map, true).await))
+            }
+            answer => answer,
+        }
     }
 
     async fn drain_node(&self, _: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeResponse>, Status> {

@@ -61,12 +61,12 @@ impl Collections {
     async fn describe(&self, name: &str, attempt: Attempt) -> Result<v1::Collection, CoordinatorError> {
         let map = self.0.fresh_map(attempt.deadline).await?;
         let collection = map.collection(name).ok_or_else(|| unknown(name))?;
-        Ok(describe(&map, collection, &self.0.heard.all()))
+        Ok(describe(&map, collection, &self.0.heard_lately()))
     }
 
     async fn list(&self, attempt: Attempt) -> Result<v1::ListCollectionsResponse, CoordinatorError> {
         let map = self.0.fresh_map(attempt.deadline).await?;
-        Ok(v1::ListCollectionsResponse { collections: describe_all(&map, &self.0.heard.all()) })
+        Ok(v1::ListCollectionsResponse { collections: describe_all(&map, &self.0.heard_lately()) })
     }
 
     async fn get(

@@ -1,5 +1,5 @@
-//! What the leader has heard of nodes. Kept in memory alone: it is news, not an agreement, and a new leader
-//! hears it all again within one heartbeat.
+//! What a coordinator has heard of nodes. Kept in memory alone: it is news, not an agreement. The leader hears
+//! everything, a new one within one heartbeat; the others hear what passes through them, for the time without one.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -31,9 +31,11 @@ impl Heard {
         self.lock().clone()
     }
 
-    /// Nodes heard of within `timeout` before `now`.
-    pub(crate) fn alive(&self, now: Instant, timeout: Duration) -> usize {
-        self.lock().values().filter(|heartbeat| now.saturating_duration_since(heartbeat.at) <= timeout).count()
+    /// The last heartbeats of nodes heard of within `timeout` before `now`: what a silent node said is no news.
+    pub(crate) fn lately(&self, now: Instant, timeout: Duration) -> BTreeMap<NodeId, Heartbeat> {
+        let mut all = self.all();
+        all.retain(|_, heartbeat| now.saturating_duration_since(heartbeat.at) <= timeout);
+        all
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Heartbeat>> {

@@ -74,15 +74,15 @@ impl Internal {
         }
     }
 
-    fn hear(&self, request: wire::HeartbeatRequest) -> Result<wire::HeartbeatResponse, CoordinatorError> {
+    fn hear(&self, request: &wire::HeartbeatRequest) -> Result<wire::HeartbeatResponse, CoordinatorError> {
         let map = self.shared.maps.borrow().clone();
         check_cluster(&map, &request.cluster)?;
         let node = NodeId(request.node_id);
         if !map.nodes.contains_key(&node) {
             return Err(CoordinatorError::UnknownNode { node: node.0 });
         }
-        let report = |shard: wire::ShardReport| Some((ShardId(shard.shard_id), shard.report?));
-        let shards = request.shards.into_iter().filter_map(report).collect();
+        let report = |shard: &wire::ShardReport| Some((ShardId(shard.shard_id), shard.report?));
+        let shards = request.shards.iter().filter_map(report).collect();
         self.shared.heard.note(node, Heartbeat { at: Instant::now(), shards, disk_bytes: request.disk_bytes });
         Ok(wire::HeartbeatResponse {})
     }
@@ -107,7 +107,12 @@ impl CoordinatorService for Internal {
         &self,
         request: Request<wire::HeartbeatRequest>,
     ) -> Result<Response<wire::HeartbeatResponse>, Status> {
-        let here = |message, _| -> Boxed<'_, _> { Box::pin(std::future::ready(self.hear(message))) };
+        // Heard by whoever is asked: while there is no leader, this coordinator can still tell who lives.
+        let heard = self.hear(request.get_ref()).map_err(|error| to_status(&error))?;
+        if self.shared.leader().is_none() {
+            return Ok(Response::new(heard));
+        }
+        let here = |message, _| -> Boxed<'_, _> { Box::pin(std::future::ready(self.hear(&message))) };
         let there = |leader, request| -> Boxed<'_, _> {
             Box::pin(async move { CoordinatorServiceClient::new(leader).heartbeat(request).await })
         };

@@ -3,12 +3,13 @@
 //! Any coordinator may be asked. One that does not lead passes the call on to the one that does; while there is
 //! none, the call waits within its deadline. So a caller sees an error only when most coordinators are gone.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shoal_consensus::{Consensus, ConsensusError};
-use shoal_model::{ClusterMap, Command, ErrorKind, Limits, LogIndex, MapError, ReplicaId, Reply};
+use shoal_model::{ClusterMap, Command, ErrorKind, Limits, LogIndex, MapError, NodeId, ReplicaId, Reply};
 use shoal_proto::map::encode_command;
 use shoal_proto::server::{self, deadline};
 use shoal_proto::status::{from_status, to_status};
@@ -17,7 +18,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use crate::heard::Heard;
+use crate::heard::{Heard, Heartbeat};
 use crate::machine::{Applied, GROUP};
 use crate::{CoordinatorConfig, CoordinatorError};
 
@@ -25,6 +26,11 @@ use crate::{CoordinatorConfig, CoordinatorError};
 const FORWARDED: &str = "shoal-forwarded";
 /// Pause before a call is tried again while there is no leader.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Whether another coordinator has passed the call on.
+pub(crate) fn was_forwarded(metadata: &MetadataMap) -> bool {
+    metadata.contains_key(FORWARDED)
+}
 
 /// What all services of a coordinator share.
 pub(crate) struct Shared {
@@ -59,6 +65,16 @@ impl Shared {
         &self.config.limits
     }
 
+    /// Silence after which a node counts as gone.
+    pub(crate) fn heartbeat_timeout(&self) -> Duration {
+        Duration::from_millis(self.config.heartbeat_timeout_ms.into())
+    }
+
+    /// What the nodes that are alive have said last.
+    pub(crate) fn heard_lately(&self) -> BTreeMap<NodeId, Heartbeat> {
+        self.heard.lately(Instant::now(), self.heartbeat_timeout())
+    }
+
     /// Runs `here` on this coordinator if it leads, or passes the message on with `there`.
     ///
     /// Both may run more than once, when leadership moves meanwhile; what they do must bear repeating.
@@ -68,7 +84,7 @@ impl Shared {
         here: impl Fn(Q, Attempt) -> Boxed<'a, Result<A, CoordinatorError>>,
         there: impl Fn(Channel, Request<Q>) -> Boxed<'a, Result<Response<A>, Status>>,
     ) -> Result<Response<A>, Status> {
-        let forwarded = request.metadata().contains_key(FORWARDED);
+        let forwarded = was_forwarded(request.metadata());
         let mut attempt = Attempt { deadline: deadline(request.metadata(), 0, self.limits()), repeated: false };
         let metadata = request.metadata().clone();
         let message = request.into_inner();

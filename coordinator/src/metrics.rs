@@ -4,7 +4,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use shoal_consensus::Role;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::leadership::Shared;
 use crate::machine::GROUP;
@@ -48,11 +48,11 @@ impl Metrics {
             set(&self.term, status.term);
         }
         let map = shared.maps.borrow().clone();
-        let timeout = Duration::from_millis(shared.config.heartbeat_timeout_ms.into());
+        let timeout = shared.heartbeat_timeout();
         set(&self.applied_index, shared.applied.borrow().0);
         set(&self.map_epoch, map.epoch.0);
         set(&self.nodes, map.nodes.len() as u64);
-        set(&self.nodes_alive, shared.heard.alive(Instant::now(), timeout) as u64);
+        set(&self.nodes_alive, shared.heard.lately(Instant::now(), timeout).len() as u64);
         set(&self.collections, map.collections.len() as u64);
         set(&self.shards, map.shards.len() as u64);
     }

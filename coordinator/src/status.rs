@@ -29,11 +29,12 @@ pub(crate) fn node_status(
     }
 }
 
-/// Warnings, the most urgent first: shards without a living replica, then members that are gone.
+/// Warnings, the most urgent first: no leader (`stale`), shards without a living replica, then members that are gone.
 pub(crate) fn warnings(
     map: &ClusterMap,
     nodes: &[v1::NodeStatus],
     coordinators: &[v1::CoordinatorStatus],
+    stale: bool,
 ) -> Vec<v1::Warning> {
     let alive: BTreeMap<NodeId, &v1::NodeStatus> =
         nodes.iter().filter(|node| node.alive).map(|node| (NodeId(node.id), node)).collect();
@@ -44,7 +45,7 @@ pub(crate) fn warnings(
         let silence =
             node.silent_ms.map_or("since this leader took office".to_owned(), |ms| format!("for {} s", ms / 1000));
         let text = format!(
-            "node {} ({}) was not heard of {silence}; {unavailable} shards are unavailable",
+            "node {} ({}) was not heard of {silence}; unavailable shards: {unavailable}",
             node.id, node.name
         );
         let next_step =
@@ -52,7 +53,12 @@ pub(crate) fn warnings(
         warnings.push((unavailable, v1::Warning { text, next_step }));
     }
     warnings.sort_by_key(|(unavailable, _)| std::cmp::Reverse(*unavailable));
-    let mut warnings: Vec<v1::Warning> = warnings.into_iter().map(|(_, warning)| warning).collect();
+    let no_leader = stale.then(|| v1::Warning {
+        text: "no coordinator leads: changes of the cluster wait, searches and writes go on".to_owned(),
+        next_step: "start the coordinators that are out of reach; most of them must run".to_owned(),
+    });
+    let mut warnings: Vec<v1::Warning> =
+        no_leader.into_iter().chain(warnings.into_iter().map(|(_, warning)| warning)).collect();
     for coordinator in coordinators.iter().filter(|coordinator| !coordinator.reachable) {
         let survivors = coordinators.iter().filter(|c| c.reachable).count();
         let spare = survivors.saturating_sub(coordinators.len() / 2 + 1);
@@ -92,21 +98,21 @@ mod tests {
             node_status(&map, &map.nodes[&NodeId(id)], heartbeat.as_ref(), now, timeout)
         };
         let all_well = [status(1, Some(heard(1))), status(2, Some(heard(2))), status(3, Some(heard(3)))];
-        assert_eq!(warnings(&map, &all_well, &[]), vec![]);
+        assert_eq!(warnings(&map, &all_well, &[], false), vec![]);
 
         // Node 3 holds nothing, node 2 holds a shard.
         let two_gone = [status(1, Some(heard(0))), status(2, Some(heard(9))), status(3, None)];
-        let texts: Vec<_> = warnings(&map, &two_gone, &[]).into_iter().map(|w| w.text).collect();
+        let texts: Vec<_> = warnings(&map, &two_gone, &[], false).into_iter().map(|w| w.text).collect();
         assert_eq!(
             texts,
             [
-                "node 2 (node-2) was not heard of for 9 s; 1 shards are unavailable",
-                "node 3 (node-3) was not heard of since this leader took office; 0 shards are unavailable",
+                "node 2 (node-2) was not heard of for 9 s; unavailable shards: 1",
+                "node 3 (node-3) was not heard of since this leader took office; unavailable shards: 0",
             ]
         );
         let coordinator = |id, reachable| v1::CoordinatorStatus { id, reachable, ..Default::default() };
         let one_gone = [coordinator(1, true), coordinator(2, true), coordinator(3, false)];
-        let texts: Vec<_> = warnings(&map, &all_well, &one_gone).into_iter().map(|w| w.text).collect();
+        let texts: Vec<_> = warnings(&map, &all_well, &one_gone, false).into_iter().map(|w| w.text).collect();
         assert_eq!(texts, ["coordinator 3 is out of reach; 0 more may fail before changes stop"]);
     }
 }
