@@ -4,22 +4,25 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use shoal_model::{Metric, PointId};
 
 use crate::json;
 
 const EXAMPLES: &str = "\
 Examples:
-  shoal up                                          a whole cluster in one process, with sample data
-  shoal status                                      what is there, and what needs attention
+  shoal up                    a whole cluster in one process, with sample data
+  shoal status                what is there, and what needs attention
   shoal collection create news --dim 384 --metric cosine
   shoal import news vectors.npy --payload docs.jsonl.gz
   shoal search news --vector-file queries.npy --row 3 --fields title
   shoal eval news --queries queries.npy --truth truth_ids.npy
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 3 timed out; 6 cluster out of reach; 7 partial (some shards or queries
-did not answer). Data goes to stdout, progress and hints go to stderr.";
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 timed out; 6 cluster, or what is needed of
+it, out of reach; 7 partial (some shards or queries did not answer); 130 interrupted.
+Data goes to stdout, progress and hints go to stderr.";
+
+const GLOBAL: &str = "Global options";
 
 /// Distributed vector search.
 #[derive(Debug, Parser)]
@@ -38,16 +41,17 @@ pub struct Cli {
 pub struct Global {
     /// Router to ask; several (repeated, or with commas) are tried in turn
     #[arg(long = "endpoint", global = true, env = "SHOAL_ENDPOINT", value_name = "URL", value_delimiter = ',')]
-    #[arg(default_value = "http://127.0.0.1:7700")]
+    #[arg(default_value = "http://127.0.0.1:7700", help_heading = GLOBAL)]
     pub endpoints: Vec<String>,
     /// Form of what is printed on stdout
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(short, long, global = true, value_enum, default_value_t, help_heading = GLOBAL)]
     pub output: Format,
-    /// Time that one call to the cluster may take, retries included
+    /// Time that one call to the cluster may take, retries included (a number alone is seconds)
     #[arg(long, global = true, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    #[arg(help_heading = GLOBAL)]
     pub timeout: Duration,
     /// Form of log lines on stderr (SHOAL_LOG=info shows more of them)
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = GLOBAL)]
     pub log_format: LogFormat,
 }
 
@@ -107,7 +111,10 @@ pub enum Command {
 #[command(after_help = "\
 Examples:
   shoal up                          run until Ctrl-C; data stays in ~/.local/share/shoal
-  shoal up --data /tmp/try --once   start, answer the sample queries, stop; exit code 0 means recall 1.000")]
+  shoal up --data /tmp/try --once   start, answer the sample queries, stop
+
+Exit code 0 of --once means: every answer was exact (recall 1.000). If the points of the
+sample collection were changed, its answers are not known, and --once fails saying so.")]
 pub struct UpArgs {
     /// Folder of all data [default: $XDG_DATA_HOME/shoal or ~/.local/share/shoal]
     #[arg(long, value_name = "DIR")]
@@ -137,7 +144,8 @@ The file (TOML) of a node:
   name = \"node-1\"
   coordinators = [\"http://127.0.0.1:7901\"]
 
-A coordinator has [coordinator] in place of [node]; a router has [router] and no `data`.")]
+A coordinator has [coordinator] in place of [node]; a router has [router] and no `data`.
+docs/configuration.md shows each role's file with all its fields.")]
 pub struct ServeArgs {
     /// Which role
     #[arg(value_enum)]
@@ -217,15 +225,22 @@ pub struct SpreadArgs {
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Files: .npy (float16/32/64 or integers; the row number is the id), .fvecs, .jsonl; each may be compressed (.gz).
-A .jsonl row is {\"id\": 7, \"vector\": [0.1, 0.2], \"title\": \"any payload field\"}; payload may also be an object
-under \"payload\". Numbers from 0 up are number ids, texts in UUID form are UUIDs, all others are text ids.
+Files: .npy (float16/32/64 or integers; the row number is the id), .fvecs, .jsonl; each
+may be compressed (.gz). A .jsonl row is
+  {\"id\": 7, \"vector\": [0.1, 0.2], \"title\": \"any payload field\"}
+and payload may also be an object under \"payload\". Numbers from 0 up are number ids, texts
+in UUID form are UUIDs, all others are text ids.
+
+An id that is there already is overwritten. An id that comes twice in one write is
+refused; if its rows lie further apart than a write (--batch), one overwrites the other,
+and which is left is not defined where several writes are under way (--concurrency).
 
 Examples:
   shoal import news vectors.npy --payload docs.jsonl.gz --create --metric cosine
   shoal import news points.jsonl.gz --id-field url --concurrency 8
 
-If a run is cut short, repeat it: it continues behind the last acknowledged row.")]
+If a run is cut short, repeat it: it continues behind the last acknowledged row. Ctrl-C
+lets writes under way finish (exit code 130); a second one ends the process at once.")]
 pub struct ImportArgs {
     /// Where the points go
     pub collection: String,
@@ -272,10 +287,12 @@ pub struct ImportArgs {
 Examples:
   shoal search news --vector '[0.1, 0.7, 0.2]' --k 5
   shoal search packages --vector-file queries.npy --row 3 --fields name,summary
-  shoal search packages --like 17 --filter '{\"must\": [{\"key\": \"section\", \"match\": \"games\"}]}'
+  shoal search packages --like 17 \\
+      --filter '{\"must\": [{\"key\": \"section\", \"match\": \"games\"}]}'
 
-Filters have `must`, `should` and `must_not`, lists of {\"key\", and one of \"match\", \"any\", \"range\", \"is_null\"},
-{\"has_id\": [ids]}, or nested filters. Scores of cosine and dot are higher when nearer, of euclidean lower.")]
+Filters have `must`, `should` and `must_not`, lists of {\"key\", and one of \"match\", \"any\",
+\"range\", \"is_null\"}, {\"has_id\": [ids]}, or nested filters. Scores of cosine and dot are
+higher when nearer, of euclidean lower.")]
 pub struct SearchArgs {
     /// Where to search
     pub collection: String,
@@ -283,7 +300,7 @@ pub struct SearchArgs {
     #[command(flatten)]
     pub vector: VectorArgs,
     /// How many points are wanted
-    #[arg(short, long, default_value_t = 10)]
+    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub k: u32,
     /// Only points that pass (JSON, or @FILE)
     #[arg(long, value_name = "JSON")]
@@ -298,25 +315,26 @@ pub struct SearchArgs {
     #[arg(long)]
     pub exact: bool,
     /// Share of shards that must answer, 0 to 1
-    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    #[arg(long, default_value_t = 1.0, value_parser = share, value_name = "SHARE")]
     pub min_coverage: f64,
 }
 
 /// A vector: typed, in a file, or that of a stored point.
 #[derive(Debug, Args)]
+#[group(skip)]
+#[command(group = ArgGroup::new("source").required(true))]
 pub struct VectorArgs {
     /// The vector, as a JSON list
-    #[arg(long, value_name = "JSON", required_unless_present_any = ["vector_file", "like"])]
-    #[arg(conflicts_with_all = ["vector_file", "like"])]
+    #[arg(long, value_name = "JSON", group = "source")]
     pub vector: Option<String>,
     /// A file with it: a JSON list, or rows in any form that `import` reads
-    #[arg(long, value_name = "FILE", conflicts_with = "like")]
+    #[arg(long, value_name = "FILE", group = "source")]
     pub vector_file: Option<PathBuf>,
     /// Which row of the file, from 0
     #[arg(long, default_value_t = 0, conflicts_with_all = ["vector", "like"])]
     pub row: u64,
     /// The vector of this stored point
-    #[arg(long, value_name = "ID", value_parser = json::id_from_text)]
+    #[arg(long, value_name = "ID", value_parser = json::id_from_text, group = "source")]
     pub like: Option<PointId>,
 }
 
@@ -360,17 +378,21 @@ pub struct DeleteArgs {
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-recall     share of the exact top k that came back; with --truth-dist, a hit as near as the k-th true one counts too
-           (within 1e-6, so ties may fall either way). Rows padded with -1 count what there is.
-With --qrels: precision (relevant among the first k, of k), MRR (1 / rank of the first relevant), nDCG (linear gain,
-as trec_eval) and judged recall (relevant that came back, of all relevant), over the queries that have judgments.
-Queries that fail count as having found nothing. Latency is measured here, network included.
+recall     share of the exact top k that came back; with --truth-dist, a hit as near as
+           the k-th true one counts too (within 1e-6, so ties may fall either way). Rows
+           padded with -1 count what there is.
+With --qrels: precision (relevant among the first k, of k), MRR (1 / rank of the first
+relevant), nDCG (linear gain, as trec_eval) and judged recall (relevant that came back, of
+all relevant), over the queries that have judgments. Queries that fail count as having
+found nothing. Latency is measured here, network included.
 
 Examples:
-  shoal eval packages --queries queries.npy --truth truth_ids.npy --truth-dist truth_dist.npy
-  shoal eval packages --queries queries.npy --truth truth_ids.npy --filters filters.json \\
-      --filtered-truth filtered_ids.npy
-  shoal eval papers --queries queries.npy --qrels qrels.tsv --query-ids queries.jsonl.gz:query_id --doc-key doc_id")]
+  shoal eval packages --queries queries.npy --truth truth_ids.npy \\
+      --truth-dist truth_dist.npy
+  shoal eval packages --queries queries.npy --truth truth_ids.npy \\
+      --filters filters.json --filtered-truth filtered_ids.npy
+  shoal eval papers --queries queries.npy --qrels qrels.tsv \\
+      --query-ids queries.jsonl.gz:query_id --doc-key doc_id")]
 pub struct EvalArgs {
     /// What to search
     pub collection: String,
@@ -415,12 +437,22 @@ pub struct EvalArgs {
     pub exact: bool,
 }
 
+/// A time; a number alone is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
+    let parsed = match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text),
+    };
+    match parsed {
         Ok(Duration::ZERO) => Err("must be longer than 0".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it like 500ms, 10s or 5m")),
     }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
 fn metric(text: &str) -> Result<Metric, String> {
@@ -447,6 +479,10 @@ mod tests {
             "shoal search news --vector [1] --like 3",
             "shoal search news --vector [1] --row 2",
             "shoal collection create news --dim 3 --metric manhattan",
+            "shoal search news --vector [1] --k 0",
+            "shoal search news --vector [1] --min-coverage 2",
+            "shoal search news --vector [1] --min-coverage nan",
+            "shoal --timeout 0 status",
             "shoal import news",
             "shoal import news a.npy --create",
             "shoal import news a.npy --batch 0",
@@ -459,6 +495,46 @@ mod tests {
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_err_and(|error| error.exit_code() == 2), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_missing_vector_names_all_ways_to_give_one() {
+        let error = Cli::try_parse_from(["shoal", "search", "news"]).expect_err("no vector").to_string();
+        for flag in ["--vector <JSON>", "--vector-file <FILE>", "--like <ID>"] {
+            assert!(error.contains(flag), "{flag} is missing from: {error}");
+        }
+    }
+
+    #[test]
+    fn a_number_alone_is_seconds() {
+        for (text, want) in [("5", Some(5_000)), ("250ms", Some(250)), ("0", None), ("0s", None), ("fast", None)] {
+            assert_eq!(duration(text).ok(), want.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    /// Every command, with those below it.
+    fn all(command: &clap::Command) -> Vec<clap::Command> {
+        let below = command.get_subcommands().flat_map(all);
+        std::iter::once(command.clone()).chain(below).collect()
+    }
+
+    #[test]
+    fn help_is_wrapped_once() {
+        for command in all(&Cli::command()) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in text.lines() {
+                assert!(line.chars().count() <= 90, "{}: {line}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn global_options_have_their_own_heading() {
+        let help = Cli::command().render_help().to_string();
+        let (_, global) = help.split_once("Global options:").expect("the heading");
+        for flag in ["--endpoint", "--output", "--timeout", "--log-format"] {
+            assert!(global.contains(flag), "{flag}: {help}");
         }
     }
 

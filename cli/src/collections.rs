@@ -3,13 +3,13 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use serde_json::json;
-use shoal_client::{Collection, NewCollection, Shard};
+use shoal_client::{Collection, NewCollection, NodeStatus, Replica, Shard};
 
 use crate::args::CreateArgs;
 use crate::command::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, bytes, columns};
-use crate::progress::{grouped, say};
+use crate::progress::{counted, grouped, say};
 
 pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
     let new = NewCollection {
@@ -20,7 +20,8 @@ pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<(), Fa
     };
     let created = context.client.create_collection(new).await?;
     say(&format!("created; next: shoal import {} FILE", created.name));
-    output::print(context.format, || list_table(std::slice::from_ref(&created)), || json!(created))
+    let nodes = context.client.status().await?.nodes;
+    output::print(context.format, || list_table(std::slice::from_ref(&created), &nodes), || json!(created))
 }
 
 pub(crate) async fn list(context: &Context) -> Result<(), Failure> {
@@ -28,12 +29,14 @@ pub(crate) async fn list(context: &Context) -> Result<(), Failure> {
     if all.is_empty() {
         say("there are no collections; next: shoal collection create NAME --dim DIM --metric cosine");
     }
-    output::print(context.format, || list_table(&all), || json!({ "collections": all }))
+    let nodes = context.client.status().await?.nodes;
+    output::print(context.format, || list_table(&all, &nodes), || json!({ "collections": all }))
 }
 
 pub(crate) async fn describe(context: &Context, name: &str) -> Result<(), Failure> {
     let collection = context.client.describe_collection(name).await?;
-    output::print(context.format, || description(&collection), || json!(collection))
+    let nodes = context.client.status().await?.nodes;
+    output::print(context.format, || description(&collection, &nodes), || json!(collection))
 }
 
 pub(crate) async fn remove(context: &Context, name: &str, yes: bool) -> Result<(), Failure> {
@@ -64,7 +67,7 @@ fn confirm(collection: &Collection) -> Result<(), Failure> {
 }
 
 /// One line for each collection.
-pub(crate) fn list_table(all: &[Collection]) -> String {
+pub(crate) fn list_table(all: &[Collection], nodes: &[NodeStatus]) -> String {
     let row = |collection: &Collection| {
         vec![
             collection.name.clone(),
@@ -73,7 +76,7 @@ pub(crate) fn list_table(all: &[Collection]) -> String {
             collection.shards.len().to_string(),
             collection.replicas.to_string(),
             grouped(collection.points_reported()),
-            health(&collection.shards),
+            health(&collection.shards, nodes),
         ]
     };
     let header = ["name", "dim", "metric", "shards", "replicas", "points", "health"];
@@ -81,41 +84,84 @@ pub(crate) fn list_table(all: &[Collection]) -> String {
 }
 
 /// How many shards are served, and how many have all their replicas.
-fn health(shards: &[Shard]) -> String {
-    let unavailable = shards.iter().filter(|shard| shard.leader().is_none()).count();
-    let degraded = shards.iter().filter(|shard| shard.leader().is_some() && !is_whole(shard)).count();
-    match (unavailable, degraded) {
-        (0, 0) => "healthy".to_owned(),
-        (0, degraded) => format!("{degraded} degraded"),
-        (unavailable, 0) => format!("{unavailable} unavailable"),
-        (unavailable, degraded) => format!("{unavailable} unavailable, {degraded} degraded"),
+fn health(shards: &[Shard], nodes: &[NodeStatus]) -> String {
+    let ill = [Health::Unavailable, Health::Starting, Health::Degraded];
+    let counts = ill.map(|health| (health, shards.iter().filter(|shard| health_of(shard, nodes) == health).count()));
+    let told =
+        counts.iter().filter(|(_, count)| *count > 0).map(|(health, count)| format!("{count} {}", health.name()));
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { "healthy".to_owned() } else { told.join(", ") }
+}
+
+/// What can be expected of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It is served, with all its replicas.
+    Healthy,
+    /// It is served, by fewer replicas than it should have.
+    Degraded,
+    /// It was made a moment ago, and its nodes have not told of it yet.
+    Starting,
+    /// Nobody serves it.
+    Unavailable,
+}
+
+impl Health {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Starting => "starting",
+            Self::Unavailable => "unavailable",
+        }
     }
 }
 
-fn is_whole(shard: &Shard) -> bool {
-    shard.replicas_alive() == shard.replicas.len()
+/// How a shard is. One without leader is starting while most of its nodes live and nothing was agreed on in it yet.
+pub(crate) fn health_of(shard: &Shard, nodes: &[NodeStatus]) -> Health {
+    if shard.leader().is_some() {
+        let whole = shard.replicas_alive() == shard.replicas.len();
+        return if whole { Health::Healthy } else { Health::Degraded };
+    }
+    let living = shard.replicas.iter().filter(|replica| lives(replica, nodes)).count();
+    let mut reports = shard.replicas.iter().filter_map(|replica| replica.report.as_ref());
+    let untouched = reports.all(|report| report.commit_index == 0);
+    if untouched && living > shard.replicas.len() / 2 { Health::Starting } else { Health::Unavailable }
 }
 
-fn description(collection: &Collection) -> String {
+fn lives(replica: &Replica, nodes: &[NodeStatus]) -> bool {
+    nodes.iter().any(|node| node.id == replica.node_id && node.alive)
+}
+
+fn role(replica: &Replica, nodes: &[NodeStatus]) -> &'static str {
+    match &replica.report {
+        Some(report) if report.leader => "leader",
+        Some(_) => "follower",
+        None if lives(replica, nodes) => "starting",
+        None => "out of reach",
+    }
+}
+
+fn description(collection: &Collection, nodes: &[NodeStatus]) -> String {
     let embedding = if collection.embedding.is_empty() { "-" } else { &collection.embedding };
     let candidate = collection.candidate_version.map(|version| format!(", candidate {version}")).unwrap_or_default();
     format!(
-        "{} (number {}): {} dimensions, {}, {} shards × {} replicas, about {} points, {}\n\
+        "{} (number {}): {} dimensions, {}, {} × {}, about {} points, {}\n\
          index version {}{candidate}, embedding {embedding}\n\n{}",
         collection.name,
         collection.id,
         collection.dim,
         collection.metric.name(),
-        collection.shards.len(),
-        collection.replicas,
+        counted(collection.shards.len(), "shard"),
+        counted(collection.replicas as usize, "replica"),
         grouped(collection.points_reported()),
-        health(&collection.shards),
+        health(&collection.shards, nodes),
         collection.active_version,
-        shards_table(&collection.shards),
+        shards_table(&collection.shards, nodes),
     )
 }
 
-fn shards_table(shards: &[Shard]) -> String {
+fn shards_table(shards: &[Shard], nodes: &[NodeStatus]) -> String {
     let mut rows = Vec::new();
     for shard in shards {
         for replica in &shard.replicas {
@@ -125,7 +171,7 @@ fn shards_table(shards: &[Shard]) -> String {
                 shard.id.to_string(),
                 shard.range.to_string(),
                 replica.node_id.to_string(),
-                of(|report| if report.leader { "leader" } else { "follower" }.to_owned()).replace('-', "out of reach"),
+                role(replica, nodes).to_owned(),
                 of(|report| report.applied_index.to_string()),
                 of(|report| grouped(report.points)),
                 of(|report| bytes(report.memory_bytes)),
@@ -185,20 +231,50 @@ NAME   DIM  METRIC  SHARDS  REPLICAS  POINTS  HEALTH
 news   384  cosine       2         2   3,000  healthy
 other  384  cosine       2         2   1,500  1 unavailable, 1 degraded
 ";
-        assert_eq!(list_table(&all), want);
+        assert_eq!(list_table(&all, &[]), want);
+    }
+
+    fn node(id: u64, alive: bool) -> NodeStatus {
+        NodeStatus {
+            id,
+            name: format!("node-{id}"),
+            address: String::new(),
+            zone: String::new(),
+            alive,
+            silent_ms: None,
+            replicas: 1,
+            disk_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn what_was_just_made_is_starting() {
+        for (name, reports, alive, want) in [
+            ("no report yet", vec![false], vec![true], "1 starting"),
+            ("node is gone", vec![false], vec![false], "1 unavailable"),
+            ("most live", vec![false; 3], vec![true, true, false], "1 starting"),
+            ("most are gone", vec![false; 3], vec![true, false, false], "1 unavailable"),
+            ("it held data", vec![true, false, false], vec![true; 3], "1 unavailable"),
+        ] {
+            let nodes: Vec<NodeStatus> = (1..).zip(alive).map(|(id, alive)| node(id, alive)).collect();
+            assert_eq!(health(&[shard(2, false, &reports)], &nodes), want, "{name}");
+        }
+        let served = shard(2, true, &[true, false]);
+        assert_eq!(health(std::slice::from_ref(&served), &[node(1, true), node(2, true)]), "1 degraded");
+        assert!(shards_table(&[served], &[node(2, true)]).contains("starting"));
     }
 
     #[test]
     fn descriptions_show_every_replica() {
         let want = "\
-news (number 1): 384 dimensions, cosine, 1 shards × 2 replicas, about 1,500 points, 1 degraded
+news (number 1): 384 dimensions, cosine, 1 shard × 2 replicas, about 1,500 points, 1 degraded
 index version 1, embedding -
 
 SHARD  RANGE                               NODE  ROLE          APPLIED  POINTS   MEMORY
     2  0000000000000000..7fffffffffffffff     1  leader             41   1,500  3.0 MiB
     2  0000000000000000..7fffffffffffffff     2  out of reach        -       -        -
 ";
-        assert_eq!(description(&collection(vec![shard(2, true, &[true, false])])), want);
+        assert_eq!(description(&collection(vec![shard(2, true, &[true, false])]), &[]), want);
     }
 
     #[test]

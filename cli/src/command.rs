@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::CommandFactory as _;
 use shoal_client::Client;
@@ -10,9 +11,13 @@ use tracing::level_filters::LevelFilter;
 
 use crate::args::{Cli, CollectionCommand, Command, Format, Global};
 use crate::failure::{Exit, Failure};
+use crate::output::lines_escaped;
 use crate::progress::say;
 use crate::telemetry::Telemetry;
 use crate::{collections, eval, import, points, serve, status, up};
+
+/// How long a call is repeated while nobody listens at any endpoint.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What every command that asks a cluster needs.
 pub(crate) struct Context {
@@ -25,7 +30,7 @@ impl Context {
         let endpoints: Vec<String> = global.endpoints.iter().map(|endpoint| with_scheme(endpoint)).collect();
         let client = Client::connect(&endpoints)
             .map_err(|error| Failure::from(error).exit(Exit::Usage).next("write it like http://127.0.0.1:7700"))?;
-        Ok(Self { client: client.with_timeout(global.timeout), format: global.output })
+        Ok(Self { client: client.with_timeout(global.timeout).with_patience(PATIENCE), format: global.output })
     }
 }
 
@@ -39,7 +44,7 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            say(&format!("error: {}", failure.message));
+            say(&format!("error: {}", lines_escaped(&failure.message)));
             if let Some(next) = &failure.next {
                 say(&format!("  next: {next}"));
             }
@@ -66,10 +71,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
-    let context = Context::new(&cli.global)?;
-    if matches!(cli.command, Command::Up(_) | Command::Serve(_)) {
-        return ask(&context, cli.command).await; // runs for ever: no span
+    // These two ask no cluster, and run for ever: no client, no span.
+    match &cli.command {
+        Command::Up(args) => return up::run(cli.global.output, args).await,
+        Command::Serve(args) => return serve::run(args).await,
+        _ => {}
     }
+    let context = Context::new(&cli.global)?;
     // Root of the trace: client, router and nodes hang their spans below it.
     let span = tracing::info_span!("cli", command = cli.command.name());
     ask(&context, cli.command).instrument(span).await
@@ -89,7 +97,7 @@ async fn ask(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Delete(args) => points::delete(context, &args).await,
         Command::Eval(args) => eval::run(context, &args).await,
         Command::Completion { shell } => completion(shell),
-        Command::Up(args) => up::run(context, &args).await,
+        Command::Up(args) => up::run(context.format, &args).await,
         Command::Serve(args) => serve::run(&args).await,
     }
 }

@@ -50,12 +50,12 @@ pub(crate) struct RouterFile {
     pub(crate) router: RouterConfig,
 }
 
-/// Reads a file. Errors name the line and the field.
+/// Reads a file. Errors name the line and the field; the caller names the file.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
     let usage = |failure: Failure| failure.exit(Exit::Usage).next("shoal serve --help shows the form of the file");
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| usage(Failure::new(format!("read {}: {error}", path.display()))))?;
-    parse(&text).map_err(|problem| usage(Failure::new(format!("{}: {problem}", path.display()))))
+    let text =
+        std::fs::read_to_string(path).map_err(|error| usage(Failure::new(format!("cannot be read: {error}"))))?;
+    parse(&text).map_err(|problem| usage(Failure::new(problem)))
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {

@@ -18,6 +18,8 @@ pub enum Exit {
     Unreachable = 6,
     /// It was done in part: some shards or queries did not answer.
     Partial = 7,
+    /// It was cut short by Ctrl-C or SIGTERM.
+    Interrupted = 130,
 }
 
 /// Why a command did not succeed.
@@ -61,6 +63,12 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let failure = Self::new(&error);
         match error.kind() {
+            _ if matches!(error, ClientError::NotShoal { .. }) => {
+                failure.next("name a router with --endpoint or SHOAL_ENDPOINT; `shoal up` starts a cluster here")
+            }
+            ErrorKind::Unavailable if matches!(error, ClientError::Unavailable { answered: true, .. }) => {
+                failure.exit(Exit::Unreachable).next("`shoal status` shows what is down")
+            }
             ErrorKind::Unavailable => failure
                 .exit(Exit::Unreachable)
                 .next("see whether the cluster runs (`shoal up` starts one here), or name another with --endpoint"),

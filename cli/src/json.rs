@@ -14,6 +14,12 @@ pub(crate) fn id_from_text(text: &str) -> Result<PointId, String> {
     }
 }
 
+/// An id in the form that [`id_from_text`] reads as the same id.
+pub(crate) fn id_to_text(id: &PointId) -> String {
+    let plain = id.to_string();
+    if id_from_text(&plain).as_ref() == Ok(id) { plain } else { format!("text:{plain}") }
+}
+
 fn text_id_or_uuid(text: &str) -> Result<PointId, String> {
     let hyphenated = text.len() == 36;
     match uuid::Uuid::parse_str(text).ok().filter(|_| hyphenated) {
@@ -237,6 +243,17 @@ mod tests {
             (&"x".repeat(129), Err(())),
         ] {
             assert_eq!(id_from_text(text).map_err(drop), want, "{text:?}");
+        }
+        for (id, want) in [
+            (PointId::Number(17), "17"),
+            (PointId::Text("17".into()), "text:17"),
+            (PointId::Text("key".into()), "key"),
+            (PointId::Text("text:a".into()), "text:text:a"),
+            (PointId::Uuid(5), uuid),
+            (PointId::Text(uuid.into()), &format!("text:{uuid}")),
+        ] {
+            assert_eq!(id_to_text(&id), want);
+            assert_eq!(id_from_text(want), Ok(id), "{want} reads back");
         }
         for (text, want) in [
             ("17", Some(PointId::Number(17))),

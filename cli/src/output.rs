@@ -30,7 +30,7 @@ pub(crate) fn columns(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) 
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().map(|name| name.to_uppercase()));
-    table.add_rows(rows);
+    table.add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| escaped(&cell))));
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         if right.contains(&i) {
@@ -39,6 +39,23 @@ pub(crate) fn columns(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) 
     }
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()
+}
+
+/// A text that a terminal only shows: what would steer it, or turn the direction of writing, is escaped.
+pub(crate) fn escaped(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe
+}
+
+/// [`escaped`] for each line of a text.
+pub(crate) fn lines_escaped(text: &str) -> String {
+    text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
 /// A text on one line, cut to `width` characters.
@@ -73,6 +90,20 @@ mod tests {
         let rows = vec![vec!["a".to_owned(), "1".to_owned()], vec!["long name".to_owned(), "1,000".to_owned()]];
         let want = "NAME       POINTS\na               1\nlong name   1,000\n";
         assert_eq!(columns(&["name", "points"], rows, &[1]), want);
+    }
+
+    #[test]
+    fn nothing_stored_steers_the_terminal() {
+        for (text, want) in [
+            ("plain ü", "plain ü"),
+            ("\u{1b}[2Jgone", "\\u{1b}[2Jgone"),
+            ("a\r\nb", "a\\r\\nb"),
+            ("\u{202e}txt", "\\u{202e}txt"),
+        ] {
+            assert_eq!(escaped(text), want);
+        }
+        assert_eq!(columns(&["id"], vec![vec!["a\u{7}b\n".to_owned()]], &[]), "ID\na\\u{7}b\\n\n");
+        assert_eq!(lines_escaped("one\ntwo\u{1b}"), "one\ntwo\\u{1b}");
     }
 
     #[test]

@@ -9,9 +9,9 @@ use shoal_model::{Filter, Payload, PointId, Value};
 use crate::args::{CountArgs, DeleteArgs, GetArgs, SearchArgs, VectorArgs};
 use crate::command::Context;
 use crate::failure::{Exit, Failure};
-use crate::json::{self as forms, id_to_json, payload_to_json, value_to_json};
+use crate::json::{self as forms, id_to_json, id_to_text, payload_to_json, value_to_json};
 use crate::output::{self, columns, cut};
-use crate::progress::{grouped, say};
+use crate::progress::{counted, say};
 use crate::rows::Source;
 
 /// Characters of a payload in a table.
@@ -34,8 +34,8 @@ pub(crate) async fn search(context: &Context, args: &SearchArgs) -> Result<(), F
     output::print(context.format, || hits_table(&answer, args), || answer_json(&answer))?;
     let coverage = &answer.info.coverage;
     say(&format!(
-        "{} hits, {} of {} shards, {:.1} ms in the cluster",
-        answer.hits.len(),
+        "{}, {} of {} shards, {:.1} ms in the cluster",
+        counted(answer.hits.len(), "hit"),
         coverage.shards_answered,
         coverage.shards_asked,
         answer.info.timings.total_us as f64 / 1000.0
@@ -55,7 +55,7 @@ async fn vector(context: &Context, collection: &str, args: &VectorArgs) -> Resul
         let options = ReadOptions { with_vectors: true, without_payload: true, ..ReadOptions::default() };
         let found = context.client.get(collection, std::slice::from_ref(id), &options).await?;
         let vector = found.into_iter().next().and_then(|record| record.vector);
-        return vector.ok_or_else(|| Failure::new(format!("{collection} has no point {id}")));
+        return vector.ok_or_else(|| Failure::new(format!("{collection} has no point {}", id_to_text(id))));
     }
     match (&args.vector, &args.vector_file) {
         (Some(text), _) => vector_from_json(text.as_bytes(), "--vector"),
@@ -67,10 +67,13 @@ async fn vector(context: &Context, collection: &str, args: &VectorArgs) -> Resul
     }
 }
 
+fn usage(problem: impl std::fmt::Display) -> Failure {
+    Failure::new(problem).exit(Exit::Usage)
+}
+
 fn vector_from_json(text: &[u8], what: &str) -> Result<Vec<f32>, Failure> {
-    let json: Json =
-        serde_json::from_slice(text).map_err(|error| Failure::new(format!("{what} is not JSON: {error}")))?;
-    forms::vector(&json).map_err(|error| Failure::new(format!("{what}: {error}")))
+    let json: Json = serde_json::from_slice(text).map_err(|error| usage(format!("{what} is not JSON: {error}")))?;
+    forms::vector(&json).map_err(|error| usage(format!("{what}: {error}")))
 }
 
 fn vector_from_row(file: &Path, row: u64) -> Result<Vec<f32>, Failure> {
@@ -91,9 +94,8 @@ fn filter(text: Option<&str>) -> Result<Filter, Failure> {
         Some(file) => read(Path::new(file))?,
         None => text.as_bytes().to_vec(),
     };
-    let json =
-        serde_json::from_slice(&bytes).map_err(|error| Failure::new(format!("the filter is not JSON: {error}")))?;
-    forms::filter(&json).map_err(|error| Failure::new(error).next("shoal search --help shows the form of filters"))
+    let json = serde_json::from_slice(&bytes).map_err(|error| usage(format!("the filter is not JSON: {error}")))?;
+    forms::filter(&json).map_err(|error| usage(error).next("shoal search --help shows the form of filters"))
 }
 
 fn hits_table(answer: &Answer, args: &SearchArgs) -> String {
@@ -103,7 +105,7 @@ fn hits_table(answer: &Answer, args: &SearchArgs) -> String {
         header.push("payload");
     }
     let row = |(i, hit): (usize, &Hit)| {
-        let mut row = vec![(i + 1).to_string(), format!("{:.6}", hit.score), hit.id.to_string()];
+        let mut row = vec![(i + 1).to_string(), format!("{:.6}", hit.score), id_to_text(&hit.id)];
         row.extend(args.fields.iter().map(|field| field_text(&hit.payload, field)));
         if args.fields.is_empty() && !args.no_payload {
             row.push(cut(&payload_to_json(&hit.payload).to_string(), PAYLOAD_WIDTH));
@@ -116,8 +118,14 @@ fn hits_table(answer: &Answer, args: &SearchArgs) -> String {
 fn field_text(payload: &Payload, field: &str) -> String {
     match payload.get(field) {
         None => "-".to_owned(),
-        Some(Value::Text(text)) => cut(text, FIELD_WIDTH),
-        Some(value) => cut(&value_to_json(value).to_string(), FIELD_WIDTH),
+        Some(value) => cut(&value_text(value), FIELD_WIDTH),
+    }
+}
+
+fn value_text(value: &Value) -> String {
+    match value {
+        Value::Text(text) => text.clone(),
+        value => value_to_json(value).to_string(),
     }
 }
 
@@ -165,13 +173,13 @@ pub(crate) async fn get(context: &Context, args: &GetArgs) -> Result<(), Failure
 
 fn missing(wanted: &[PointId], found: &[Record]) -> Vec<String> {
     let is_missing = |id: &&PointId| !found.iter().any(|record| record.id == **id);
-    wanted.iter().filter(is_missing).map(PointId::to_string).collect()
+    wanted.iter().filter(is_missing).map(id_to_text).collect()
 }
 
 /// A point as lines of field and value.
 fn record_text(record: &Record) -> String {
-    let mut rows = vec![vec!["id".to_owned(), record.id.to_string()]];
-    rows.extend(record.payload.keys().map(|name| vec![name.clone(), field_text(&record.payload, name)]));
+    let mut rows = vec![vec!["id".to_owned(), id_to_text(&record.id)]];
+    rows.extend(record.payload.iter().map(|(name, value)| vec![name.clone(), value_text(value)]));
     if let Some(vector) = &record.vector {
         rows.push(vec!["vector".to_owned(), json!(vector).to_string()]);
     }
@@ -191,7 +199,7 @@ pub(crate) async fn delete(context: &Context, args: &DeleteArgs) -> Result<(), F
     let ids = args.ids.len();
     output::print(
         context.format,
-        || format!("{} ids are gone from {}\n", grouped(ids as u64), args.collection),
+        || format!("gone from {}: {}\n", args.collection, counted(ids, "id")),
         || json!({ "collection": args.collection, "ids": ids }),
     )
 }
@@ -242,6 +250,14 @@ mod tests {
         ] {
             assert_eq!(hits_table(&answer(), &args(line)), want, "{line}");
         }
+    }
+
+    #[test]
+    fn points_are_shown_in_full() {
+        let long = "word ".repeat(40);
+        let payload = [("t".to_owned(), Value::Text(format!("{long}\u{1b}[0m")))].into();
+        let text = record_text(&Record { id: PointId::Text("17".into()), vector: None, payload });
+        assert_eq!(text, format!("FIELD  VALUE\nid     text:17\nt      {long}\\u{{1b}}[0m\n"));
     }
 
     #[test]

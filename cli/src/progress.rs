@@ -133,9 +133,22 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// A number of things: `1 hit`, `2 hits`.
+pub(crate) fn counted(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", grouped(number as u64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_singular() {
+        for (number, want) in [(0, "0 hits"), (1, "1 hit"), (2_000, "2,000 hits")] {
+            assert_eq!(counted(number, "hit"), want);
+        }
+    }
 
     #[test]
     fn lines_tell_rate_and_time_left() {

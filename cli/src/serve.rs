@@ -1,19 +1,19 @@
 //! `shoal serve`: one role, until it is told to stop.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 
 use tokio::net::TcpListener;
 
 use crate::args::{Role, ServeArgs};
 use crate::config::{self, CoordinatorFile, NodeFile, RouterFile};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::process::{Process, Sockets};
 use crate::signals;
 
 /// Runs `shoal serve`.
 pub(crate) async fn run(args: &ServeArgs) -> Result<(), Failure> {
     let mut process = tokio::select! {
-        started = start(args) => started?,
+        started = start(args) => started.map_err(|failure| failure.while_doing(args.config.display()))?,
         () = signals::stop() => return Ok(()), // asked to stop before it served
     };
     let role = match args.role {
@@ -61,7 +61,12 @@ async fn sockets(calls: &str, metrics: &str) -> Result<Sockets, Failure> {
 
 /// Listens on `address`, which `field` gave.
 pub(crate) async fn bind(field: &str, address: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| Failure::new(format!("{field}: listen on {address}: {error}")))
+    let failed = |error: std::io::Error| {
+        let failure = Failure::new(format!("{field}: listen on {address}: {error}"));
+        // An address that is none is a mistake of whoever wrote it.
+        if error.kind() == ErrorKind::InvalidInput { failure.exit(Exit::Usage) } else { failure }
+    };
+    TcpListener::bind(address).await.map_err(failed)
 }
 
 /// Tells whoever started the process that it serves. A closed stdout is no reason to fail.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use shoal_client::{ClusterStatus, CoordinatorStatus, NodeStatus};
 
-use crate::collections::list_table;
+use crate::collections::{Health, health_of, list_table};
 use crate::command::Context;
 use crate::failure::Failure;
 use crate::output::{self, bytes, columns};
@@ -16,6 +16,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
 /// The whole screen.
 fn screen(status: &ClusterStatus) -> String {
     let mut text = format!("cluster {}, map version {}\n", status.cluster_id, status.epoch);
+    if status.stale {
+        text += "NO LEADER: changes wait; searches and writes go on. Below is what one coordinator last knew\n";
+    }
     text += &format!("{}\n{}\n", quorum(&status.coordinators), nodes_line(&status.nodes));
     text += &format!("{}\n", shards_line(status));
     text += &format!("\n{}", coordinators_table(&status.coordinators));
@@ -23,7 +26,7 @@ fn screen(status: &ClusterStatus) -> String {
         text += &format!("\n{}", nodes_table(&status.nodes));
     }
     if !status.collections.is_empty() {
-        text += &format!("\n{}", list_table(&status.collections));
+        text += &format!("\n{}", list_table(&status.collections, &status.nodes));
     }
     text += "\n";
     text += &attention(status);
@@ -51,12 +54,17 @@ fn nodes_line(nodes: &[NodeStatus]) -> String {
 
 fn shards_line(status: &ClusterStatus) -> String {
     let shards: Vec<_> = status.collections.iter().flat_map(|collection| &collection.shards).collect();
-    let unavailable = shards.iter().filter(|shard| shard.leader().is_none()).count();
-    let whole =
-        |shard: &&&shoal_client::Shard| shard.leader().is_some() && shard.replicas_alive() == shard.replicas.len();
-    let healthy = shards.iter().filter(whole).count();
-    let degraded = shards.len() - healthy - unavailable;
-    format!("shards        {healthy} healthy, {degraded} degraded, {unavailable} unavailable")
+    let count = |health| shards.iter().filter(|shard| health_of(shard, &status.nodes) == health).count();
+    let starting = match count(Health::Starting) {
+        0 => String::new(),
+        starting => format!(", {starting} starting"),
+    };
+    format!(
+        "shards        {} healthy, {} degraded, {} unavailable{starting}",
+        count(Health::Healthy),
+        count(Health::Degraded),
+        count(Health::Unavailable)
+    )
 }
 
 fn coordinators_table(members: &[CoordinatorStatus]) -> String {
@@ -136,6 +144,7 @@ mod tests {
             coordinators: vec![coordinator(1, true, true), coordinator(2, false, true), coordinator(3, false, false)],
             nodes: vec![node(1, true, Some(200)), node(2, false, Some(42_000)), node(3, false, None)],
             collections: vec![],
+            stale: false,
             warnings: vec![
                 Warning { text: "node-2 is silent".into(), next_step: "start it again".into() },
                 Warning { text: "node-3 is silent".into(), next_step: String::new() },
@@ -176,6 +185,8 @@ attention: node-2 is silent
             member.leader = false;
         }
         lost.warnings.clear();
+        lost.stale = true;
+        assert!(screen(&lost).lines().nth(1).is_some_and(|line| line.starts_with("NO LEADER")), "told at the top");
         assert_eq!(quorum(&lost.coordinators), "coordinators  0 of 3 reachable, NO QUORUM, no leader");
         assert!(screen(&lost).ends_with("nothing needs attention\n"));
     }

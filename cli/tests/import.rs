@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use shoal_model::{Metric, PointId, Value};
-use support::{FakeRouter, shoal};
+use support::{FakeRouter, Run, shoal};
 
 struct Files {
     folder: tempfile::TempDir,
@@ -120,6 +120,61 @@ async fn a_row_that_the_cluster_refuses_is_named_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_early_refusal_ends_a_long_import() {
+    let (files, router) = (Files::new(), FakeRouter::with_collection(2, Metric::Dot));
+    router.lock().refused = Some(PointId::Number(15));
+    let endpoint = router.start().await;
+    let file = files.write("a.jsonl", lines(5_000, None)); // 500 batches; 2 wait and 4 are under way
+    let (code, _, err) = shoal(&endpoint, &["import", "c", &file, "--batch", "10", "--state", &files.state()]).await;
+    assert_eq!(code, 1, "the reader must not wait for ever for a place in the channel: {err}");
+    assert!(
+        err.contains("row 15") && err.contains("payload: has 9 bytes") && err.contains("at least the first 15 rows"),
+        "{err}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_a_long_import_which_then_continues() {
+    let (files, router) = (Files::new(), FakeRouter::with_collection(2, Metric::Dot));
+    let (endpoint, state) = (router.start().await, files.state());
+    let file = files.write("a.jsonl", lines(5_000, None));
+    let arguments = ["import", "c", &file, "--batch", "10", "--state", &state];
+    router.lock().hang_at = Some(200);
+    let run = Run::start(&endpoint, &arguments);
+    router.hangs().await;
+    run.signal("INT");
+    router.lock().hang_at = None;
+    let (code, _, err) = run.end().await;
+    assert_eq!(code, 130, "{err}");
+    assert!(err.contains("interrupted") && err.contains("repeat the command"), "{err}");
+    let before = router.lock().points.len();
+    assert!((200..5_000).contains(&before), "{before} points: it stopped in between");
+
+    let (code, out, err) = shoal(&endpoint, &[&arguments[..], &["--limit", "100"]].concat()).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("nothing to import") && Path::new(&state).exists(), "the mark is kept: {out}");
+    let (code, _, err) = shoal(&endpoint, &arguments).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("continuing behind"), "{err}");
+    assert_eq!(router.lock().points.len(), 5_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_the_process_at_once() {
+    let (files, router) = (Files::new(), FakeRouter::with_collection(2, Metric::Dot));
+    let endpoint = router.start().await;
+    let file = files.write("a.jsonl", lines(1_000, None));
+    router.lock().hang_at = Some(0);
+    let state = files.state();
+    let arguments = ["--timeout", "1h", "import", "c", &file, "--batch", "10", "--state", &state];
+    let run = Run::start(&endpoint, &arguments);
+    router.hangs().await;
+    // Signals that arrive together count as one: the second is sent until it has arrived.
+    let (code, _, err) = run.end_signalled("INT").await;
+    assert_eq!(code, 130, "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_waited_out() {
     let (files, router) = (Files::new(), FakeRouter::with_collection(2, Metric::Dot));
     router.lock().unavailable = 12;
@@ -198,12 +253,20 @@ async fn exit_codes_tell_what_happened() {
     let (files, router) = (Files::new(), FakeRouter::with_collection(3, Metric::Dot));
     let endpoint = router.start().await;
     let file = files.write("a.jsonl", lines(3, None));
+    let config = files.write("node.toml", "listen = 7");
+    let qrels = files.write("qrels.tsv", "query_id\tdoc_id\tgain\n0\t1\t1\n");
     let state = files.state();
     for (name, endpoint, arguments, want, said) in [
         ("other dimension", endpoint.as_str(), vec!["import", "c", &file, "--state", &state], 1, "takes 3"),
         ("no such file", &endpoint, vec!["import", "c", "/nowhere.npy", "--state", &state], 1, "/nowhere.npy"),
         ("unknown flag", &endpoint, vec!["import", "c", &file, "--fast"], 2, "--fast"),
-        ("bad endpoint", "no scheme at all", vec!["status"], 2, "http://"),
+        ("bad endpoint", "no scheme at all", vec!["status"], 2, "error: endpoint: "),
+        ("bad endpoint, not asked", "no scheme at all", vec!["completion", "bash"], 0, ""),
+        ("bad endpoint, not asked", "no scheme at all", vec!["serve", "node", "--config", &config], 2, &config),
+        ("filter is no JSON", &endpoint, vec!["count", "c", "--filter", "{torn"], 2, "not JSON"),
+        ("vector is no JSON", &endpoint, vec!["search", "c", "--vector", "[torn"], 2, "not JSON"),
+        ("searches nobody serves", &endpoint, vec!["search", "c", "--vector", "[1]"], 1, "is not a Shoal router"),
+        ("eval of another dimension", &endpoint, vec!["eval", "c", "--queries", &file, "--qrels", &qrels], 1, "has 3"),
         ("nobody there", "http://127.0.0.1:1", vec!["--timeout", "200ms", "status"], 6, "shoal up"),
         ("missing point", &endpoint, vec!["get", "c", "99"], 1, "no point 99"),
         ("rm without a terminal", &endpoint, vec!["collection", "rm", "c"], 2, "--yes"),

@@ -16,7 +16,7 @@ use tracing::instrument;
 
 use crate::answer::{self, Answer, Page, Record};
 use crate::cluster::{self, ClusterStatus, Collection};
-use crate::error::{ClientError, classify, is_transient};
+use crate::error::{ClientError, Met, classify, is_transient};
 use crate::options::{
     Consistency, NewCollection, ReadOptions, ScrollOptions, SearchOptions, VectorEncoding, filter_to_wire,
 };
@@ -33,6 +33,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 pub struct Client {
     endpoints: Arc<Endpoints>,
     timeout: Duration,
+    patience: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -70,19 +71,28 @@ impl Client {
     ///
     /// Errors: [`ClientError::Input`] for an address that is none, or if there are none.
     pub fn connect<S: AsRef<str>>(endpoints: &[S]) -> Result<Self, ClientError> {
-        let open = |endpoint: &S| Ok((endpoint.as_ref().to_owned(), server::channel(endpoint.as_ref())?));
+        let named = |error: InputError| InputError { field: "endpoint".to_owned(), ..error };
+        let open =
+            |endpoint: &S| Ok((endpoint.as_ref().to_owned(), server::channel(endpoint.as_ref()).map_err(named)?));
         let list = endpoints.iter().map(open).collect::<Result<Vec<_>, InputError>>()?;
         if list.is_empty() {
             return Err(InputError::new("endpoints", "is empty; give at least one http://host:port").into());
         }
         let endpoints = Arc::new(Endpoints { list, current: AtomicUsize::new(0) });
-        Ok(Self { endpoints, timeout: DEFAULT_TIMEOUT })
+        Ok(Self { endpoints, timeout: DEFAULT_TIMEOUT, patience: None })
     }
 
     /// The same client, whose calls are given `timeout`, all attempts together.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { endpoints: Arc::clone(&self.endpoints), timeout }
+        Self { timeout, ..self.clone() }
+    }
+
+    /// The same client, whose calls end after `patience` if nobody has listened at any endpoint until then; otherwise
+    /// such a call is repeated until its deadline.
+    #[must_use]
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self.clone() }
     }
 
     /// Creates a collection. A retry of the same intent finds its own work.
@@ -235,6 +245,7 @@ impl Client {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let started = Instant::now();
+        let mut nobody = true;
         for attempt in 1_u32.. {
             let left = self.timeout.saturating_sub(started.elapsed());
             let position = self.endpoints.current();
@@ -253,20 +264,26 @@ impl Client {
             if out_of_time && matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) {
                 return Err(late());
             }
-            let error = classify(&status);
+            let Met { error, answered, refused, not_shoal } = classify(&status);
+            if let Some(problem) = not_shoal {
+                return Err(ClientError::NotShoal { endpoint: endpoint.clone(), problem });
+            }
+            nobody &= refused;
             if !is_transient(error.kind) {
                 return Err(ClientError::Refused(error));
             }
             tracing::debug!(attempt, endpoint, error = %error, "call failed, will be tried again");
             self.endpoints.turn_from(position);
             let pause = pause_after(attempt, rand::random());
-            if started.elapsed() + pause >= self.timeout {
+            let patience = self.patience.filter(|_| nobody).unwrap_or(self.timeout);
+            if started.elapsed() + pause >= patience.min(self.timeout) {
                 let endpoints = self.endpoints.names();
                 return Err(ClientError::Unavailable {
                     endpoints,
                     attempts: attempt,
                     waited: started.elapsed(),
                     last: error,
+                    answered,
                 });
             }
             tokio::time::sleep(pause).await;

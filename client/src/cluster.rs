@@ -110,6 +110,8 @@ pub struct ClusterStatus {
     pub collections: Vec<Collection>,
     /// What needs attention, the most urgent first.
     pub warnings: Vec<Warning>,
+    /// No coordinator leads, and this is what one of them last knew: changes wait, searches and writes go on.
+    pub stale: bool,
 }
 
 /// A coordinator.
@@ -224,5 +226,6 @@ pub(crate) fn status(response: v1::GetStatusResponse) -> Result<ClusterStatus, C
         nodes: response.nodes.into_iter().map(node).collect(),
         collections: collections(response.collections)?,
         warnings: response.warnings.into_iter().map(warning).collect(),
+        stale: response.stale,
     })
 }

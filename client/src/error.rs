@@ -27,6 +27,8 @@ pub enum ClientError {
         waited: Duration,
         /// What the last attempt met; its kind is this error's kind.
         last: RemoteError,
+        /// Whether anything answered: then the endpoint lives, and something behind it does not.
+        answered: bool,
     },
     /// The deadline passed before an answer came. A write may or may not have happened.
     #[error("no answer from {endpoint} within {timeout:?}")]
@@ -35,6 +37,14 @@ pub enum ClientError {
         endpoint: String,
         /// The time that the call was given.
         timeout: Duration,
+    },
+    /// What listens there does not serve the call, or does not speak gRPC.
+    #[error("{endpoint} is not a Shoal router: {problem}")]
+    NotShoal {
+        /// Who was asked.
+        endpoint: String,
+        /// What shows it.
+        problem: String,
     },
     /// The answer is not what the API promises: the other side is of another version, or not Shoal.
     #[error("malformed answer: {0}")]
@@ -48,6 +58,7 @@ impl Classify for ClientError {
             Self::Refused(error) | Self::Unavailable { last: error, .. } => error.kind,
             Self::DeadlineExceeded { .. } => ErrorKind::DeadlineExceeded,
             Self::Malformed(_) => ErrorKind::Internal,
+            Self::NotShoal { .. } => ErrorKind::Unimplemented,
         }
     }
 
@@ -55,7 +66,7 @@ impl Classify for ClientError {
         match self {
             Self::Input(error) => error.field(),
             Self::Refused(error) | Self::Unavailable { last: error, .. } => &error.field,
-            Self::DeadlineExceeded { .. } | Self::Malformed(_) => "",
+            Self::DeadlineExceeded { .. } | Self::Malformed(_) | Self::NotShoal { .. } => "",
         }
     }
 }
@@ -74,19 +85,47 @@ pub(crate) fn is_transient(kind: ErrorKind) -> bool {
 }
 
 /// What one attempt met.
+pub(crate) struct Met {
+    pub(crate) error: RemoteError,
+    /// Whether the other side said it.
+    pub(crate) answered: bool,
+    /// Whether nobody listens there.
+    pub(crate) refused: bool,
+    /// What shows that the other side is not a router of Shoal, if anything does.
+    pub(crate) not_shoal: Option<String>,
+}
+
+/// What one attempt met.
 ///
 /// A status that was made on this side (it has a source) tells of the connection and not of the call, whatever its
 /// code: a process that dies shows as `Unknown`, `Internal` or `Cancelled`. All calls can be repeated, so each of
 /// these is [`ErrorKind::Unavailable`].
-pub(crate) fn classify(status: &Status) -> RemoteError {
+pub(crate) fn classify(status: &Status) -> Met {
     let mut error = from_status(status);
     let broken = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled | Code::Unavailable);
     if let Some(source) = status.source().filter(|_| broken) {
         error.kind = ErrorKind::Unavailable;
-        error.message = format!("connection failed: {}", innermost(source));
+        let cause = innermost(source);
+        error.message = format!("connection failed: {cause}");
+        let io = cause.downcast_ref::<std::io::Error>();
+        let refused = io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
+        let not_shoal = cause.to_string().ends_with(NOT_HTTP2).then(|| "it does not speak HTTP/2".to_owned());
+        return Met { error, answered: false, refused, not_shoal };
     }
-    error
+    let not_shoal = match status.code() {
+        // What a Shoal process does not serve yet, it says in words.
+        Code::Unimplemented if status.message().is_empty() => Some("it does not serve this call".to_owned()),
+        Code::Unavailable => None, // a proxy before a router that is down
+        _ if status.message().starts_with(NOT_GRPC) => Some("its answer is not gRPC".to_owned()),
+        _ => None,
+    };
+    Met { error, answered: true, refused: false, not_shoal }
 }
+
+/// What the HTTP/2 library says of the first bytes of an answer in HTTP/1.
+const NOT_HTTP2: &str = "frame with invalid size";
+/// How the gRPC library begins what it says of an HTTP answer without a gRPC status.
+const NOT_GRPC: &str = "grpc-status header missing";
 
 /// The first cause, which says most: "connection refused" rather than "transport error".
 fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {

@@ -102,6 +102,43 @@ async fn giving_up_says_who_was_asked_and_what_was_met() {
 }
 
 #[tokio::test]
+async fn nobody_listening_costs_no_more_than_the_patience() {
+    let client = Client::connect(&[vacant().await]).expect("an address").with_timeout(Duration::from_secs(600));
+    let started = Instant::now();
+    let search = client.with_patience(Duration::from_millis(200)).search("c", &[1.0], &SearchOptions::default()).await;
+    assert!(matches!(search, Err(ClientError::Unavailable { answered: false, .. })), "{search:?}");
+    assert!(started.elapsed() < Duration::from_secs(60), "its deadline is ten minutes");
+}
+
+#[tokio::test]
+async fn what_answered_is_told_from_what_did_not() {
+    let endpoint = start((0..1_000).map(|_| status(ErrorKind::Unavailable)).collect(), false).await;
+    let error = search(&[endpoint], 300).await.expect_err("the script refuses it");
+    assert!(matches!(error, ClientError::Unavailable { answered: true, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_a_router_is_named() {
+    let endpoint = start(vec![], false).await;
+    let client = Client::connect(&[&endpoint]).expect("an address");
+    let error = client.status().await.expect_err("it serves searches alone");
+    assert_eq!(error.kind(), ErrorKind::Unimplemented);
+    assert!(error.to_string().contains(&format!("{endpoint} is not a Shoal router")), "{error}");
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    });
+    let error = search(&[url(address)], 5_000).await.expect_err("it speaks HTTP/1");
+    assert!(error.to_string().contains("is not a Shoal router"), "{error}");
+}
+
+#[tokio::test]
 async fn a_silent_server_costs_no_more_than_the_deadline() {
     let endpoint = start(vec![], true).await;
     let error = search(&[endpoint], 200).await.expect_err("it never answers");

@@ -44,10 +44,8 @@ pub(crate) fn warnings(
         let unavailable = map.shards_on(NodeId(node.id)).filter(|shard| !served(shard)).count();
         let silence =
             node.silent_ms.map_or("since this leader took office".to_owned(), |ms| format!("for {} s", ms / 1000));
-        let text = format!(
-            "node {} ({}) was not heard of {silence}; unavailable shards: {unavailable}",
-            node.id, node.name
-        );
+        let text =
+            format!("node {} ({}) was not heard of {silence}; unavailable shards: {unavailable}", node.id, node.name);
         let next_step =
             format!("start it again on its data folder, or look at its log: it listened on {}", node.address);
         warnings.push((unavailable, v1::Warning { text, next_step }));

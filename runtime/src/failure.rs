@@ -30,11 +30,9 @@ impl Failure {
     /// Completes once a reason was told.
     pub async fn told(&self) -> String {
         let mut told = self.0.subscribe();
-        match told.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // Fails only without a sender, and `self` holds one.
-            Err(_) => std::future::pending().await,
-        }
+        // Fails only without a sender, and `self` holds one.
+        let reason = told.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_default()
     }
 }
 

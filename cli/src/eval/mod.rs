@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::json;
-use shoal_client::SearchOptions;
+use shoal_client::{Collection, SearchOptions};
 
 use self::inputs::{Named, NamedFilter};
 use self::metrics::{Gains, Truth};
@@ -32,6 +32,9 @@ struct Inputs {
 /// Runs `shoal eval`.
 pub(crate) async fn run(context: &Context, args: &EvalArgs) -> Result<(), Failure> {
     let inputs = read(args)?;
+    inputs.check_k(args.k as usize)?;
+    let collection = context.client.describe_collection(&args.collection).await?;
+    inputs.check_dim(args, &collection)?;
     let measurement = Measurement {
         client: &context.client,
         collection: &args.collection,
@@ -45,11 +48,11 @@ pub(crate) async fn run(context: &Context, args: &EvalArgs) -> Result<(), Failur
             truth: inputs.truth.as_deref(),
             judgments: inputs.judgments.as_ref().map(|(judgments, names)| (judgments, names.as_slice())),
         };
-        summaries.push(measure(&measurement, args, None, right).await);
+        summaries.push(measure(&measurement, args, None, right).await?);
     }
     for (i, filter) in inputs.filters.iter().enumerate() {
         let truth = inputs.filtered.as_ref().and_then(|filtered| filtered.get(i)).map(Vec::as_slice);
-        summaries.push(measure(&measurement, args, Some(filter), Right { truth, judgments: None }).await);
+        summaries.push(measure(&measurement, args, Some(filter), Right { truth, judgments: None }).await?);
     }
     output::print(
         context.format,
@@ -57,6 +60,31 @@ pub(crate) async fn run(context: &Context, args: &EvalArgs) -> Result<(), Failur
         || json!({ "collection": args.collection, "rows": summaries }),
     )?;
     verdict(&summaries)
+}
+
+impl Inputs {
+    /// Truth of fewer than `k` answers a query cannot tell what recall at `k` is.
+    fn check_k(&self, k: usize) -> Result<(), Failure> {
+        let filtered = self.filtered.iter().flatten().flatten();
+        let width = self.truth.iter().flatten().chain(filtered).map(|truth| truth.ids.len()).min();
+        match width {
+            Some(width) if width < k => {
+                let problem = format!("-k is {k}, and the truth has {width} answers for each query");
+                Err(Failure::new(problem).exit(Exit::Usage).next(format!("ask for -k {width} at most")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_dim(&self, args: &EvalArgs, collection: &Collection) -> Result<(), Failure> {
+        let dim = self.queries.first().map_or(0, Vec::len);
+        if dim == collection.dim as usize {
+            return Ok(());
+        }
+        let (file, name, wanted) = (args.queries.display(), &collection.name, collection.dim);
+        let problem = format!("{file} has vectors of {dim} components, collection {name} has {wanted}");
+        Err(Failure::new(problem).next("give other queries or another collection"))
+    }
 }
 
 fn read(args: &EvalArgs) -> Result<Inputs, Failure> {
@@ -97,7 +125,7 @@ async fn measure(
     args: &EvalArgs,
     filter: Option<&NamedFilter>,
     right: Right<'_>,
-) -> Summary {
+) -> Result<Summary, Failure> {
     let name = filter.map(|filter| filter.name.clone());
     let options = SearchOptions {
         k: args.k,
@@ -112,7 +140,8 @@ async fn measure(
     let progress = Progress::new(what, "queries", Some(measurement.queries.len() as u64));
     let outcomes = measurement.run(&options, &progress).await;
     progress.finish();
-    Summary { filter: name, ..measurement.summarise(&outcomes, args.k as usize, right) }
+    measurement.check_names(&outcomes, right)?;
+    Ok(Summary { filter: name, ..measurement.summarise(&outcomes, args.k as usize, right) })
 }
 
 /// A row for each filter. Columns that say nothing are left out.
@@ -196,6 +225,26 @@ FILTER  QUERIES  RECALL@10  P50 MS  P95 MS  P99 MS  MEAN MS  ERRORS  PARTIAL
 big         495     1.0000    1.50    3.25    4.00     2.00       0        2
 ";
         assert_eq!(table(&[summary(), filtered]), want);
+    }
+
+    #[test]
+    fn k_must_be_within_the_truth() {
+        let truth = |width| vec![Truth { ids: vec![1; width], distances: vec![] }];
+        let inputs = |plain: Option<usize>, filtered: Option<usize>| Inputs {
+            queries: vec![vec![1.0]],
+            truth: plain.map(truth),
+            filters: vec![],
+            filtered: filtered.map(|width| vec![truth(width)]),
+            judgments: None,
+        };
+        for (name, inputs, want) in [
+            ("no truth", inputs(None, None), None),
+            ("as wide", inputs(Some(10), None), None),
+            ("too narrow", inputs(Some(9), None), Some(Exit::Usage)),
+            ("too narrow under filters", inputs(Some(100), Some(5)), Some(Exit::Usage)),
+        ] {
+            assert_eq!(inputs.check_k(10).err().map(|failure| failure.exit), want, "{name}");
+        }
     }
 
     #[test]

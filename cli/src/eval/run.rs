@@ -9,6 +9,7 @@ use shoal_client::{Answer, Client, ClientError, Hit, SearchOptions};
 use shoal_model::{Metric, PointId, Value};
 
 use super::metrics::{Gains, Judged, Ranked, Truth, judge, mean, percentile, recall};
+use crate::failure::Failure;
 use crate::progress::Progress;
 
 /// What to measure with.
@@ -94,6 +95,31 @@ impl Measurement<'_> {
         outcomes
     }
 
+    /// Whether the judgments speak of the queries and of what they found at all. Where they do not, every figure would
+    /// be 0 and say nothing.
+    pub(crate) fn check_names(&self, outcomes: &[Outcome], right: Right<'_>) -> Result<(), Failure> {
+        let Some((judgments, names)) = right.judgments else { return Ok(()) };
+        if !names.iter().any(|name| judgments.contains_key(name)) {
+            let problem = "the judgments name none of the queries";
+            return Err(Failure::new(problem).next("give the names of the queries with --query-ids FILE:FIELD"));
+        }
+        let answers = outcomes.iter().filter_map(|outcome| outcome.answer.as_ref().ok());
+        let hits: Vec<&Hit> = answers.flat_map(|answer| &answer.hits).collect();
+        if hits.is_empty() {
+            return Ok(()); // an empty collection has the ranking of one; failures are told elsewhere
+        }
+        if let Some(key) = self.doc_key.filter(|key| !hits.iter().any(|hit| hit.payload.contains_key(*key))) {
+            let problem = format!("none of {} hits has the payload field {key:?}", hits.len());
+            return Err(Failure::new(problem).next("name the field that holds the judged ids with --doc-key"));
+        }
+        let is_judged = |hit: &&Hit| judgments.values().any(|gains| gains.contains_key(&self.ranked(hit).name));
+        if !hits.iter().any(is_judged) {
+            let problem = format!("none of {} hits is named in the judgments", hits.len());
+            return Err(Failure::new(problem).next("name the field that holds the judged ids with --doc-key"));
+        }
+        Ok(())
+    }
+
     /// What the outcomes show.
     pub(crate) fn summarise(&self, outcomes: &[Outcome], k: usize, right: Right<'_>) -> Summary {
         let rankings: Vec<(Metric, Vec<Ranked>)> = outcomes.iter().map(|outcome| self.ranking(outcome)).collect();
@@ -139,10 +165,11 @@ impl Measurement<'_> {
             PointId::Number(number) => i64::try_from(number).ok(),
             PointId::Uuid(_) | PointId::Text(_) => None,
         };
-        let name = match self.doc_key.and_then(|key| hit.payload.get(key)) {
-            Some(Value::Text(text)) => text.clone(),
-            Some(Value::Integer(integer)) => integer.to_string(),
-            _ => hit.id.to_string(),
+        let name = match self.doc_key.map(|key| hit.payload.get(key)) {
+            None => hit.id.to_string(),
+            Some(Some(Value::Text(text))) => text.clone(),
+            Some(Some(Value::Integer(integer))) => integer.to_string(),
+            Some(_) => format!("unnamed {}", hit.id),
         };
         Ranked { number, score: hit.score, name }
     }
@@ -206,6 +233,28 @@ mod tests {
         assert_eq!(summary.latency_ms.p50, Some(2.0), "failures have no latency");
         assert!(summary.first_error.is_some_and(|text| text.contains("on purpose")));
         assert_eq!(summary.ndcg, None, "nothing was judged");
+    }
+
+    #[tokio::test]
+    async fn judgments_must_speak_of_what_was_asked_and_found() {
+        let client = Client::connect(&["http://127.0.0.1:1"]).expect("an address");
+        let judgments = BTreeMap::from([("q1".to_owned(), Gains::from([("d1".to_owned(), 1.0)]))]);
+        let named = |text: &str| Payload::from([("doc".to_owned(), Value::Text(text.into()))]);
+        let check = |key, query: &str, hits: Vec<Hit>| {
+            let names = [query.to_owned()];
+            let right = Right { truth: None, judgments: Some((&judgments, names.as_slice())) };
+            let checked = measurement(&client, key).check_names(&[outcome(hits, 1.0, 2)], right);
+            checked.map_err(|failure| failure.message)
+        };
+        assert_eq!(check(Some("doc"), "q1", vec![hit(1, 0.5, named("d1"))]), Ok(()));
+        for (key, query, payload, want) in [
+            (Some("doc"), "q1", Payload::new(), "none of 1 hits has the payload field \"doc\""),
+            (Some("doc"), "q1", named("d2"), "none of 1 hits is named in the judgments"),
+            (None, "q1", named("d1"), "none of 1 hits is named in the judgments"),
+            (Some("doc"), "0", named("d1"), "the judgments name none of the queries"),
+        ] {
+            assert_eq!(check(key, query, vec![hit(1, 0.5, payload)]), Err(want.to_owned()), "{key:?}, query {query}");
+        }
     }
 
     /// The sets beside the repository, if they are there.

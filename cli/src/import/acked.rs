@@ -33,6 +33,11 @@ impl Acked {
         }
     }
 
+    /// Whether rows behind the first that is not acknowledged are.
+    pub(crate) fn has_gap(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
     /// Where the first row lies that is not acknowledged.
     pub(crate) fn reached(&self) -> Mark {
         self.reached

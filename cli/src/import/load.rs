@@ -13,7 +13,7 @@ use shoal_model::{Classify as _, Metric, Point, check_vector};
 use tokio::sync::mpsc;
 
 use super::acked::{Acked, Mark};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::progress::Progress;
 use crate::rows::{Rows, RowsError};
 use crate::signals;
@@ -45,8 +45,8 @@ pub(crate) struct Load {
 enum Stop {
     /// A row is wrong.
     Row(RowsError),
-    /// A batch was refused as a whole, or could not be written for too long.
-    Write(ClientError),
+    /// The batch whose first row this is was refused as a whole, or could not be written for too long.
+    Write { first: u64, error: ClientError },
     /// Ctrl-C, or SIGTERM.
     Interrupted,
 }
@@ -106,7 +106,7 @@ impl Load {
         let batches = stream::unfold(inbox, |mut inbox| async { inbox.recv().await.map(|batch| (batch, inbox)) });
         let wanted = batches.take_while(|_| future::ready(!writers.stopping.load(Ordering::Relaxed)));
         let outcomes = wanted.map(|batch| writers.write(batch)).buffer_unordered(self.concurrency);
-        tokio::pin!(outcomes);
+        let mut outcomes = Box::pin(outcomes);
         let interrupted = signals::stop();
         tokio::pin!(interrupted);
         let mut stop = None;
@@ -128,10 +128,12 @@ impl Load {
             stop = stop.or(outcome.stop);
             writers.stopping.store(stop.is_some(), Ordering::Relaxed);
         }
+        // The reader may wait for a free place in the channel: with its receiver gone, it ends.
+        drop(outcomes);
         reader.await.map_err(|error| Failure::new(format!("reading {}: {error}", writers.file)))?;
         match stop {
             None => Ok(acked.reached()),
-            Some(stop) => Err(stop.into_failure(acked.reached().rows)),
+            Some(stop) => Err(stop.into_failure(&acked)),
         }
     }
 
@@ -192,11 +194,12 @@ impl Writers<'_> {
             return Outcome { written: batch.up_to(batch.points.len()), stop: None };
         };
         match refused_point(error.field()).filter(|(i, _)| *i < batch.points.len()) {
-            None => Outcome { written: None, stop: Some(Stop::Write(error)) },
+            None => Outcome { written: None, stop: Some(Stop::Write { first: batch.first, error }) },
             Some((i, field)) => {
                 let kept = i > 0 && self.send(&batch.points[..i]).await.is_ok();
                 let text = error.to_string();
-                let problem = text.strip_prefix(&format!("points[{i}].")).unwrap_or(&text).to_owned();
+                let own = text.strip_prefix(&format!("points[{i}]")).unwrap_or(&text);
+                let problem = in_rows(own.trim_start_matches(['.', ':', ' ']), batch.first);
                 let row = RowsError::Row { file: self.file.clone(), row: batch.first + i as u64, problem };
                 tracing::debug!(field, "a row was refused");
                 Outcome { written: batch.up_to(i).filter(|_| kept), stop: Some(Stop::Row(row)) }
@@ -241,18 +244,38 @@ fn refused_point(field: &str) -> Option<(usize, &str)> {
     Some((number.parse().ok()?, rest.trim_start_matches('.')))
 }
 
+/// A text about a batch, in which `points[3]` becomes the row of the file that it was.
+fn in_rows(text: &str, first: u64) -> String {
+    let mut parts = text.split("points[");
+    let mut told = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(']').and_then(|(number, rest)| Some((number.parse::<u64>().ok()?, rest))) {
+            Some((number, rest)) => told += &format!("row {}{rest}", first + number),
+            None => told += &format!("points[{part}"),
+        }
+    }
+    told
+}
+
 impl Stop {
-    fn into_failure(self, rows: u64) -> Failure {
-        let kept = crate::progress::grouped(rows);
+    fn into_failure(self, acked: &Acked) -> Failure {
+        let rows = crate::progress::grouped(acked.reached().rows);
+        let kept = match acked.has_gap() {
+            true => format!("at least the first {rows} rows, and some later ones, are stored"),
+            false => format!("at least the first {rows} rows are stored"),
+        };
         match self {
-            Self::Row(error) => Failure::new(error).next(format!(
-                "the first {kept} rows are stored; mend the row and repeat the command, which continues"
-            )),
-            Self::Write(error) => Failure::from(error)
-                .while_doing("a write failed")
-                .next(format!("the first {kept} rows are stored; repeat the command to continue")),
+            Self::Row(error) => {
+                Failure::new(error).next(format!("{kept}; mend the row and repeat the command, which continues"))
+            }
+            Self::Write { first, error } => {
+                let failure = Failure::from(error);
+                let message = format!("the batch from row {first} on: {}", in_rows(&failure.message, first));
+                Failure { message, ..failure }.next(format!("{kept}; repeat the command to continue"))
+            }
             Self::Interrupted => Failure::new("interrupted")
-                .next(format!("the first {kept} rows are stored; repeat the command to continue")),
+                .exit(Exit::Interrupted)
+                .next(format!("{kept}; repeat the command to continue")),
         }
     }
 }
@@ -272,6 +295,18 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(refused_point(field), want, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn texts_about_a_batch_name_rows_of_the_file() {
+        for (text, want) in [
+            ("id: is that of points[3] too", "id: is that of row 103 too"),
+            ("points[0] and points[12].id differ", "row 100 and row 112.id differ"),
+            ("points[x] is no number", "points[x] is no number"),
+            ("disk is full", "disk is full"),
+        ] {
+            assert_eq!(in_rows(text, 100), want);
         }
     }
 }

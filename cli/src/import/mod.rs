@@ -64,9 +64,17 @@ pub(crate) async fn run(context: &Context, args: &ImportArgs) -> Result<(), Fail
         give_up_after: args.give_up_after,
     };
     let begun = rows.position();
+    if let Some(limit) = args.limit.filter(|limit| begun > 0 && *limit <= begun) {
+        return report_nothing(context, &args.collection, begun, limit);
+    }
     let started = Instant::now();
     let end = load_noting(&load, rows, &state, &target, args).await?;
-    state.remove();
+    if begun > 0 && args.limit.is_some() {
+        // Part of a longer import, which may go on from here.
+        state.save(&State { file: args.file.clone(), target, rows: end.rows, digest: end.digest })?;
+    } else {
+        state.remove();
+    }
     report(context, &args.collection, begun, end.rows, started.elapsed())
 }
 
@@ -135,6 +143,26 @@ async fn load_noting(
         tracing::info!(state = %state.path().display(), rows = latest.rows, "progress noted");
     }
     result
+}
+
+/// Says that an earlier run has stored all that was asked for.
+fn report_nothing(context: &Context, collection: &str, stored: u64, limit: u64) -> Result<(), Failure> {
+    output::print(
+        context.format,
+        || {
+            format!(
+                "nothing to import into {collection}: an earlier run has stored the first {} rows, --limit asks for {} \
+                 (--restart sends them again)\n",
+                grouped(stored),
+                grouped(limit)
+            )
+        },
+        || {
+            json!({
+                "collection": collection, "rows": 0, "rows_before": stored, "seconds": 0.0, "rows_per_second": 0.0,
+            })
+        },
+    )
 }
 
 fn report(context: &Context, collection: &str, begun: u64, end: u64, took: Duration) -> Result<(), Failure> {

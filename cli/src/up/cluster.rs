@@ -110,7 +110,10 @@ impl AllSockets {
     async fn bind(home: &mut Home, listen: SocketAddr) -> Result<Self, Failure> {
         let taken =
             |failure: Failure| failure.next("is another `shoal up` running? --listen 127.0.0.1:0 picks a free port");
-        let calls = bind("router", &listen.to_string()).await.map_err(taken)?;
+        let calls = match listen.port() {
+            0 => home.listen_anew("router", listen.ip()).await?,
+            _ => bind("router", &listen.to_string()).await.map_err(taken)?,
+        };
         let router = Sockets { calls, metrics: home.listen("router-metrics").await? };
         let coordinators = bind_each(home, "coordinator", COORDINATORS).await?;
         let nodes = bind_each(home, "node", home.nodes().into()).await?;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ struct Notes {
     nodes: u32,
     /// Port by the name of its process.
     ports: BTreeMap<String, u16>,
+    /// Number of the sample collection, once it was loaded whole. What its points are then is the user's matter.
+    #[serde(default)]
+    sample: Option<u64>,
 }
 
 impl Home {
@@ -81,17 +85,42 @@ impl Home {
 
     /// Listens on the port that `name` had before, or on a free one.
     pub(crate) async fn listen(&mut self, name: &str) -> Result<TcpListener, Failure> {
-        let before = self.notes.ports.get(name).copied().unwrap_or(0);
-        let listener = match TcpListener::bind(("127.0.0.1", before)).await {
-            Ok(listener) => listener,
-            Err(_) => {
-                let free = TcpListener::bind(("127.0.0.1", 0)).await;
-                free.map_err(|error| Failure::new(format!("{name}: listen on a free port: {error}")))?
-            }
+        let before = match self.notes.ports.get(name) {
+            Some(port) => TcpListener::bind(("127.0.0.1", *port)).await.ok(),
+            None => None,
+        };
+        let listener = match before {
+            Some(listener) => listener,
+            None => self.listen_anew(name, IpAddr::V4(Ipv4Addr::LOCALHOST)).await?,
         };
         let bound = listener.local_addr().map_err(|error| Failure::new(format!("{name}: {error}")))?;
         self.notes.ports.insert(name.to_owned(), bound.port());
         Ok(listener)
+    }
+
+    /// Listens on a free port that no process has had before.
+    pub(crate) async fn listen_anew(&self, name: &str, address: IpAddr) -> Result<TcpListener, Failure> {
+        let failed = |error| Failure::new(format!("{name}: listen on a free port: {error}"));
+        let mut held = Vec::new(); // so that the system offers others
+        loop {
+            let listener = TcpListener::bind((address, 0)).await.map_err(failed)?;
+            let port = listener.local_addr().map_err(failed)?.port();
+            if !self.notes.ports.values().any(|remembered| *remembered == port) {
+                return Ok(listener);
+            }
+            held.push(listener); // at most as many as are remembered
+        }
+    }
+
+    /// Whether this collection was loaded as the sample, whole, by this or an earlier start.
+    pub(crate) fn sample_is_loaded(&self, collection: u64) -> bool {
+        self.notes.sample == Some(collection)
+    }
+
+    /// Notes that this collection was loaded as the sample.
+    pub(crate) fn note_sample(&mut self, collection: u64) -> Result<(), Failure> {
+        self.notes.sample = Some(collection);
+        self.save()
     }
 
     /// Notes ports and size for the next start.
@@ -126,6 +155,28 @@ mod tests {
         assert_eq!(again.local_addr().expect("bound").port(), port);
         let other = home.listen("node-1").await.expect("another, since that one is taken");
         assert_ne!(other.local_addr().expect("bound").port(), port);
+    }
+
+    #[tokio::test]
+    async fn a_free_port_is_none_that_is_remembered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut home = Home::open(folder.path(), Some(1)).expect("a new folder");
+        home.notes.ports = (1..=u16::MAX).map(|port| (port.to_string(), port)).collect();
+        home.notes.ports.retain(|_, port| port.is_multiple_of(2));
+        let listener = home.listen_anew("router", IpAddr::V4(Ipv4Addr::LOCALHOST)).await.expect("an odd port");
+        assert_eq!(listener.local_addr().expect("bound").port() % 2, 1, "even ones are remembered");
+    }
+
+    #[test]
+    fn the_loaded_sample_is_remembered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut home = Home::open(folder.path(), None).expect("a new folder");
+        assert!(!home.sample_is_loaded(1));
+        home.note_sample(1).expect("saved");
+        drop(home);
+        let home = Home::open(folder.path(), None).expect("the same folder");
+        assert!(home.sample_is_loaded(1));
+        assert!(!home.sample_is_loaded(2), "a collection that was created later is another");
     }
 
     #[test]

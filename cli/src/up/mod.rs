@@ -12,8 +12,7 @@ use shoal_model::{Classify as _, ErrorKind, Filter};
 use self::cluster::Cluster;
 use self::home::Home;
 use self::show::Shown;
-use crate::args::UpArgs;
-use crate::command::Context;
+use crate::args::{Format, UpArgs};
 use crate::eval::run::{Measurement, Outcome, Right, Summary};
 use crate::failure::{Exit, Failure};
 use crate::import::load::Load;
@@ -28,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const K: u32 = 10;
 
 /// Runs `shoal up`.
-pub(crate) async fn run(context: &Context, args: &UpArgs) -> Result<(), Failure> {
+pub(crate) async fn run(format: Format, args: &UpArgs) -> Result<(), Failure> {
     let folder = args.data.clone().map_or_else(folders::data, Ok)?;
     let mut home = Home::open(&folder, args.nodes)?;
     say(&format!("starting 3 coordinators, {} nodes and a router; data in {}", home.nodes(), home.path().display()));
@@ -38,9 +37,10 @@ pub(crate) async fn run(context: &Context, args: &UpArgs) -> Result<(), Failure>
     };
     let addresses = show::addresses(&cluster);
     let result = tokio::select! {
-        failure = cluster.failed() => Err(failure),
-        result = live(context, args, &home, addresses) => result,
+        biased;
         () = signals::stop() => Ok(()),
+        failure = cluster.failed() => Err(failure),
+        result = live(format, args, &mut home, addresses) => result,
     };
     say("shutting down: no new calls, open calls finish, logs are synced");
     let stopped = cluster.shut_down().await;
@@ -48,24 +48,25 @@ pub(crate) async fn run(context: &Context, args: &UpArgs) -> Result<(), Failure>
 }
 
 /// Makes the cluster useful and shows it; then waits for ever, or ends after one round.
-async fn live(context: &Context, args: &UpArgs, home: &Home, addresses: Vec<show::Address>) -> Result<(), Failure> {
+async fn live(format: Format, args: &UpArgs, home: &mut Home, addresses: Vec<show::Address>) -> Result<(), Failure> {
     let router = addresses.first().map(|router| router.url.clone()).unwrap_or_default();
     let client = Client::connect(&[&router])?.with_timeout(READY_WITHIN);
     ready(&client, home.nodes() as usize).await?;
-    load_sample(&client, args.replicas).await?;
-    let (summary, outcomes) = ask(&client).await?;
+    let changed = load_sample(&client, home, args.replicas).await?;
+    let (summary, outcomes) = ask(&client, changed.is_none()).await?;
     let shown = Shown {
         home: home.path(),
         addresses,
         summary,
         outcomes,
-        default_router: args.listen.port() == 7700,
+        changed,
+        listen: args.listen,
         program: show::program_to_name(),
         once: args.once,
     };
-    shown.print(context.format)?;
+    shown.print(format)?;
     if args.once {
-        return verdict(&shown.summary);
+        return verdict(&shown.summary, shown.changed.as_deref());
     }
     std::future::pending().await
 }
@@ -87,19 +88,21 @@ async fn ready(client: &Client, nodes: usize) -> Result<(), Failure> {
     }
 }
 
-/// Creates the sample collection and loads it, unless it is there with all its points.
-async fn load_sample(client: &Client, replicas: u32) -> Result<(), Failure> {
+/// Creates the sample collection and loads it, unless that was done before. A load that was cut short is continued;
+/// what the user has changed since a whole one is left alone, and told.
+async fn load_sample(client: &Client, home: &mut Home, replicas: u32) -> Result<Option<String>, Failure> {
     let rows = sample::rows()?;
     let total = rows.total().unwrap_or_default();
     let collection = find_or_create(client, rows.dim(), replicas).await?;
     let count = client.count(&collection.name, &Filter::default(), &Consistency::Linearizable).await?;
-    if count >= total {
+    if home.sample_is_loaded(collection.id) || count >= total {
         say(&format!("the sample collection {} is there with {} points", collection.name, grouped(count)));
-        return Ok(());
+        home.note_sample(collection.id)?;
+        return Ok(difference(count, total));
     }
     let load = Load {
         client: client.with_timeout(shoal_client::DEFAULT_TIMEOUT),
-        collection: collection.name,
+        collection: collection.name.clone(),
         metric: sample::METRIC,
         batch: 256,
         concurrency: 4,
@@ -117,7 +120,16 @@ async fn load_sample(client: &Client, replicas: u32) -> Result<(), Failure> {
         sample::NAME,
         started.elapsed().as_secs_f64()
     ));
-    Ok(())
+    home.note_sample(collection.id)?;
+    Ok(None)
+}
+
+/// What shows that the sample's known answers are no longer those of the collection.
+fn difference(count: u64, total: u64) -> Option<String> {
+    (count != total).then(|| {
+        let (count, total) = (grouped(count), grouped(total));
+        format!("{} was changed: it holds {count} points, the sample has {total}", sample::NAME)
+    })
 }
 
 async fn find_or_create(client: &Client, dim: u32, replicas: u32) -> Result<Collection, Failure> {
@@ -133,8 +145,9 @@ async fn find_or_create(client: &Client, dim: u32, replicas: u32) -> Result<Coll
     }
 }
 
-/// Asks the sample's questions, one after another, so that each latency is its own.
-async fn ask(client: &Client) -> Result<(Summary, Vec<Outcome>), Failure> {
+/// Asks the sample's questions, one after another, so that each latency is its own. `known` says whether the known
+/// answers are those to expect.
+async fn ask(client: &Client, known: bool) -> Result<(Summary, Vec<Outcome>), Failure> {
     let queries = sample::queries()?;
     let truth = sample::truth(queries.len())?;
     let measurement =
@@ -143,12 +156,12 @@ async fn ask(client: &Client) -> Result<(Summary, Vec<Outcome>), Failure> {
     let progress = Progress::new("asking", "queries", Some(queries.len() as u64));
     let outcomes = measurement.run(&options, &progress).await;
     progress.finish();
-    let right = Right { truth: Some(&truth), judgments: None };
+    let right = Right { truth: known.then_some(truth.as_slice()), judgments: None };
     Ok((measurement.summarise(&outcomes, K as usize, right), outcomes))
 }
 
 /// What `--once` promises: every query was answered in full, and every answer is the exact one.
-fn verdict(summary: &Summary) -> Result<(), Failure> {
+fn verdict(summary: &Summary, changed: Option<&str>) -> Result<(), Failure> {
     if let Some(error) = &summary.first_error {
         return Err(Failure::new(format!(
             "{} of {} queries failed; the first: {error}",
@@ -159,9 +172,16 @@ fn verdict(summary: &Summary) -> Result<(), Failure> {
         let problem = format!("{} of {} answers lack a shard", summary.partial, summary.queries);
         return Err(Failure::new(problem).exit(Exit::Partial));
     }
+    const ANEW: &str = "name a new folder with --data, or remove the collection and start again: it is loaded anew";
+    if let Some(changed) = changed {
+        return Err(Failure::new(format!("recall was not measured: {changed}")).next(ANEW));
+    }
     match summary.recall {
         Some(recall) if recall >= 1.0 => Ok(()),
-        recall => Err(Failure::new(format!("recall is {:.4}, must be 1", recall.unwrap_or(0.0)))),
+        recall => {
+            let problem = format!("recall is {:.4}, must be 1", recall.unwrap_or(0.0));
+            Err(Failure::new(problem).next(format!("if you have changed points of {}: {ANEW}", sample::NAME)))
+        }
     }
 }
 
@@ -179,7 +199,13 @@ mod tests {
             ("partial", Summary { partial: 1, ..right.clone() }, Some(Exit::Partial)),
             ("failed", Summary { errors: 1, first_error: Some("why".into()), ..right }, Some(Exit::Failed)),
         ] {
-            assert_eq!(verdict(&summary).err().map(|failure| failure.exit), want, "{name}");
+            assert_eq!(verdict(&summary, None).err().map(|failure| failure.exit), want, "{name}");
         }
+        assert_eq!(difference(5_000, 5_000), None);
+        let changed = difference(4_999, 5_000).expect("a point is missing");
+        let unmeasured = Summary { queries: 50, recall: None, ..Summary::default() };
+        let failure = verdict(&unmeasured, Some(&changed)).expect_err("nothing was proved");
+        assert!(failure.message.contains("not measured") && failure.message.contains("4,999"), "{failure}");
+        assert_eq!(failure.exit, Exit::Failed);
     }
 }

@@ -1,6 +1,7 @@
 //! What `shoal up` prints once the cluster has answered: questions, recall, addresses, what to type next.
 
 use std::env;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
@@ -11,8 +12,12 @@ use super::cluster::Cluster;
 use crate::args::Format;
 use crate::eval::run::{Outcome, Summary};
 use crate::failure::Failure;
-use crate::output::{self, columns};
+use crate::json::id_to_text;
+use crate::output::{self, columns, escaped};
 use crate::sample::{self, Question};
+
+/// Where commands look for a router.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7700);
 
 /// Questions that are shown.
 const QUESTIONS: usize = 5;
@@ -45,8 +50,10 @@ pub(crate) struct Shown<'a> {
     pub(crate) addresses: Vec<Address>,
     pub(crate) summary: Summary,
     pub(crate) outcomes: Vec<Outcome>,
-    /// Whether commands find the router without being told where it is.
-    pub(crate) default_router: bool,
+    /// Why the known answers are not those to expect, if so.
+    pub(crate) changed: Option<String>,
+    /// Where the router was asked to listen.
+    pub(crate) listen: SocketAddr,
     /// This program's file, if typing `shoal` would not find it.
     pub(crate) program: Option<PathBuf>,
     /// Whether the cluster stops now.
@@ -66,6 +73,7 @@ impl Shown<'_> {
         for (question, outcome) in questions.iter().zip(&self.outcomes).step_by(step).take(QUESTIONS) {
             text += &format!("  {:?}\n      {}\n", question.text, names(outcome, &question.package));
         }
+        text += "  (* the package that the question was written for)\n";
         text += &format!("\n{}\n\n", self.measured());
         let rows = self.addresses.iter().map(|a| vec![a.name.clone(), a.url.clone(), a.metrics.clone()]);
         text += &columns(&["process", "address", "metrics"], rows.collect(), &[]);
@@ -81,13 +89,19 @@ impl Shown<'_> {
             text += &format!("  alias shoal={}\n", program.display());
         }
         if self.once {
-            return text + &format!("  shoal up --data {}\n", self.home.display());
+            let listen = if self.default_router() { String::new() } else { format!(" --listen {}", self.listen) };
+            return text + &format!("  shoal up --data {}{listen}\n", self.home.display());
         }
-        if !self.default_router {
+        if !self.default_router() {
             let router = self.addresses.first().map_or("", |router| router.url.as_str());
             text += &format!("  export SHOAL_ENDPOINT={router}\n");
         }
         text + NEXT
+    }
+
+    /// Whether commands find the router without being told where it is.
+    fn default_router(&self) -> bool {
+        self.listen == DEFAULT_LISTEN
     }
 
     /// One line of what was measured.
@@ -95,7 +109,7 @@ impl Shown<'_> {
         let summary = &self.summary;
         let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2} ms"));
         let latency = &summary.latency_ms;
-        let recall = summary.recall.map_or("-".to_owned(), |recall| format!("{recall:.3}"));
+        let recall = summary.recall.map_or("not measured".to_owned(), |recall| format!("{recall:.3}"));
         let mut line = format!(
             "recall@{} {recall} over {} queries, p50 {}, p99 {}",
             summary.k,
@@ -106,6 +120,9 @@ impl Shown<'_> {
         if summary.errors + summary.partial > 0 {
             line += &format!(", {} failed, {} in part", summary.errors, summary.partial);
         }
+        if let Some(changed) = &self.changed {
+            line += &format!("\n({changed})");
+        }
         line
     }
 
@@ -114,6 +131,7 @@ impl Shown<'_> {
         json!({
             "collection": sample::NAME,
             "measured": self.summary,
+            "changed": self.changed,
             "processes": self.addresses.iter().map(address).collect::<Vec<_>>(),
             "data": self.home,
         })
@@ -139,9 +157,9 @@ Ctrl-C here stops the cluster; its data stays
 /// Names of the first hits, nearest first; a star marks the package that the question was written for.
 fn names(outcome: &Outcome, package: &str) -> String {
     let name = |hit: &Hit| match hit.payload.get("name") {
-        Some(Value::Text(name)) if name == package => format!("{name}* {:.3}", hit.score),
-        Some(Value::Text(name)) => format!("{name} {:.3}", hit.score),
-        _ => format!("{} {:.3}", hit.id, hit.score),
+        Some(Value::Text(name)) if name == package => format!("{}* {:.3}", escaped(name), hit.score),
+        Some(Value::Text(name)) => format!("{} {:.3}", escaped(name), hit.score),
+        _ => format!("{} {:.3}", escaped(&id_to_text(&hit.id)), hit.score),
     };
     match &outcome.answer {
         Ok(answer) => answer.hits.iter().take(NAMES).map(name).collect::<Vec<_>>().join(", "),
@@ -181,7 +199,8 @@ mod tests {
             }],
             summary: Summary { queries: 50, k: 10, recall: Some(1.0), latency_ms, ..Summary::default() },
             outcomes: vec![Outcome { answer: Ok(answer), latency_ms: 1.0 }],
-            default_router: false,
+            changed: None,
+            listen: ([127, 0, 0, 1], 7701).into(),
             program: Some("/bin/shoal".into()),
             once: false,
         };
@@ -191,6 +210,7 @@ mod tests {
 questions to the sample collection packages:
   \"Run old DOS applications\"
       dosbox* 0.750, dosemu 0.500
+  (* the package that the question was written for)
 
 recall@10 1.000 over 50 queries, p50 1.00 ms, p99 2.50 ms
 
@@ -206,6 +226,11 @@ next, in another terminal:
         );
         assert_eq!(shown.text(&[question]), want);
         assert_eq!(shown.json()["measured"]["recall"], 1.0);
-        assert_eq!(Shown { once: true, ..shown }.next(), "next:\n  alias shoal=/bin/shoal\n  shoal up --data /data\n");
+        let changed = Shown { changed: Some("packages was changed".into()), ..shown };
+        assert!(changed.measured().ends_with("\n(packages was changed)"), "{}", changed.measured());
+        assert_eq!(
+            Shown { once: true, ..changed }.next(),
+            "next:\n  alias shoal=/bin/shoal\n  shoal up --data /data --listen 127.0.0.1:7701\n",
+        );
     }
 }

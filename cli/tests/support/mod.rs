@@ -1,8 +1,9 @@
 //! A router in memory that does as told, and the `shoal` binary run against it.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use shoal_model::{ErrorKind, InputError, Metric, Point, PointId};
 use shoal_proto::status::{RemoteError, not_served_yet, to_status};
@@ -10,6 +11,7 @@ use shoal_proto::v1::cluster_service_server::{ClusterService, ClusterServiceServ
 use shoal_proto::v1::collections_service_server::{CollectionsService, CollectionsServiceServer};
 use shoal_proto::v1::points_service_server::{PointsService, PointsServiceServer};
 use shoal_proto::{convert, server, v1};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
@@ -27,6 +29,8 @@ pub(crate) struct State {
     pub(crate) refused: Option<PointId>,
     /// Fails every upsert once this many points are stored.
     pub(crate) full_at: Option<usize>,
+    /// Does not answer upserts once this many points are stored, until it is taken away.
+    pub(crate) hang_at: Option<usize>,
     /// Whether vectors came as 16-bit floats.
     pub(crate) halves: bool,
 }
@@ -35,6 +39,7 @@ pub(crate) struct State {
 #[derive(Clone, Default)]
 pub(crate) struct FakeRouter {
     pub(crate) state: Arc<Mutex<State>>,
+    hanging: Arc<Notify>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -46,6 +51,16 @@ fn error(kind: ErrorKind, message: &str) -> Status {
 impl FakeRouter {
     pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().expect("no panics")
+    }
+
+    /// Completes once an upsert hangs.
+    pub(crate) async fn hangs(&self) {
+        self.hanging.notified().await;
+    }
+
+    fn must_hang(&self) -> bool {
+        let state = self.lock();
+        state.hang_at.is_some_and(|hang_at| state.points.len() >= hang_at)
     }
 
     /// Serves until the test ends; gives the endpoint.
@@ -124,6 +139,10 @@ impl CollectionsService for FakeRouter {
 #[tonic::async_trait]
 impl PointsService for FakeRouter {
     async fn upsert(&self, request: Request<v1::UpsertRequest>) -> Answer<v1::UpsertResponse> {
+        while self.must_hang() {
+            self.hanging.notify_one();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let mut state = self.lock();
         if state.unavailable > 0 {
             state.unavailable -= 1;
@@ -203,15 +222,67 @@ impl ClusterService for FakeRouter {
     }
 }
 
-/// Runs `shoal` with these arguments against `endpoint`; gives exit code, stdout and stderr.
-pub(crate) async fn shoal(endpoint: &str, arguments: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
-    command.args(arguments).env("SHOAL_ENDPOINT", endpoint).stdin(std::process::Stdio::null());
-    for variable in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "SHOAL_LOG", "RUST_LOG"] {
-        command.env_remove(variable);
+/// Longest that any command of a test may take.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A run of `shoal`.
+pub(crate) struct Run {
+    pid: String,
+    output: mpsc::Receiver<std::io::Result<Output>>,
+}
+
+impl Run {
+    /// Starts `shoal` with these arguments against `endpoint`.
+    pub(crate) fn start(endpoint: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+        command.args(arguments).env("SHOAL_ENDPOINT", endpoint);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for variable in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "SHOAL_LOG", "RUST_LOG"] {
+            command.env_remove(variable);
+        }
+        let child = command.spawn().expect("the binary runs");
+        let pid = child.id().to_string();
+        let (sender, output) = mpsc::channel(1);
+        std::thread::spawn(move || sender.blocking_send(child.wait_with_output()));
+        Self { pid, output }
     }
-    let run = tokio::task::spawn_blocking(move || command.output()).await.expect("no panics");
-    let Output { status, stdout, stderr } = run.expect("the binary runs");
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid]).stderr(Stdio::null()).status();
+        sent.expect("kill runs");
+    }
+
+    /// Waits for its end; gives exit code, stdout and stderr. One that does not end fails the test.
+    pub(crate) async fn end(mut self) -> (i32, String, String) {
+        let ended = tokio::time::timeout(ENDS_WITHIN, self.output.recv()).await;
+        let Ok(output) = ended else {
+            self.signal("KILL");
+            panic!("the command did not end within {ENDS_WITHIN:?}");
+        };
+        told(output)
+    }
+
+    /// Sends it a signal again and again until its end.
+    pub(crate) async fn end_signalled(mut self, name: &str) -> (i32, String, String) {
+        for _ in 0..600 {
+            self.signal(name);
+            if let Ok(output) = tokio::time::timeout(Duration::from_millis(100), self.output.recv()).await {
+                return told(output);
+            }
+        }
+        self.signal("KILL");
+        panic!("the command did not end on signals");
+    }
+}
+
+fn told(output: Option<std::io::Result<Output>>) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = output.expect("sent once").expect("its output is read");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (status.code().expect("it was not killed"), text(stdout), text(stderr))
+}
+
+/// Runs `shoal` with these arguments against `endpoint`; gives exit code, stdout and stderr.
+pub(crate) async fn shoal(endpoint: &str, arguments: &[&str]) -> (i32, String, String) {
+    Run::start(endpoint, arguments).end().await
 }
