@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use crate::CoordinatorError;
 use crate::collections::describe_all;
-use crate::leadership::{Attempt, Boxed, Shared, was_forwarded};
+use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared, was_forwarded};
 use crate::status::{node_status, warnings};
 
 /// How long another coordinator may take to answer for itself.
@@ -98,7 +98,9 @@ impl ClusterService for Cluster {
         let forwarded = was_forwarded(request.metadata());
         let here = |_, attempt| -> Boxed<'_, _> { Box::pin(self.status(attempt)) };
         let there = |leader, request| -> Boxed<'_, _> {
-            Box::pin(async move { ClusterServiceClient::new(leader).get_status(request).await })
+            Box::pin(async move {
+                ClusterServiceClient::new(leader).max_decoding_message_size(ANSWER_BYTES_MAX).get_status(request).await
+            })
         };
         match self.0.on_leader(request, here, there).await {
             Err(status) if !forwarded && without_leader(&status) => {

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use crate::CoordinatorError;
 use crate::heard::Heartbeat;
-use crate::leadership::{Attempt, Boxed, Shared};
+use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared};
 
 /// Plans that may go stale, because nodes come and go, before a creation gives up.
 const PLANS_MAX: u32 = 5;
@@ -166,7 +166,12 @@ impl CollectionsService for Collections {
         convert::operation_id(&request.get_ref().operation_id).map_err(|error| status::to_status(&error))?;
         let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.create(message, attempt)) };
         let there = |leader, request| -> Boxed<'_, _> {
-            Box::pin(async move { CollectionsServiceClient::new(leader).create_collection(request).await })
+            Box::pin(async move {
+                CollectionsServiceClient::new(leader)
+                    .max_decoding_message_size(ANSWER_BYTES_MAX)
+                    .create_collection(request)
+                    .await
+            })
         };
         self.0.on_leader(request, here, there).await
     }
@@ -177,7 +182,12 @@ impl CollectionsService for Collections {
     ) -> Result<Response<v1::ListCollectionsResponse>, Status> {
         let here = |_, attempt| -> Boxed<'_, _> { Box::pin(self.list(attempt)) };
         let there = |leader, request| -> Boxed<'_, _> {
-            Box::pin(async move { CollectionsServiceClient::new(leader).list_collections(request).await })
+            Box::pin(async move {
+                CollectionsServiceClient::new(leader)
+                    .max_decoding_message_size(ANSWER_BYTES_MAX)
+                    .list_collections(request)
+                    .await
+            })
         };
         self.0.on_leader(request, here, there).await
     }
@@ -188,7 +198,12 @@ impl CollectionsService for Collections {
     ) -> Result<Response<v1::GetCollectionResponse>, Status> {
         let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.get(message, attempt)) };
         let there = |leader, request| -> Boxed<'_, _> {
-            Box::pin(async move { CollectionsServiceClient::new(leader).get_collection(request).await })
+            Box::pin(async move {
+                CollectionsServiceClient::new(leader)
+                    .max_decoding_message_size(ANSWER_BYTES_MAX)
+                    .get_collection(request)
+                    .await
+            })
         };
         self.0.on_leader(request, here, there).await
     }
@@ -199,7 +214,12 @@ impl CollectionsService for Collections {
     ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
         let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.delete(message, attempt)) };
         let there = |leader, request| -> Boxed<'_, _> {
-            Box::pin(async move { CollectionsServiceClient::new(leader).delete_collection(request).await })
+            Box::pin(async move {
+                CollectionsServiceClient::new(leader)
+                    .max_decoding_message_size(ANSWER_BYTES_MAX)
+                    .delete_collection(request)
+                    .await
+            })
         };
         self.0.on_leader(request, here, there).await
     }

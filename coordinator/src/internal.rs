@@ -17,12 +17,15 @@ use tonic::{Request, Response, Status};
 
 use crate::CoordinatorError;
 use crate::heard::Heartbeat;
-use crate::leadership::{Attempt, Boxed, Shared};
+use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared};
 use crate::machine::GROUP;
 use shoal_model::InputError;
 
 /// Changes that wait for a slow watcher before it holds up its own stream.
 const WATCH_AHEAD: usize = 16;
+
+/// Names and addresses are in every map, and so are short.
+const TEXT_BYTES_MAX: usize = 256;
 
 /// Serves nodes, routers and other coordinators.
 pub(crate) struct Internal {
@@ -64,6 +67,12 @@ impl Internal {
         if store == StoreId::default() {
             return Err(InputError::new("store", "must have 16 bytes that are not all zero").into());
         }
+        for (field, text) in [("name", &request.name), ("zone", &request.zone), ("address", &request.address)] {
+            if text.len() > TEXT_BYTES_MAX {
+                let problem = format!("has {} bytes, the cap is {TEXT_BYTES_MAX}", text.len());
+                return Err(InputError::new(field, problem).into());
+            }
+        }
         shoal_proto::server::check_address(&request.address).map_err(|e| e.within("address"))?;
         let command = Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone };
         match self.shared.execute(&command, attempt.deadline).await? {
@@ -98,7 +107,12 @@ impl CoordinatorService for Internal {
     ) -> Result<Response<wire::RegisterNodeResponse>, Status> {
         let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.register(message, attempt)) };
         let there = |leader, request| -> Boxed<'_, _> {
-            Box::pin(async move { CoordinatorServiceClient::new(leader).register_node(request).await })
+            Box::pin(async move {
+                CoordinatorServiceClient::new(leader)
+                    .max_decoding_message_size(ANSWER_BYTES_MAX)
+                    .register_node(request)
+                    .await
+            })
         };
         self.shared.on_leader(request, here, there).await
     }
@@ -114,7 +128,12 @@ impl CoordinatorService for Internal {
         }
         let here = |message, _| -> Boxed<'_, _> { Box::pin(std::future::ready(self.hear(&message))) };
         let there = |leader, request| -> Boxed<'_, _> {
-            Box::pin(async move { CoordinatorServiceClient::new(leader).heartbeat(request).await })
+            Box::pin(async move {
+                CoordinatorServiceClient::new(leader)
+                    .max_decoding_message_size(ANSWER_BYTES_MAX)
+                    .heartbeat(request)
+                    .await
+            })
         };
         self.shared.on_leader(request, here, there).await
     }
@@ -125,9 +144,7 @@ impl CoordinatorService for Internal {
     ) -> Result<Response<Self::WatchMapStream>, Status> {
         let request = request.into_inner();
         let maps = self.shared.maps.clone();
-        if request.epoch > 0 {
-            check_cluster(&maps.borrow(), &request.cluster).map_err(|error| to_status(&error))?;
-        }
+        check_cluster(&maps.borrow(), &request.cluster).map_err(|error| to_status(&error))?;
         let (sender, stream) = mpsc::channel(WATCH_AHEAD);
         let stop = self.stop.clone();
         // Ends with the stream: when the watcher goes, or this coordinator stops.

@@ -22,6 +22,8 @@ use crate::heard::{Heard, Heartbeat};
 use crate::machine::{Applied, GROUP};
 use crate::{CoordinatorConfig, CoordinatorError};
 
+/// Size of the leader's answer to a call that is passed on; the whole map fits.
+pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Marks a call that another coordinator has passed on, which is never passed on again.
 const FORWARDED: &str = "shoal-forwarded";
 /// Pause before a call is tried again while there is no leader.

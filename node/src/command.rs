@@ -77,6 +77,12 @@ pub(crate) fn encode(
         upserts: points.iter().map(log_point).collect(),
         deletes: deletes.iter().map(convert::point_id_to_wire).collect(),
     };
+    let size = command.encoded_len();
+    if size > limits.message_bytes_max as usize {
+        let problem =
+            format!("take {size} bytes as stored, the cap is {}; send fewer at once", limits.message_bytes_max);
+        return Err(InputError::new("points", problem).into());
+    }
     Ok(command.encode_to_vec().into())
 }
 

@@ -122,7 +122,8 @@ impl ShardMachine {
     }
 }
 
-fn read_applied(store: &dyn Store, shard: ShardId) -> Result<LogIndex, NodeError> {
+/// The position that the stored points of a shard reflect.
+pub(crate) fn read_applied(store: &dyn Store, shard: ShardId) -> Result<LogIndex, NodeError> {
     let malformed = NodeError::Malformed { shard, what: "applied position" };
     match store.get(Table::Meta, &keys::applied(shard))? {
         None => Ok(LogIndex::default()),

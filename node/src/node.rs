@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use shoal_consensus::{Consensus, ConsensusError, RaftConfig};
-use shoal_model::{ClusterMap, GroupId, NodeId, ReplicaId, ShardId};
+use shoal_model::{ClusterId, ClusterMap, GroupId, NodeId, ReplicaId, ShardId};
 use shoal_proto::internal::v1::shard_service_server::ShardServiceServer;
 use shoal_proto::map_watch::MapWatch;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
@@ -74,7 +74,8 @@ impl Node {
         let (mut front, mut back) = (Tasks::new(), Tasks::new());
         let failure = Failure::default();
         let stop = back.stop_signal();
-        let (map_watch, watching) = MapWatch::start(config.coordinators.clone(), stop.clone());
+        let (map_watch, watching) =
+            MapWatch::start_from(known_map(&*store, member.0)?, config.coordinators.clone(), stop.clone());
         back.spawn("map watch", watching);
 
         let lanes = RaftLanes::new(Box::new(resolver(map_watch.clone())));
@@ -87,7 +88,7 @@ impl Node {
             Arc::new(Reads { replicas: replicas.clone(), store: store.clone(), pool, limits: config.limits.clone() });
         let calls = ShardCalls { reads, metrics: metrics.clone() };
 
-        let maps = map_watch.subscribe_from(saved_map(&*store)?);
+        let maps = map_watch.subscribe();
         back.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failure.clone()));
         let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
         back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
@@ -117,12 +118,25 @@ impl Node {
     }
 }
 
+/// The map this node last followed, which is of the cluster it belongs to, even if it holds nothing else.
+fn known_map(store: &dyn Store, cluster: ClusterId) -> Result<ClusterMap, NodeError> {
+    let mut known = saved_map(store)?;
+    if known.cluster == ClusterId::default() {
+        known.cluster = cluster;
+    }
+    if known.cluster != cluster {
+        return Err(NodeError::Malformed { shard: ShardId::default(), what: "cluster map (it is another cluster's)" });
+    }
+    Ok(known)
+}
+
 /// A proposal may be as large as the request that it comes from.
 fn raft_config(config: &NodeConfig) -> RaftConfig {
     let usual = RaftConfig::new(uuid::Uuid::new_v4().as_u64_pair().0);
     let proposal_bytes_max = config.limits.message_bytes_max as usize;
     let uncommitted_bytes_max = usual.uncommitted_bytes_max.max(proposal_bytes_max);
-    RaftConfig { proposal_bytes_max, uncommitted_bytes_max, ..usual }
+    let inbox_bytes_max = usual.inbox_bytes_max.max(2 * proposal_bytes_max);
+    RaftConfig { proposal_bytes_max, uncommitted_bytes_max, inbox_bytes_max, ..usual }
 }
 
 async fn follow(

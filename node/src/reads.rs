@@ -18,7 +18,7 @@ use shoal_runtime::{Store, Table};
 use tokio::task::JoinSet;
 
 use crate::cpu_pool::{CpuPool, Interest, Stop};
-use crate::machine::{View, split_record};
+use crate::machine::{View, read_applied, split_record};
 use crate::replica::Replica;
 use crate::replicas::Replicas;
 use crate::{NodeError, keys};
@@ -73,6 +73,14 @@ struct Selection {
     vectors: bool,
 }
 
+impl Selection {
+    /// Bytes that a row adds to an answer, about; an upper bound where only some fields are wanted.
+    fn bytes(&self, view: &View, row: RowRef) -> usize {
+        let payload = if self.payload { view.points.payload(row).len() } else { 0 };
+        payload + if self.vectors { size_of_val(view.points.vector(row)) } else { 0 }
+    }
+}
+
 /// One search as every part of it is given.
 struct Work {
     vector: Vec<f32>,
@@ -121,6 +129,8 @@ impl Reads {
         let searched = Instant::now();
         let selection =
             Selection { payload: request.with_payload, fields: request.payload_fields, vectors: request.with_vectors };
+        let size = |hit: &Located| selection.bytes(&views.open[hit.view].1, hit.found.row);
+        self.check_size("k", hits.iter().map(size).sum())?;
         let hits = hits.iter().map(|hit| node_hit(hit, &views, &selection)).collect::<Result<_, _>>()?;
         Ok(wire::SearchResponse {
             hits,
@@ -226,6 +236,8 @@ impl Reads {
         rows.sort_by(|a, b| a.0.cmp(&b.0));
         rows.truncate(limit);
         let selection = Selection { payload: request.with_payload, fields: vec![], vectors: request.with_vectors };
+        let size = |(_, row, view): &(PointId, RowRef, usize)| selection.bytes(&views.open[*view].1, *row);
+        self.check_size("limit", rows.iter().map(size).sum())?;
         let point = |(id, row, view): &(PointId, RowRef, usize)| {
             let (payload, vector) = contents(&views.open[*view], *row, &selection)?;
             Ok::<_, NodeError>(v1::Point {
@@ -258,10 +270,25 @@ impl Reads {
         let (with_payload, with_vectors) = (request.with_payload, request.with_vectors);
         let read = move || {
             let point = |id| read_point(&*store, shard, id, with_payload, with_vectors);
-            ids.iter().filter_map(|id| point(id).transpose()).collect::<Result<Vec<_>, NodeError>>()
+            let points = ids.iter().filter_map(|id| point(id).transpose()).collect::<Result<Vec<_>, NodeError>>()?;
+            // Disk may be ahead of the view. Read after the points, this position covers them all.
+            Ok::<_, NodeError>((points, read_applied(&*store, shard)?))
         };
-        let points = self.pool.run(read).await??;
-        Ok(wire::GetResponse { points, answered: views.answered(), failures: views.failures })
+        let (points, applied) = self.pool.run(read).await??;
+        self.check_size("ids", points.iter().map(prost::Message::encoded_len).sum())?;
+        let answered = vec![wire::ShardAnswer { shard_id: shard.0, applied_index: applied.0 }];
+        Ok(wire::GetResponse { points, answered, failures: views.failures })
+    }
+
+    /// Refuses an answer that no message could carry; `field` is what the caller can ask less of.
+    fn check_size(&self, field: &str, bytes: usize) -> Result<(), InputError> {
+        // Half of the cap: names and framing come on top.
+        let max = self.limits.message_bytes_max as usize / 2;
+        if bytes <= max {
+            return Ok(());
+        }
+        let problem = format!("asks for an answer of {bytes} bytes, the cap is {max}; ask for fewer points or fields");
+        Err(InputError::new(field, problem))
     }
 
     fn filter(&self, filter: Option<v1::Filter>) -> Result<Option<CompiledFilter>, InputError> {
@@ -364,6 +391,9 @@ fn unpack(shard: ShardId, packed: &[u8], fields: &[String]) -> Result<v1::Payloa
     Ok(convert::payload_to_wire(payload))
 }
 
+/// Times that a point is read because a write came between its records; no writer is that fast.
+const READS_MAX: usize = 100;
+
 /// Reads both records of a point, again if a write came between them.
 fn read_point(
     store: &dyn Store,
@@ -374,7 +404,7 @@ fn read_point(
 ) -> Result<Option<v1::Point>, NodeError> {
     let key = keys::point(shard, id);
     let malformed = |what| NodeError::Malformed { shard, what };
-    loop {
+    for _ in 0..READS_MAX {
         let Some(vector) = store.get(Table::Vectors, &key)? else { return Ok(None) };
         let payload = store.get(Table::Payload, &key)?;
         let (written, components) = split_record(&vector).ok_or(malformed("vector"))?;
@@ -391,6 +421,7 @@ fn read_point(
             version_vectors: BTreeMap::new(),
         }));
     }
+    Err(malformed("point: its two records do not belong together"))
 }
 
 fn micros(duration: std::time::Duration) -> u64 {

@@ -109,7 +109,7 @@ impl Replicas {
         gone.extend(self.ids());
         gone.retain(|id| !wanted.contains_key(id));
         for shard in gone {
-            self.drop_replica(shard).await?;
+            self.drop_replica(shard, tasks).await?;
         }
         for shard in wanted.values() {
             match self.get(shard.id) {
@@ -135,9 +135,17 @@ impl Replicas {
         Ok(())
     }
 
-    async fn drop_replica(&self, shard: ShardId) -> Result<(), NodeError> {
-        self.write_open().remove(&shard);
+    async fn drop_replica(&self, shard: ShardId, tasks: &mut Applying) -> Result<(), NodeError> {
+        let was_open = self.write_open().remove(&shard).is_some();
         self.consensus.close_group(group_of(shard), true).await?;
+        // What is still in its mailbox is applied, and must be before the erasure, or it would come after.
+        while was_open && let Some(ended) = tasks.join_next().await {
+            let id = ended.as_ref().ok().map(|(id, _)| *id);
+            self.reraise(ended)?;
+            if id == Some(shard) {
+                break;
+            }
+        }
         tracing::info!(shard = shard.0, "replica dropped");
         machine::erase(&*self.store, shard)
     }

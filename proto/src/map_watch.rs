@@ -71,7 +71,17 @@ impl MapWatch {
         coordinators: Vec<String>,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (maps, _) = watch::channel(Arc::new(ClusterMap::default()));
+        Self::start_from(ClusterMap::default(), coordinators, stop)
+    }
+
+    /// The same, beginning with `known`, a map kept from before. If that names a cluster, no other one's map is ever
+    /// taken, not even at first: a process that keeps data must not be led astray by a wrong address.
+    pub fn start_from(
+        known: ClusterMap,
+        coordinators: Vec<String>,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (maps, _) = watch::channel(Arc::new(known));
         let watch = Self { maps, wanted: Arc::new(Notify::new()) };
         let follower = watch.clone();
         let task = async move {
@@ -92,15 +102,6 @@ impl MapWatch {
     /// Every map from now on. A receiver may miss some, but not the newest. Never closes.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<ClusterMap>> {
-        self.maps.subscribe()
-    }
-
-    /// The same, beginning with `known`, a map kept from before, unless a newer one has arrived already.
-    #[must_use]
-    pub fn subscribe_from(&self, known: ClusterMap) -> watch::Receiver<Arc<ClusterMap>> {
-        if let Err(error) = self.install(News::Whole(known)) {
-            tracing::error!(%error, "the map kept from before does not belong to this cluster");
-        }
         self.maps.subscribe()
     }
 

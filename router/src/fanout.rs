@@ -25,6 +25,9 @@ pub(crate) use terms::{Action, CallId, Cause, Event, Failure, Gap, Grouping, Out
 
 /// Rest after the first round through the replicas of a shard; it doubles with each further round.
 const REST_FIRST: Duration = Duration::from_millis(5);
+/// How long a shard is asked again. A node that restarts is back by then; one that is gone must not hold up every
+/// request until its deadline, or they would use up the router's places.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest rest.
 const REST_MAX: Duration = Duration::from_millis(250);
 
@@ -49,6 +52,8 @@ struct Part {
     /// Position of the replica to ask, modulo their number. The first one is the likeliest leader.
     replica: usize,
     failures: u32,
+    /// When the first of them came.
+    failing_since: Option<Duration>,
     last: Option<Failure>,
 }
 
@@ -70,7 +75,9 @@ enum State {
 impl Fanout {
     /// A request that has not begun.
     pub(crate) fn new(plan: Plan, map: Arc<ClusterMap>) -> Self {
-        let part = |shard: &ShardId| (*shard, Part { state: State::Ready, replica: 0, failures: 0, last: None });
+        let part = |shard: &ShardId| {
+            (*shard, Part { state: State::Ready, replica: 0, failures: 0, failing_since: None, last: None })
+        };
         Self {
             parts: plan.shards.iter().map(part).collect(),
             random: SmallRng::seed_from_u64(plan.seed),
@@ -185,9 +192,10 @@ impl Fanout {
         part.last = Some(failure.clone());
         let round = part.failures / u32::try_from(replicas).unwrap_or(u32::MAX);
         let rest = rest(round, &mut self.random);
+        let give_up_at = self.plan.ends_at.min(*part.failing_since.get_or_insert(at) + PATIENCE);
         let resting = |refused| {
             let until = at + rest;
-            if until < self.plan.ends_at { State::Resting { until, refused } } else { State::Lost }
+            if until < give_up_at { State::Resting { until, refused } } else { State::Lost }
         };
         part.state = match cause {
             Cause::StaleEpoch if entry.is_none_or(|shard| shard.epoch != target.epoch) => State::Ready,

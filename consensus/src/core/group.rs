@@ -32,6 +32,9 @@ mod upkeep;
 /// alone: the first membership is no entry, it travels only in snapshots.
 const FIRST: Position = Position { index: 1, term: 1 };
 
+/// How far beyond its own a replica believes a term: a million elections in its absence.
+const TERM_JUMP_MAX: u64 = 1 << 20;
+
 /// What a round over all groups shares.
 pub(crate) struct Round<'a> {
     pub(crate) config: &'a RaftConfig,
@@ -231,6 +234,19 @@ impl Group {
     pub(crate) fn step(&mut self, message: Message, tick: u64, config: &RaftConfig) -> Result<(), ConsensusError> {
         if self.restoring.is_some() {
             return Ok(());
+        }
+        // Such a jump is no election but a forgery or a flipped bit; taken over, it could use up all terms.
+        if message.term > self.raft.raft.term.saturating_add(TERM_JUMP_MAX) {
+            let problem = "its term is far beyond any that elections have led to";
+            return Err(ConsensusError::BadMessage { group: self.id, problem });
+        }
+        let from_leader = matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+        );
+        if from_leader && self.is_alone() {
+            let problem = "this replica is its group's only member, so nobody else can lead it";
+            return Err(ConsensusError::BadMessage { group: self.id, problem });
         }
         self.heard.insert(message.from, tick);
         let last = self.raft.raft.raft_log.last_index();

@@ -146,8 +146,7 @@ async fn a_dead_coordinator_is_left_and_changes_are_followed() {
 async fn a_broken_stream_is_resumed_from_the_epoch_reached() {
     let (first, mut first_asks) = coordinator(vec![]).await;
     let (second, mut asks) = coordinator(vec![changes(&map(7, 5), 4)]).await;
-    let (watch, task) = MapWatch::start(vec![first, second], CancellationToken::new());
-    let _ = watch.subscribe_from(map(7, 4));
+    let (watch, task) = MapWatch::start_from(map(7, 4), vec![first, second], CancellationToken::new());
     tokio::spawn(task);
     reaches(&watch, 5).await;
     assert_eq!(first_asks.recv().await, Some(4), "the stream begins after the map kept from before");
@@ -170,8 +169,7 @@ async fn a_silent_coordinator_is_left_when_news_is_wanted() {
 async fn another_cluster_is_passed_over() {
     let (foreign, _foreign_asks) = coordinator(vec![vec![whole(&map(8, 9))]]).await;
     let (ours, _asks) = coordinator(vec![changes(&map(7, 5), 4)]).await;
-    let (watch, task) = MapWatch::start(vec![foreign, ours], CancellationToken::new());
-    let _ = watch.subscribe_from(map(7, 4));
+    let (watch, task) = MapWatch::start_from(map(7, 4), vec![foreign, ours], CancellationToken::new());
     tokio::spawn(task);
     assert_eq!(reaches(&watch, 5).await.cluster, ClusterId(7));
 }
