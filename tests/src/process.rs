@@ -1,5 +1,7 @@
 //! Processes of the `shoal` binary.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -27,12 +29,20 @@ pub fn shoal_binary() -> PathBuf {
 
 /// A port of the loopback address that nobody uses now.
 ///
+/// Below the range from which the system gives ports to outgoing connections: one of those could otherwise take the
+/// port of a process while it is killed, before it comes back.
+///
 /// # Panics
-/// If the system has none to give.
+/// If none is free.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it was just bound").port()
+    const FIRST: u64 = 15_000;
+    const COUNT: u64 = 15_000;
+    let random = RandomState::new().build_hasher().finish();
+    let candidates =
+        (0..COUNT).map(|i| FIRST + random.wrapping_add(i) % COUNT).filter_map(|port| u16::try_from(port).ok());
+    let mut free = candidates.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().expect("a free port")
 }
 
 /// A running process. Killed when dropped.
