@@ -85,8 +85,8 @@ fn tests(workspace: &Workspace) -> Outcome {
 
 /// End-to-end tests start the binary that SHOAL_BIN names.
 fn run_tests_with(workspace: &Workspace, filter: &[&str]) -> Outcome {
-    run(&mut workspace.build_binaries())?;
-    run(workspace.cargo(["test", "--release", "--workspace"]).args(filter).env("SHOAL_BIN", workspace.binary()))
+    workspace.build("shoal")?;
+    run(workspace.cargo(["test", "--release", "--workspace"]).args(filter).env("SHOAL_BIN", workspace.binary("shoal")))
 }
 
 /// A part of the Rust toolchain that a minimal installation lacks.

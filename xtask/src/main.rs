@@ -5,6 +5,7 @@
 //!
 //! Does not know about: anything inside the crates of Shoal, beyond their names and manifests.
 
+mod bench;
 mod cargo_tree;
 mod checks;
 mod house;
@@ -17,6 +18,7 @@ mod setup;
 mod target_dir;
 mod workspace;
 
+use std::convert::Infallible;
 use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -30,6 +32,7 @@ usage: cargo xtask <command>
   up [ARGS]      setup, build, then run `shoal up ARGS`
   test [FILTER]  setup, every check, then every test; with FILTER only the tests whose name contains it
   check [NAME]   one step of `test` alone; without NAME: list them
+  bench [ARGS]   setup, build, then run `shoal-bench ARGS`; `bench ann --help` tells more (docs/benchmarks.md)
 
 The cache folder is $SHOAL_CACHE, else $XDG_CACHE_HOME/shoal, else ~/.cache/shoal.
 CARGO_TARGET_DIR and ROCKSDB_LIB_DIR are honoured where set.";
@@ -48,6 +51,10 @@ fn main() -> ExitCode {
             checks::list();
             Ok(())
         }
+        // 1 says that a gate was missed.
+        ["bench", rest @ ..] => {
+            return bench::run(rest).map_or_else(|reason| failed(&reason, 2), |never| match never {});
+        }
         ["check", name] => prepared(setup::FOR_TESTS).and_then(|workspace| checks::run_one(&workspace, name)),
         _ => {
             eprintln!("{USAGE}");
@@ -56,11 +63,13 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
-            eprintln!("\nerror: {reason}");
-            ExitCode::FAILURE
-        }
+        Err(reason) => failed(&reason, 1),
     }
+}
+
+fn failed(reason: &str, code: u8) -> ExitCode {
+    eprintln!("\nerror: {reason}");
+    ExitCode::from(code)
 }
 
 /// The workspace, on a machine that has what `needs` asks for, with RocksDB's library in place.
@@ -76,9 +85,12 @@ fn prepared(needs: &[setup::Need]) -> Outcome<Workspace> {
 /// Builds the `shoal` binary and becomes it, so that Ctrl-C reaches the cluster and not a parent of it.
 fn up(args: &[&str]) -> Outcome {
     let workspace = prepared(setup::FOR_BUILDS)?;
-    report::header("build shoal");
-    workspace::run(&mut workspace.build_binaries())?;
-    let binary = workspace.binary();
-    let failure = Command::new(&binary).arg("up").args(args).exec();
-    Err(format!("{} does not start: {failure}.", binary.display()))
+    workspace.build("shoal")?;
+    become_it(Command::new(workspace.binary("shoal")).arg("up").args(args)).map(|never| match never {})
+}
+
+/// Replaces this process; returns only if that fails.
+fn become_it(command: &mut Command) -> Outcome<Infallible> {
+    let failure = command.exec();
+    Err(format!("{} does not start: {failure}.", command.get_program().display()))
 }

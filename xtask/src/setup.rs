@@ -22,11 +22,19 @@ const LIBCLANG: Need = Need { what: "libclang and its headers", package: "libcla
 const PYTHON: Need = Need { what: "python3 with venv", package: "python3-venv", is_there: has_buf_or_python };
 const GIT: Need = Need { what: "git", package: "git", is_there: |_| starts("git", "--version") };
 
+const PYTHON_FOR_PEERS: Need =
+    Need { what: "python3 with venv", package: "python3-venv", is_there: |_| python().is_some() };
+const PYTHON_HEADERS: Need =
+    Need { what: "the headers of python3", package: "python3-dev", is_there: |_| has_python_headers() };
+
 /// RocksDB, lz4 and ring compile C and C++; RocksDB's bindings are made from its header with libclang.
 pub(crate) const FOR_BUILDS: &[Need] = &[COMPILER, LIBCLANG];
 
 /// The proto lint comes from PyPI; the house checks ask git which files are ours.
 pub(crate) const FOR_TESTS: &[Need] = &[COMPILER, LIBCLANG, PYTHON, GIT];
+
+/// The peers of a benchmark come from PyPI, hnswlib as source: it is compiled for the machine that it runs on.
+pub(crate) const FOR_PEERS: &[Need] = &[COMPILER, LIBCLANG, PYTHON_FOR_PEERS, PYTHON_HEADERS];
 
 /// Makes sure that everything in `needs` is there.
 ///
@@ -122,12 +130,20 @@ fn has_buf_or_python(workspace: &Workspace) -> bool {
 
 /// A Python that can make virtual environments. Debian's own comes second: apt helps only that one.
 pub(crate) fn python() -> Option<&'static str> {
-    let makes_environments = |python: &&str| {
-        let mut command = Command::new(python);
-        command.args(["-c", "import ensurepip, venv"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    ["python3", "/usr/bin/python3"].into_iter().find(makes_environments)
+    ["python3", "/usr/bin/python3"].into_iter().find(|python| python_runs(python, "import ensurepip, venv"))
+}
+
+/// Whether extensions can be compiled for that Python.
+fn has_python_headers() -> bool {
+    const LOOK: &str = "import os, sys, sysconfig; \
+                        sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path('include'), 'Python.h')))";
+    python().is_some_and(|python| python_runs(python, LOOK))
+}
+
+fn python_runs(python: &str, program: &str) -> bool {
+    let mut command = Command::new(python);
+    command.args(["-c", program]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::Outcome;
+use crate::{Outcome, report};
 
 /// The checkout, and the folders outside it that outlive it.
 pub(crate) struct Workspace {
@@ -62,16 +62,18 @@ impl Workspace {
         command
     }
 
-    /// One build for `up` and for the end-to-end tests, so that they share every artefact.
+    /// Builds one binary of ours: the same build for `up`, for the end-to-end tests and for benches, so that they
+    /// share every artefact.
     ///
-    /// Of the whole workspace, because that is what decides the features of the dependencies.
-    pub(crate) fn build_binaries(&self) -> Command {
-        self.cargo(["build", "--release", "--workspace", "--bins"])
+    /// In view of the whole workspace, because that is what decides the features of the dependencies.
+    pub(crate) fn build(&self, binary: &str) -> Outcome {
+        report::header(&format!("build {binary}"));
+        run(&mut self.cargo(["build", "--release", "--workspace", "--bin", binary]))
     }
 
-    /// The binary that [`Workspace::build_binaries`] makes.
-    pub(crate) fn binary(&self) -> PathBuf {
-        self.target.join("release/shoal")
+    /// The binary that [`Workspace::build`] makes.
+    pub(crate) fn binary(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
     }
 
     /// Writes `.cargo/local.toml`, so that plain `cargo build` finds the same folders.

@@ -1,0 +1,77 @@
+//! Why a benchmark could not run. A gate that is missed is no error.
+
+use std::io;
+use std::path::PathBuf;
+
+use shoal_index::IndexError;
+use shoal_index::segment::BuildError;
+use shoal_model::{Classify, ErrorKind};
+
+/// Why a benchmark could not run, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BenchError {
+    /// A folder is not a data set.
+    #[error("{}: {problem}; docs/benchmarks.md tells what a data set holds", .path.display())]
+    Set { path: PathBuf, problem: String },
+    /// Nobody knows a peer of this name.
+    #[error("there is no peer {name:?}; there are: {known}")]
+    UnknownPeer { name: String, known: String },
+    /// Peers were asked for and there is nothing to run them with.
+    #[error(
+        "peers need a Python that has bench/peers/requirements.txt: start this as `cargo xtask bench`, which prepares one, or name one with --python"
+    )]
+    NoPython,
+    /// The process of a peer did not start.
+    #[error("peer {peer} does not start ({program}); name another Python with --python", program = .program.display())]
+    PeerStart { peer: String, program: PathBuf, source: io::Error },
+    /// A peer answered that it could not.
+    #[error("peer {peer} failed to {op}: {problem}; leave it out of --peers, or see what it printed:\n{printed}")]
+    PeerFailed { peer: String, op: &'static str, problem: String, printed: String },
+    /// The process of a peer is gone.
+    #[error("peer {peer} ended while it was to {op}; leave it out of --peers, or see what it printed:\n{printed}")]
+    PeerGone { peer: String, op: &'static str, printed: String },
+    /// A peer answered what is no answer.
+    #[error("peer {peer} answered {op} with {answer:?}, which is not the protocol of bench/peers/peer.py")]
+    PeerGarbage { peer: String, op: &'static str, answer: String },
+    /// A peer did not answer in time.
+    #[error("peer {peer} did not {op} within {seconds} s; leave it out of --peers, or take a smaller set")]
+    PeerSilent { peer: String, op: &'static str, seconds: u64 },
+    /// Ours failed.
+    #[error("shoal failed to search")]
+    Index(#[from] IndexError),
+    /// Ours was not built.
+    #[error("shoal failed to build its index")]
+    Build(#[from] BuildError),
+    /// The threads of a build did not start.
+    #[error("no threads to build with")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// A thread could not be bound to a core.
+    #[error("this thread cannot be pinned to core {core}; run where sched_setaffinity is allowed")]
+    Pin { core: usize, source: io::Error },
+    /// The disk.
+    #[error("cannot {doing}; see that the folder is there and has room")]
+    Io { doing: String, source: io::Error },
+}
+
+impl BenchError {
+    /// A failure of the disk while `doing` something.
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        |source| Self::Io { doing, source }
+    }
+}
+
+impl Classify for BenchError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Set { .. } | Self::UnknownPeer { .. } => ErrorKind::Invalid,
+            Self::NoPython | Self::PeerStart { .. } | Self::Pin { .. } => ErrorKind::Precondition,
+            Self::PeerSilent { .. } => ErrorKind::DeadlineExceeded,
+            Self::Index(error) => error.kind(),
+            Self::Build(_) | Self::Threads(_) => ErrorKind::Internal,
+            Self::PeerFailed { .. } | Self::PeerGone { .. } | Self::PeerGarbage { .. } | Self::Io { .. } => {
+                ErrorKind::Internal
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `shoal-bench`: measures Shoal, beside the best libraries there are, and holds the figures against their gates.
+//!
+//! `cargo xtask bench` prepares what it needs and starts it. One file for each bench; they share the reading of data
+//! sets, the contenders, the rules for recall and throughput, and the form of the report.
+//!
+//! Does not know about: clusters, the wire. What is measured here runs in this process or in a peer's.
+
+mod ann;
+mod contender;
+mod curve;
+mod error;
+mod exact;
+mod machine;
+mod npy;
+mod peer;
+mod report;
+mod segment;
+mod set;
+mod stopwatch;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Shoal against its gates; ends with 0 if all are met, 1 if one is not, 2 if it could not run.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    Ann(ann::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().bench {
+        Bench::Ann(args) => ann::run(&args),
+    };
+    match outcome {
+        Ok(report) if report.gates_met() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
+        Err(error) => {
+            eprint!("error: {error}");
+            let mut cause = error.source();
+            while let Some(source) = cause {
+                eprint!(": {source}");
+                cause = source.source();
+            }
+            eprintln!();
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}
