@@ -237,7 +237,7 @@ fn whole(number: f64) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::packed::{encode, tests};
     use proptest::prelude::*;
@@ -257,7 +257,7 @@ mod tests {
         prop::option::of(prop_oneof![Just(0.5), Just(0.0), Just(1.0), Just(f64::INFINITY), any::<f64>()])
     }
 
-    fn condition() -> impl Strategy<Value = Condition> {
+    pub(crate) fn condition() -> impl Strategy<Value = Condition> {
         let range = (bound(), bound(), bound(), bound()).prop_map(|(gt, gte, lt, lte)| Range { gt, gte, lt, lte });
         let predicate = prop_oneof![
             scalar().prop_map(Predicate::Match),
@@ -272,7 +272,7 @@ mod tests {
         ]
     }
 
-    fn filter() -> impl Strategy<Value = Filter> {
+    pub(crate) fn filter() -> impl Strategy<Value = Filter> {
         let clauses = |condition: BoxedStrategy<Condition>| {
             let list = || prop::collection::vec(condition.clone(), 0..3);
             (list(), list(), list()).prop_map(|(must, should, must_not)| Filter { must, should, must_not })

@@ -87,6 +87,15 @@ pub(crate) fn fields(packed: &[u8]) -> Option<Reader<'_>> {
 pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// What is not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     pub(crate) fn is_at_end(&self) -> bool {
         self.0.is_empty()
     }
@@ -129,14 +138,14 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(taken)
     }
 
     #[inline]
-    fn leb128(&mut self) -> Option<u64> {
+    pub(crate) fn leb128(&mut self) -> Option<u64> {
         match self.0.split_first() {
             Some((&byte, rest)) if byte < 0x80 => {
                 self.0 = rest;
@@ -245,7 +254,7 @@ fn write_run(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn write_leb128(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn write_leb128(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
