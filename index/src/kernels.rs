@@ -1,24 +1,54 @@
-//! Dot product and squared euclidean distance of `f32` vectors, with the best instructions the machine has.
+//! The arithmetic of searches, with the best instructions the machine has.
 //!
-//! Every instruction set runs the same plan: 16 partial sums over blocks of 16 components, then a tree over the 16.
-//! Sums differ between sets in the last bits, as fused multiply-add rounds once where others round twice;
-//! [`rounding_error`] bounds all of them, and callers settle near-ties in `f64`.
+//! | kernel | does |
+//! | --- | --- |
+//! | `dot`, `squared_euclidean`, and those of `_f16` and `_i8` | an `f32` query against rows of any width |
+//! | `dot_i8_i8`, `squared_euclidean_i8_i8` | two rows of `i8`, in integers |
+//! | `scan32`, `estimate32` | a query's [`Lut`] against the 1-bit codes of 32 rows |
+//! | `bound32`, `at_least32` | the same with bounds, and which of them reach a floor |
+//! | `hadamard`, `signs`, `fill_lut` | what rotation, encoding and tables are made of |
+//!
+//! Each instruction set has the same few operations on 16 lanes, and the plans in `rows`, `scans`, `hadamard` and `signs` are
+//! written once over them; arithmetic of bytes is written for each set, as there it is the registers' shape that
+//! counts. Integers, rotations, signs, tables and estimates are the same bit by bit on every set. Distances are not,
+//! as fused multiply-add rounds once where others round twice; [`rounding_error`] bounds all of them, and callers settle
+//! near-ties in `f64`.
 //!
 //! A flat scan is bound by memory: 384 components are 1,536 bytes, 85 ns at 18 GB/s. Rows are therefore read one after
 //! the other, as hardware prefetchers like it: four rows at a time, with the query loaded once for all of them, took
-//! 12 ms for 98 MB where this takes 5.6 (EPYC, AVX-512; summing the same bytes takes 5.2). The sums of a row wait for
-//! each other, but the next row's loads do not wait for them. Software prefetch only cost.
+//! 12 ms for 98 MB where this takes 5.6 (EPYC, AVX-512; summing the same bytes takes 5.2). Software prefetch only cost.
 
 use std::sync::LazyLock;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod hadamard;
+mod lut;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod prefetch;
+mod queue;
+mod rows;
 mod scalar;
-#[cfg(target_arch = "x86_64")]
-mod x86;
+mod scans;
+mod signs;
+mod sums;
 
-/// Partial sums that every kernel keeps.
-const LANES: usize = 16;
+pub use lut::{BATCH, BLOCK_BYTES, BLOCK_DIMS, Lut};
+pub use rows::{RoundingError, rounding_error};
+pub(crate) use scans::{Spread, Wide};
+pub(crate) use signs::Moments;
+
+/// Components of a block, and partial sums of a chain.
+pub const LANES: usize = 16;
+
+/// Longest rows of `i8` whose squared distance fits 32 bits: 255^2 for each component.
+pub const I8_DIMS_MAX: usize = 32_768;
+
+/// Longest rows of `i8` whose inner product fits 32 bits: 128^2 for each component.
+pub const I8_DOT_DIMS_MAX: usize = 131_056;
 
 /// An instruction set that this machine has been seen to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +66,24 @@ enum Set {
     Scalar,
 }
 
+/// Calls a kernel of a set.
+macro_rules! call {
+    ($kernels:expr, $($kernel:tt)+) => {
+        match $kernels.0 {
+            // SAFETY: `all` saw avx512f, avx512bw and avx512vnni, and only it makes this value.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => unsafe { avx512::$($kernel)+ },
+            // SAFETY: `all` saw avx2, fma and f16c, and only it makes this value.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => unsafe { avx2::$($kernel)+ },
+            // SAFETY: `all` saw neon, and only it makes this value.
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => unsafe { neon::$($kernel)+ },
+            Set::Scalar => scalar::$($kernel)+,
+        }
+    };
+}
+
 impl Kernels {
     /// The fastest on this machine. Looked up once.
     #[must_use]
@@ -50,10 +98,11 @@ impl Kernels {
         let mut sets = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx512f") && has!("avx512bw") && has!("avx512vnni") {
                 sets.push(Self(Set::Avx512));
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if has!("avx2") && has!("fma") && has!("f16c") {
                 sets.push(Self(Set::Avx2));
             }
         }
@@ -78,118 +127,207 @@ impl Kernels {
             Set::Scalar => "scalar",
         }
     }
+}
 
+impl Kernels {
+    /// Asks for bytes that will be read soon; a wish, without effect on what is read.
+    #[inline]
+    pub(crate) fn prefetch(bytes: &[u8]) {
+        prefetch::prefetch(bytes);
+    }
+}
+
+/// Distances. Panics if lengths differ.
+impl Kernels {
     /// Inner products of `query` with each of `rows`.
-    ///
-    /// # Panics
-    /// If a row has not as many components as the query.
     #[must_use]
     #[inline]
     pub fn dot<const N: usize>(self, query: &[f32], rows: [&[f32]; N]) -> [f32; N] {
-        match self.0 {
-            // SAFETY: `all` saw avx512f.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => unsafe { x86::avx512::dot(query, rows) },
-            // SAFETY: `all` saw avx2 and fma.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => unsafe { x86::avx2::dot(query, rows) },
-            // SAFETY: `all` saw neon.
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => unsafe { neon::dot(query, rows) },
-            Set::Scalar => scalar::dot(query, rows),
-        }
+        rows.iter().for_each(|row| same_dimension(query.len(), row.len()));
+        call!(self, dot(query, rows))
     }
 
     /// Sums of squared differences between `query` and each of `rows`.
-    ///
-    /// # Panics
-    /// If a row has not as many components as the query.
     #[must_use]
     #[inline]
     pub fn squared_euclidean<const N: usize>(self, query: &[f32], rows: [&[f32]; N]) -> [f32; N] {
-        match self.0 {
-            // SAFETY: `all` saw avx512f.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => unsafe { x86::avx512::squared_euclidean(query, rows) },
-            // SAFETY: `all` saw avx2 and fma.
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => unsafe { x86::avx2::squared_euclidean(query, rows) },
-            // SAFETY: `all` saw neon.
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => unsafe { neon::squared_euclidean(query, rows) },
-            Set::Scalar => scalar::squared_euclidean(query, rows),
-        }
+        rows.iter().for_each(|row| same_dimension(query.len(), row.len()));
+        call!(self, squared_euclidean(query, rows))
+    }
+
+    /// Inner product of `query` with a row of finite `f16` bits. Both are padded with zeros to a multiple of 16.
+    #[must_use]
+    #[inline]
+    pub fn dot_f16(self, query: &[f32], row: &[u16]) -> f32 {
+        whole_blocks(query.len(), row.len());
+        call!(self, dot_f16(query, row))
+    }
+
+    /// Squared distance between `query` and a row of finite `f16` bits, padded alike.
+    #[must_use]
+    #[inline]
+    pub fn squared_euclidean_f16(self, query: &[f32], row: &[u16]) -> f32 {
+        whole_blocks(query.len(), row.len());
+        call!(self, squared_euclidean_f16(query, row))
+    }
+
+    /// Inner product of `query` with a row of `i8`, padded alike; the caller multiplies by the row's scale.
+    #[must_use]
+    #[inline]
+    pub fn dot_i8(self, query: &[f32], row: &[i8]) -> f32 {
+        whole_blocks(query.len(), row.len());
+        call!(self, dot_i8(query, row))
+    }
+
+    /// Squared distance between `query` and `scale` times a row of `i8`, padded alike.
+    #[must_use]
+    #[inline]
+    pub fn squared_euclidean_i8(self, query: &[f32], row: &[i8], scale: f32) -> f32 {
+        whole_blocks(query.len(), row.len());
+        call!(self, squared_euclidean_i8(query, row, scale))
+    }
+
+    /// Inner product of two rows of at most [`I8_DOT_DIMS_MAX`] `i8`, padded alike.
+    #[must_use]
+    #[inline]
+    pub fn dot_i8_i8(self, a: &[i8], b: &[i8]) -> i32 {
+        whole_blocks(a.len(), b.len());
+        assert!(a.len() <= I8_DOT_DIMS_MAX, "sums of {} components may not fit", a.len());
+        call!(self, dot_i8_i8(a, b))
+    }
+
+    /// Squared distance of two rows of at most [`I8_DIMS_MAX`] `i8`, padded alike.
+    #[must_use]
+    #[inline]
+    pub fn squared_euclidean_i8_i8(self, a: &[i8], b: &[i8]) -> i32 {
+        whole_blocks(a.len(), b.len());
+        assert!(a.len() <= I8_DIMS_MAX, "sums of {} components may not fit", a.len());
+        call!(self, squared_euclidean_i8_i8(a, b))
     }
 }
 
-/// The error that `extra` roundings beyond a kernel's own can bring to a sum over `dim` components.
-///
-/// The result of a kernel lies within `relative * sum(|term|) + absolute` of the true sum of terms, which are the
-/// products, or, with `extra >= 2`, the squared differences. A term meets one rounding as a product, `dim / 16`
-/// additions into its partial sum and 4 in the tree; `m` roundings of at most `u = 2^-24` each come to
-/// `m u / (1 - m u)`. `absolute` is for products below the smallest normal number.
-/// Source: Higham, Accuracy and Stability of Numerical Algorithms, lemma 3.1.
-#[must_use]
-pub fn rounding_error(dim: usize, extra: usize) -> RoundingError {
-    #[allow(clippy::cast_precision_loss, reason = "dimensions are far below 2^53")]
-    let (roundings, dim) = ((dim.div_ceil(LANES) + 5 + extra) as f64, dim as f64);
-    let sum = roundings * f64::powi(2.0, -24);
-    RoundingError { relative: sum / (1.0 - sum), absolute: dim * f64::powi(2.0, -149) }
+/// Sums in `f64`, the same bit by bit on every set. Panics if lengths differ.
+impl Kernels {
+    /// `sum(a b)` and `sum(b b)`.
+    #[must_use]
+    #[inline]
+    pub fn dot_and_square_f64(self, a: &[f32], b: &[f32]) -> (f64, f64) {
+        same_dimension(a.len(), b.len());
+        call!(self, dot_and_square_f64(a, b))
+    }
+
+    /// `sum((a - b)^2)`.
+    #[must_use]
+    #[inline]
+    pub fn squared_euclidean_f64(self, a: &[f32], b: &[f32]) -> f64 {
+        same_dimension(a.len(), b.len());
+        call!(self, squared_euclidean_f64(a, b))
+    }
 }
 
-/// What [`rounding_error`] tells.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RoundingError {
-    /// Share of the sum of the terms' magnitudes.
-    pub relative: f64,
-    /// Added to it.
-    pub absolute: f64,
+/// Batches of 1-bit codes. Panics if `codes` are not of the tables' dimension.
+impl Kernels {
+    /// `s_1 q_1 + s_2 q_2 + ...` for the signs `s` of 32 rows and the query of `lut`.
+    #[inline]
+    pub fn scan32(self, codes: &[u8], lut: &Lut, out: &mut [f32; BATCH]) {
+        batch_of(codes, lut);
+        call!(self, scan32(codes, lut, out));
+    }
+
+    /// `base + scale * (add_j + rescale_j * sum_j)` for the sums of [`Kernels::scan32`]; `add` and `rescale` are `f16`.
+    #[allow(clippy::too_many_arguments, reason = "the parts of a block, as they lie in it")]
+    #[inline]
+    pub fn estimate32(
+        self,
+        codes: &[u8],
+        lut: &Lut,
+        add: &[u16; BATCH],
+        rescale: &[u16; BATCH],
+        scale: f32,
+        base: f32,
+        out: &mut [f32; BATCH],
+    ) {
+        batch_of(codes, lut);
+        let factors = scans::Narrow { add, rescale, scale };
+        call!(self, estimate32(codes, lut, &factors, base, out));
+    }
+
+    /// Bounds of 32 rows, as [`Wide`] and [`Spread`] make them of the sums.
+    #[inline]
+    pub(crate) fn bound32(self, codes: &[u8], lut: &Lut, factors: &Wide, query: Spread, out: &mut [f32; BATCH]) {
+        batch_of(codes, lut);
+        call!(self, bound32(codes, lut, factors, query, out));
+    }
+
+    /// Which values are at least `floor`, one bit each. Neither holds what is not a number, nor `floor` infinity.
+    #[inline]
+    pub(crate) fn at_least32(self, values: &[f32; BATCH], floor: f32) -> u32 {
+        call!(self, at_least32(values, floor))
+    }
 }
 
-/// The plan of the module's header over an instruction set's `zero`, `load`, `sub`, `mul_add` and `sum`.
-///
-/// A last block that is not full is padded with zeros, which change no sum.
-macro_rules! plan {
-    ($($features:meta)?) => {
-        $(#[$features])?
-        pub(in crate::kernels) fn dot<const N: usize>(query: &[f32], rows: [&[f32]; N]) -> [f32; N] {
-            plan!(@body query, rows, |a, b, sum| mul_add(a, b, sum))
-        }
+/// Queues of estimates.
+impl Kernels {
+    /// Which values are below `bound`, one bit each. `bound` is finite; what is infinite is not below it.
+    #[inline]
+    pub(crate) fn below32(self, values: &[f32; BATCH], bound: f32) -> u32 {
+        call!(self, below32(values, bound))
+    }
 
-        $(#[$features])?
-        pub(in crate::kernels) fn squared_euclidean<const N: usize>(query: &[f32], rows: [&[f32]; N]) -> [f32; N] {
-            plan!(@body query, rows, |a, b, sum| {
-                let difference = sub(a, b);
-                mul_add(difference, difference, sum)
-            })
-        }
-    };
-    (@body $query:ident, $rows:ident, |$a:ident, $b:ident, $sum:ident| $step:expr) => {{
-        assert!($rows.iter().all(|row| row.len() == $query.len()), "rows and query have one dimension");
-        let (blocks, tail) = $query.as_chunks::<LANES>();
-        let mut totals = [0.0; N];
-        for (total, row) in totals.iter_mut().zip($rows) {
-            let (row_blocks, row_tail) = row.as_chunks::<LANES>();
-            let mut lanes = zero();
-            for (block, row_block) in blocks.iter().zip(row_blocks) {
-                let ($a, $b, $sum) = (load(block), load(row_block), lanes);
-                lanes = $step;
-            }
-            if !tail.is_empty() {
-                let ($a, $b, $sum) = (load(&padded(tail)), load(&padded(row_tail)), lanes);
-                lanes = $step;
-            }
-            *total = sum(lanes);
-        }
-        totals
-    }};
+    /// Where the first of the least values is: whole blocks, at least one value finite.
+    #[inline]
+    pub(crate) fn first_least(self, blocks: &[[f32; LANES]]) -> usize {
+        call!(self, first_least(blocks))
+    }
 }
-use plan;
 
-fn padded(tail: &[f32]) -> [f32; LANES] {
-    let mut block = [0.0; LANES];
-    block[..tail.len()].copy_from_slice(tail);
-    block
+/// Parts of rotation, encoding and tables.
+impl Kernels {
+    /// Walsh-Hadamard transform, not scaled, of `values` times `factors`, in place.
+    ///
+    /// Panics if the length is not a power of two, at least 64.
+    #[inline]
+    pub(crate) fn hadamard(self, values: &mut [f32], factors: &[f32]) {
+        same_dimension(values.len(), factors.len());
+        assert!(values.len() >= 64 && values.len().is_power_of_two(), "{} values", values.len());
+        call!(self, hadamard(values, factors));
+    }
+
+    /// Signs of `vector - center`, 1 for plus, 64 components a word, and the sums that go with them.
+    #[inline]
+    pub(crate) fn signs(self, vector: &[f32], center: &[f32], bits: &mut [u64]) -> Moments {
+        same_dimension(vector.len(), center.len());
+        same_dimension(vector.len(), bits.len() * BLOCK_DIMS);
+        call!(self, signs(vector, center, bits))
+    }
+
+    /// The largest sum of magnitudes of four neighbours in `values`, whole blocks.
+    fn peak(self, values: &[f32]) -> f32 {
+        whole_blocks(values.len(), values.len());
+        call!(self, peak(values))
+    }
+
+    /// Writes the tables of `rotated`, which `inverse` scales to integers, and returns the sum of their magnitudes.
+    fn fill_lut(self, rotated: &[f32], inverse: f32, blocks: &mut [lut::Block]) -> u32 {
+        same_dimension(rotated.len(), blocks.len() * BLOCK_DIMS);
+        call!(self, fill_lut(rotated, inverse, blocks))
+    }
+}
+
+#[inline]
+fn same_dimension(a: usize, b: usize) {
+    assert!(a == b, "rows and query have one dimension, not {a} and {b}");
+}
+
+#[inline]
+fn whole_blocks(a: usize, b: usize) {
+    same_dimension(a, b);
+    assert!(a.is_multiple_of(LANES), "{a} components are no whole blocks of {LANES}");
+}
+
+#[inline]
+fn batch_of(codes: &[u8], lut: &Lut) {
+    assert!(codes.len() == lut.blocks().len() * BLOCK_BYTES, "codes and tables have one dimension");
 }
 
 #[cfg(test)]

@@ -4,15 +4,26 @@
 //! Payload is kept as [`packed`] bytes and filtered without decoding ([`CompiledFilter`]). [`kernels`] compare
 //! vectors; every answer they lead to is settled in `f64`.
 //!
-//! Does not know about: clusters, shards, replication, the wire, the disk, threads, clocks. Callers hand in points
-//! that passed `shoal_model::check_vector`, and a `stop` question that search asks as it goes.
+//! [`segment`] freezes many points into a graph that is its own file, and walks it.
+//!
+//! Does not know about: clusters, shards, replication, the wire, clocks. The disk is that of [`file`] alone, and builds
+//! run on the rayon pool that calls them. Callers hand in points that passed `shoal_model::check_vector`, and a `stop`
+//! question that search asks as it goes.
 
+mod buffer;
 mod delta;
 mod error;
 mod filter;
+mod graph;
+mod score;
 
+pub mod file;
 pub mod kernels;
 pub mod packed;
+pub mod payload_index;
+pub mod quantize;
+pub mod rotation;
+pub mod segment;
 
 pub use delta::{Delta, DeltaView, Found, Query, RowRef, SearchStats};
 pub use error::IndexError;

@@ -3,7 +3,7 @@
 //! The scan works in *nearness*, a number that grows as rows come nearer: the cosine, the inner product, or the
 //! negative squared distance. [`Bound`] gives an interval that holds the nearness of every score the row can have
 //! after all rounding, the final one to `f32` included. So a row whose interval ends below the low ends of `k` others
-//! is not among the nearest `k`, not even by a tie, and everything else is settled by [`Exact`].
+//! is not among the nearest `k`, not even by a tie, and everything else is settled by `crate::score`.
 
 use std::borrow::Cow;
 
@@ -100,38 +100,6 @@ impl<'a> Bound<'a> {
             Metric::Euclidean if score < 0.0 => f64::INFINITY,
             Metric::Euclidean => -(score * score),
         }
-    }
-}
-
-/// Scores in `f64` over the components as they were sent, summed in their order so that anyone can repeat them.
-#[derive(Debug)]
-pub(super) struct Exact<'a> {
-    metric: Metric,
-    query: &'a [f32],
-    norm: f64,
-}
-
-impl<'a> Exact<'a> {
-    pub(super) fn new(metric: Metric, query: &'a [f32]) -> Self {
-        Self { metric, query, norm: norm(query) }
-    }
-
-    /// The score as `shoal_model::Metric` documents it, rounded once, never a negative zero.
-    ///
-    /// About a nanosecond a component: additions wait for each other.
-    pub(super) fn score(&self, vector: &[f32]) -> f32 {
-        let pairs = self.query.iter().zip(vector).map(|(q, v)| (f64::from(*q), f64::from(*v)));
-        let score = match self.metric {
-            Metric::Dot => pairs.fold(0.0, |sum, (q, v)| sum + q * v),
-            Metric::Euclidean => pairs.fold(0.0, |sum, (q, v)| sum + (q - v) * (q - v)).sqrt(),
-            Metric::Cosine => {
-                let (dot, square) = pairs.fold((0.0, 0.0), |(dot, square), (q, v)| (dot + q * v, square + v * v));
-                dot / (self.norm * square.sqrt())
-            }
-        };
-        #[allow(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
-        let rounded = score as f32;
-        rounded + 0.0
     }
 }
 

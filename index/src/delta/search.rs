@@ -8,11 +8,12 @@ use std::ops::Range;
 
 use shoal_model::{Metric, PointId, Scored};
 
-use super::bound::{Bound, Exact, ROWS};
+use super::bound::{Bound, ROWS};
 use super::candidates::{Candidate, Candidates};
 use super::chunk::{Chunk, Slot};
 use super::pace::{Pace, ROW_BYTES};
 use super::view::RowRef;
+use crate::score::Exact;
 use crate::{CompiledFilter, IndexError};
 
 /// What is looked for.

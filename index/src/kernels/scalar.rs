@@ -1,11 +1,20 @@
 //! Plain Rust, which compilers turn into whatever vectors the target has for certain.
 
-use super::{LANES, padded, plan};
+use super::{LANES, hadamard::hadamard, queue::queue, rows::rows, scans::scans, signs::signs, sums::sums};
+
+mod bytes;
+
+use bytes::values;
+pub(super) use bytes::{dot_i8_i8, fill_lut, squared_euclidean_i8_i8};
 
 type Lanes = [f32; LANES];
 
 fn zero() -> Lanes {
     [0.0; LANES]
+}
+
+fn splat(value: f32) -> Lanes {
+    [value; LANES]
 }
 
 #[inline(always)]
@@ -14,8 +23,42 @@ fn load(block: &[f32; LANES]) -> Lanes {
 }
 
 #[inline(always)]
+fn load_f16(block: &[u16; LANES]) -> Lanes {
+    block.map(widen_f16)
+}
+
+/// An `f16`, if finite. Its bits, moved to where an `f32` has them, lack the difference of the exponents' biases; a
+/// product with a power of two adds it, to subnormal numbers too.
+#[inline(always)]
+pub(super) fn widen_f16(bits: u16) -> f32 {
+    let bias = f32::from_bits((127 + 127 - 15) << 23);
+    let magnitude = f32::from_bits(u32::from(bits & 0x7fff) << 13) * bias;
+    f32::from_bits(magnitude.to_bits() | u32::from(bits & 0x8000) << 16)
+}
+
+#[inline(always)]
+fn load_i8(block: &[i8; LANES]) -> Lanes {
+    block.map(f32::from)
+}
+
+#[inline(always)]
+fn store(block: &mut [f32; LANES], lanes: Lanes) {
+    *block = lanes;
+}
+
+#[inline(always)]
+fn add(a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|i| a[i] + b[i])
+}
+
+#[inline(always)]
 fn sub(a: Lanes, b: Lanes) -> Lanes {
     std::array::from_fn(|i| a[i] - b[i])
+}
+
+#[inline(always)]
+fn mul(a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|i| a[i] * b[i])
 }
 
 /// Two roundings: a fused one without hardware would be a call for each component.
@@ -24,14 +67,76 @@ fn mul_add(a: Lanes, b: Lanes, sum: Lanes) -> Lanes {
     std::array::from_fn(|i| a[i] * b[i] + sum[i])
 }
 
+#[inline(always)]
+fn abs(a: Lanes) -> Lanes {
+    a.map(f32::abs)
+}
+
+#[inline(always)]
+fn max(a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+}
+
+#[inline(always)]
+fn min(a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+}
+
+/// `value`, negated where `sign` is negative, be it a zero.
+#[inline(always)]
+fn with_sign_of(value: Lanes, sign: Lanes) -> Lanes {
+    std::array::from_fn(|i| f32::from_bits(value[i].to_bits() ^ (sign[i].to_bits() & 0x8000_0000)))
+}
+
+/// One bit a lane: whether its sign bit is set.
+#[inline(always)]
+fn negative(a: Lanes) -> u16 {
+    a.iter().enumerate().fold(0, |bits, (i, a)| bits | u16::from(a.is_sign_negative()) << i)
+}
+
+#[inline(always)]
+fn swap_1(a: Lanes) -> Lanes {
+    std::array::from_fn(|i| a[i ^ 1])
+}
+
+#[inline(always)]
+fn swap_2(a: Lanes) -> Lanes {
+    std::array::from_fn(|i| a[i ^ 2])
+}
+
+/// The stages 1, 2, 4 and 8 of a Walsh-Hadamard transform.
+#[inline(always)]
+fn butterflies(a: Lanes) -> Lanes {
+    [1, 2, 4, 8].into_iter().fold(a, |a, apart| {
+        std::array::from_fn(|i| if i & apart == 0 { a[i] + a[i ^ apart] } else { a[i ^ apart] - a[i] })
+    })
+}
+
 fn sum(lanes: Lanes) -> f32 {
-    let mut lanes = lanes;
+    folded(lanes, |a, b| a + b)
+}
+
+fn largest(lanes: Lanes) -> f32 {
+    folded(lanes, f32::max)
+}
+
+fn least(lanes: Lanes) -> f32 {
+    folded(lanes, f32::min)
+}
+
+/// The upper half onto the lower, until one is left.
+fn folded(mut lanes: Lanes, join: fn(f32, f32) -> f32) -> f32 {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
-            lanes[i] += lanes[i + half];
+            lanes[i] = join(lanes[i], lanes[i + half]);
         }
     }
     lanes[0]
 }
 
-plan!();
+queue!();
+rows!();
+hadamard!();
+signs!();
+scans!();
+sums!();

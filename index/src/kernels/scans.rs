@@ -1,0 +1,85 @@
+//! What becomes of the sums of 32 rows: the plan all instruction sets share.
+
+use super::BATCH;
+
+/// What turns 32 sums into 32 estimates, in `f16`: `base + scale * (add_j + rescale_j * sum_j)`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Narrow<'a> {
+    pub(super) add: &'a [u16; BATCH],
+    pub(super) rescale: &'a [u16; BATCH],
+    pub(super) scale: f32,
+}
+
+/// What turns 32 sums into 32 bounds: `base + add_j + rescale_j * (sum_j + shift) + spread * error_j`.
+#[derive(Clone, Debug, PartialEq)]
+#[repr(align(64))]
+pub(crate) struct Wide {
+    pub(crate) add: [f32; BATCH],
+    pub(crate) rescale: [f32; BATCH],
+    pub(crate) error: [f32; BATCH],
+}
+
+/// The query's part of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) base: f32,
+    pub(crate) shift: f32,
+    pub(crate) spread: f32,
+}
+
+/// The kernels over a set's `values`, the sums of rows 0 to 15 and 16 to 31, and its operations on lanes.
+macro_rules! scans {
+    ($($features:meta)?) => {
+        $(#[$features])?
+        pub(in crate::kernels) fn scan32(
+            codes: &[u8],
+            lut: &crate::kernels::Lut,
+            out: &mut [f32; crate::kernels::BATCH],
+        ) {
+            for (out, sum) in out.as_chunks_mut().0.iter_mut().zip(values(codes, lut)) {
+                store(out, sum);
+            }
+        }
+
+        $(#[$features])?
+        pub(in crate::kernels) fn estimate32(
+            codes: &[u8],
+            lut: &crate::kernels::Lut,
+            factors: &crate::kernels::scans::Narrow<'_>,
+            base: f32,
+            out: &mut [f32; crate::kernels::BATCH],
+        ) {
+            let (scale, base) = (splat(factors.scale), splat(base));
+            let (adds, rescales) = (factors.add.as_chunks().0, factors.rescale.as_chunks().0);
+            for (i, (out, sum)) in out.as_chunks_mut().0.iter_mut().zip(values(codes, lut)).enumerate() {
+                let inner = add(mul(load_f16(&rescales[i]), sum), load_f16(&adds[i]));
+                store(out, add(mul(inner, scale), base));
+            }
+        }
+
+        $(#[$features])?
+        pub(in crate::kernels) fn bound32(
+            codes: &[u8],
+            lut: &crate::kernels::Lut,
+            factors: &crate::kernels::scans::Wide,
+            query: crate::kernels::scans::Spread,
+            out: &mut [f32; crate::kernels::BATCH],
+        ) {
+            let (base, shift, spread) = (splat(query.base), splat(query.shift), splat(query.spread));
+            let [adds, rescales, errors] = [&factors.add, &factors.rescale, &factors.error].map(|f| f.as_chunks().0);
+            for (i, (out, sum)) in out.as_chunks_mut().0.iter_mut().zip(values(codes, lut)).enumerate() {
+                let inner = add(mul(load(&rescales[i]), add(sum, shift)), load(&adds[i]));
+                store(out, add(add(inner, mul(load(&errors[i]), spread)), base));
+            }
+        }
+
+        /// One bit a value: whether it is at least `floor`.
+        $(#[$features])?
+        pub(in crate::kernels) fn at_least32(values: &[f32; crate::kernels::BATCH], floor: f32) -> u32 {
+            let (halves, floor) = (values.as_chunks().0, splat(floor));
+            let [low, high] = [&halves[0], &halves[1]].map(|half| !negative(sub(load(half), floor)));
+            u32::from(low) | u32::from(high) << 16
+        }
+    };
+}
+pub(super) use scans;

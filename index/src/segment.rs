@@ -1,0 +1,50 @@
+//! The frozen form of many points: a graph of blocks that is walked where it lies in its file.
+//!
+//! ```text
+//! Rows ──build──▶ file ──open──▶ Segment ──search──▶ hits
+//! ```
+//!
+//! | file | has |
+//! | --- | --- |
+//! | `space` | metrics as squared euclidean distance |
+//! | `layout`, `blocks` | where the parts of a block lie; reading and writing them |
+//! | `place` | a query, ready to be compared |
+//! | `entries` | where walks start |
+//! | `walk` | the walk |
+//! | `calibration` | how hard to look for a wanted recall |
+//! | `ids`, `rows` | ids, versions; points before they are built in |
+//! | `build`, `frozen`, `search` | making, opening and asking a segment |
+//!
+//! # What is trusted
+//! A file whose checksums hold was written by [`Segment::build`], or by an enemy. Opening checks all that would make a
+//! search panic or read what is not there; links may still lead anywhere within the graph, so an enemy can spoil
+//! answers, not processes.
+
+mod blocks;
+mod build;
+mod calibration;
+mod entries;
+mod frozen;
+mod ids;
+mod layout;
+mod place;
+mod queue;
+mod rows;
+mod search;
+mod space;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use build::{BuildError, Parameters};
+pub use frozen::Segment;
+pub use layout::Precision;
+pub use rows::Rows;
+pub use search::{Effort, Hit, SegmentQuery, WalkStats};
+pub use walk::Scratch;
+
+pub(crate) use blocks::{Blocks, LinkWriter, write_row};
+pub(crate) use layout::{DEGREE, Layout};
+pub(crate) use space::Space;
+pub(crate) use walk::{Breadth, Cancelled, Near, walk};

@@ -1,0 +1,145 @@
+//! The blocks of a graph, read and written.
+
+use half::f16;
+use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::layout::{DEGREE, Head, Layout, Precision, Tail};
+use crate::kernels::Kernels;
+use crate::quantize::{self, BLOCK_DIMS, Factors};
+
+/// `f16` bits of an estimate that is never near.
+const FAR: u16 = f16::INFINITY.to_bits();
+
+/// Blocks of points, by offset.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks<'a> {
+    layout: &'a Layout,
+    bytes: &'a [u8],
+}
+
+impl<'a> Blocks<'a> {
+    /// # Panics
+    /// If `bytes` are no whole number of blocks.
+    pub(crate) fn new(layout: &'a Layout, bytes: &'a [u8]) -> Self {
+        assert!(bytes.len().is_multiple_of(layout.stride()), "{} bytes of blocks", bytes.len());
+        Self { layout, bytes }
+    }
+
+    pub(crate) fn layout(&self) -> &'a Layout {
+        self.layout
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() / self.layout.stride()
+    }
+
+    /// The block of a point.
+    ///
+    /// # Panics
+    /// If there is no such point.
+    #[inline]
+    pub(crate) fn block(&self, offset: u32) -> &'a [u8] {
+        let stride = self.layout.stride();
+        &self.bytes[offset as usize * stride..][..stride]
+    }
+
+    /// Asks for the block of a point ahead of time.
+    #[inline]
+    pub(crate) fn prefetch(&self, offset: u32) {
+        let stride = self.layout.stride();
+        if let Some(block) = self.bytes.get(offset as usize * stride..).and_then(|rest| rest.get(..stride)) {
+            Kernels::prefetch(block);
+        }
+    }
+
+    /// Components of a point's vector, as they were sent but for what the precision lost.
+    pub(crate) fn vector(&self, offset: u32, dim: usize) -> Vec<f32> {
+        let mut vector = vec![0.0; dim];
+        self.read_vector(offset, &mut vector);
+        vector
+    }
+
+    /// As [`Blocks::vector`].
+    pub(crate) fn read_vector(&self, offset: u32, out: &mut [f32]) {
+        match row(self.layout, self.block(offset)) {
+            Row::F32(row) => out.copy_from_slice(&row[..out.len()]),
+            Row::F16(row) => row[..out.len()].reinterpret_cast::<f16>().convert_to_f32_slice(out),
+        }
+    }
+}
+
+/// The row of a block.
+#[derive(Clone, Copy)]
+pub(crate) enum Row<'a> {
+    F32(&'a [f32]),
+    F16(&'a [u16]),
+}
+
+/// The row of a block, padding included.
+#[inline]
+pub(crate) fn row<'a>(layout: &Layout, block: &'a [u8]) -> Row<'a> {
+    let bytes = &block[layout.row()];
+    match layout.precision() {
+        Precision::F32 => Row::F32(<[f32]>::ref_from_bytes(bytes).expect("rows start at cache lines")),
+        Precision::F16 => Row::F16(<[u16]>::ref_from_bytes(bytes).expect("rows start at cache lines")),
+    }
+}
+
+/// Writes the row of a block. Tells whether nothing was lost.
+pub(crate) fn write_row(layout: &Layout, block: &mut [u8], vector: &[f32], row_scale: f32) -> bool {
+    let head = Head { factor_scale: 1.0, row_scale };
+    block[..size_of::<Head>()].copy_from_slice(head.as_bytes());
+    let bytes = &mut block[layout.row()];
+    match layout.precision() {
+        Precision::F32 => {
+            bytes[..size_of_val(vector)].copy_from_slice(vector.as_bytes());
+            true
+        }
+        Precision::F16 => {
+            let row = <[u16]>::mut_from_bytes(bytes).expect("rows start at cache lines");
+            quantize::narrow_f16(vector, &mut row[..vector.len()])
+        }
+    }
+}
+
+/// Writes codes, factors and links of a block. One for each thread.
+pub(crate) struct LinkWriter {
+    bits: Vec<u64>,
+    words: usize,
+}
+
+impl LinkWriter {
+    /// For places of `padded_dims` components after rotation.
+    pub(crate) fn new(padded_dims: usize) -> Self {
+        let words = padded_dims / BLOCK_DIMS;
+        Self { bits: vec![0; words * DEGREE], words }
+    }
+
+    /// Writes the links of the point at `own`, whose rotated place is `center`. `rotated` tells that of a neighbour.
+    pub(crate) fn write<'r>(
+        &mut self,
+        layout: &Layout,
+        block: &mut [u8],
+        own: u32,
+        center: &[f32],
+        links: &[u32],
+        rotated: impl Fn(u32) -> &'r [f32],
+    ) {
+        assert!(links.len() <= DEGREE, "{} links", links.len());
+        let mut factors = [Factors::default(); DEGREE];
+        for ((link, factors), bits) in links.iter().zip(&mut factors).zip(self.bits.chunks_exact_mut(self.words)) {
+            *factors = quantize::encode(rotated(*link), center, bits);
+        }
+        let rows: Vec<&[u64]> = self.bits.chunks_exact(self.words).take(links.len()).collect();
+        quantize::pack(&rows, &mut block[layout.codes()]);
+        let tail: &mut Tail = layout.tail_mut(block);
+        let factor_scale = quantize::narrow_factors(&factors[..links.len()], &mut tail.add, &mut tail.rescale);
+        tail.add[links.len()..].fill(FAR);
+        tail.links[..links.len()].copy_from_slice(links);
+        tail.links[links.len()..].fill(own);
+        let row_scale = layout.head(block).row_scale;
+        block[..size_of::<Head>()].copy_from_slice(Head { factor_scale, row_scale }.as_bytes());
+    }
+}

@@ -1,0 +1,172 @@
+//! How hard to look: what recall each slack reached on the segment's own points, asked as queries.
+//!
+//! Slack is what a walk spends where a query is hard, so recall depends on it much the same way for any k. Hops are
+//! kept beside it, so that a caller who thinks in beam widths gets the slack that costs as much.
+
+use rayon::prelude::*;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::blocks::Blocks;
+use super::place::Place;
+use super::walk::{Breadth, Cancelled, Near, Scratch};
+
+/// Points asked: with 200, a recall of .95 is told within half a point.
+pub(crate) const QUERIES: usize = 200;
+
+/// Neighbours looked for.
+const K: usize = 10;
+
+/// Slacks tried.
+const SLACKS: [f32; 16] = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0];
+
+/// Hops of the longest walk, as a multiple of what the slack before took on average.
+const HOPS_SPREAD: f32 = 5.0;
+
+/// Least of it.
+const HOPS_MAX_LEAST: f32 = 100.0;
+
+/// What one slack came to.
+#[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Sample {
+    pub(crate) slack: f32,
+    /// Most points that a walk visited.
+    pub(crate) hops_max: f32,
+    /// Points visited by a walk, on average.
+    pub(crate) hops: f32,
+    /// Share of the 10 nearest that were found, on average.
+    pub(crate) recall: f32,
+}
+
+/// Whether samples are what [`measure`] returns: slacks and hops are numbers and ascend.
+pub(crate) fn check(samples: &[Sample]) -> bool {
+    let sound = |s: &Sample| {
+        s.slack >= 0.0 && s.slack.is_finite() && s.hops_max >= 1.0 && s.hops.is_finite() && s.recall.is_finite()
+    };
+    samples.iter().all(sound) && samples.is_sorted_by(|a, b| a.slack < b.slack && a.hops <= b.hops)
+}
+
+/// What reaches a recall; the most that was tried if nothing does.
+pub(crate) fn for_recall(samples: &[Sample], recall: f32) -> Option<Sample> {
+    interpolate(samples, |sample| sample.recall, recall)
+}
+
+/// What costs as many hops; the most that was tried if all cost less.
+pub(crate) fn for_hops(samples: &[Sample], hops: f32) -> Option<Sample> {
+    interpolate(samples, |sample| sample.hops, hops)
+}
+
+/// Where `value`, taken to ascend, reaches `wanted`. `None` if nothing was tried.
+fn interpolate(samples: &[Sample], value: impl Fn(&Sample) -> f32, wanted: f32) -> Option<Sample> {
+    let at = samples.iter().position(|sample| value(sample) >= wanted);
+    let at = at.or(samples.len().checked_sub(1))?;
+    let (after, before) = (&samples[at], &samples[at.saturating_sub(1)]);
+    let rise = value(after) - value(before);
+    let share = if rise > 0.0 { ((wanted - value(before)) / rise).min(1.0) } else { 1.0 };
+    let between = |of: fn(&Sample) -> f32| of(before) + share * (of(after) - of(before));
+    Some(Sample {
+        slack: between(|sample| sample.slack),
+        hops_max: between(|sample| sample.hops_max),
+        hops: between(|sample| sample.hops),
+        recall: between(|sample| sample.recall),
+    })
+}
+
+impl Sample {
+    /// What it says of a walk for the `k` nearest.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "rough")]
+    pub(crate) fn breadth(&self, k: usize) -> Breadth {
+        let share = (k as f32 / K as f32).max(1.0);
+        Breadth { width: k, slack: self.slack, hops_max: (self.hops_max * share) as u64 }
+    }
+}
+
+/// Asks `queries`, offsets of points. `ask` sets the place of a point as a query, `walk` walks for it.
+///
+/// Errors: `Cancelled`.
+pub(crate) fn measure(
+    blocks: Blocks<'_>,
+    queries: &[u32],
+    ask: impl Fn(&mut Place, u32) + Sync,
+    walk: impl Fn(&mut Scratch, u32, Breadth) -> Result<u64, Cancelled> + Sync,
+) -> Result<Vec<Sample>, Cancelled> {
+    let mut truths: Vec<f32> = Vec::with_capacity(queries.len());
+    let truth = |scratch: &mut Scratch, own: &u32| {
+        ask(&mut scratch.place, *own);
+        farthest_of_nearest(blocks, &scratch.place, *own)
+    };
+    queries.par_iter().map_init(Scratch::new, truth).collect_into_vec(&mut truths);
+    let mut samples: Vec<Sample> = Vec::with_capacity(SLACKS.len());
+    for slack in SLACKS {
+        let hops_max = samples.last().map_or(HOPS_MAX_LEAST, |before| (HOPS_SPREAD * before.hops).max(HOPS_MAX_LEAST));
+        let mut sample = Sample { slack, hops_max, hops: 0.0, recall: 0.0 };
+        let breadth = sample.breadth(K);
+        let one = |scratch: &mut Scratch, (own, truth): (&u32, &f32)| {
+            ask(&mut scratch.place, *own);
+            let hops = walk(scratch, *own, breadth)?;
+            Ok((hops, scratch.nearest.iter().filter(|near| near.distance <= *truth).count()))
+        };
+        let asked = queries.par_iter().zip(&truths).map_init(Scratch::new, one);
+        sample.hops = samples.last().map_or(0.0, |before| before.hops);
+        sample.take(&asked.collect::<Result<Vec<_>, Cancelled>>()?, K.min(blocks.len().saturating_sub(1)));
+        samples.push(sample);
+    }
+    Ok(samples)
+}
+
+impl Sample {
+    /// Takes in what each query came to: hops, and how many were found of `wanted`.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "means of small counts")]
+    fn take(&mut self, asked: &[(u64, usize)], wanted: usize) {
+        let (hops, found) = asked.iter().fold((0, 0), |(hops, found), (h, f)| (hops + h, found + f));
+        self.hops = self.hops.max((hops as f64 / asked.len().max(1) as f64) as f32);
+        self.recall = (found as f64 / (asked.len() * wanted).max(1) as f64) as f32;
+    }
+}
+
+/// Distance of the [`K`]-th nearest but `own`, or of the farthest.
+fn farthest_of_nearest(blocks: Blocks<'_>, place: &Place, own: u32) -> f32 {
+    let all = (0..).take(blocks.len()).filter(|offset| *offset != own);
+    let mut near: Vec<Near> =
+        all.map(|offset| Near { distance: place.distance(blocks.layout(), blocks.block(offset)), offset }).collect();
+    if near.len() > K {
+        near.select_nth_unstable(K - 1);
+        near.truncate(K);
+    }
+    near.iter().max().map_or(0.0, |near| near.distance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLES: [Sample; 3] = [
+        Sample { slack: 0.0, hops_max: 100.0, hops: 20.0, recall: 0.8 },
+        Sample { slack: 0.1, hops_max: 200.0, hops: 40.0, recall: 0.9 },
+        Sample { slack: 0.3, hops_max: 400.0, hops: 80.0, recall: 0.99 },
+    ];
+
+    #[test]
+    fn what_is_wanted_lies_between_what_was_tried() {
+        let near = |a: f32, b: f32| (a - b).abs() < 1e-5;
+        for (recall, slack) in [(0.5, 0.0), (0.8, 0.0), (0.85, 0.05), (0.9, 0.1), (0.945, 0.2), (0.99, 0.3), (1.0, 0.3)]
+        {
+            let found = for_recall(&SAMPLES, recall).expect("something was tried");
+            assert!(near(found.slack, slack), "recall {recall}: {found:?}");
+        }
+        for (hops, slack, hops_max) in [(10.0, 0.0, 100.0), (60.0, 0.2, 300.0), (81.0, 0.3, 400.0)] {
+            let found = for_hops(&SAMPLES, hops).expect("something was tried");
+            assert!(near(found.slack, slack) && near(found.hops_max, hops_max), "{hops} hops: {found:?}");
+        }
+        assert_eq!(for_recall(&[], 0.9), None);
+    }
+
+    #[test]
+    fn samples_must_ascend_and_be_numbers() {
+        assert!(check(&SAMPLES) && check(&[]));
+        let [a, b, c] = SAMPLES;
+        assert!(!check(&[b, a, c]));
+        assert!(!check(&[a, Sample { hops: f32::NAN, ..b }]));
+        assert!(!check(&[Sample { slack: -1.0, ..a }]));
+    }
+}

@@ -1,0 +1,233 @@
+//! A segment, open.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use shoal_model::{Metric, PointId};
+use zerocopy::FromBytes;
+
+use super::blocks::Blocks;
+use super::build::{About, metric_code, precision_code};
+use super::calibration::{self, Sample};
+use super::entries;
+use super::ids::Ids;
+use super::layout::{Layout, Precision};
+use super::space::Space;
+use crate::file::{Fault, FileError, Image, Open, Tag, Verify};
+use crate::payload_index::PayloadIndex;
+use crate::rotation::Rotation;
+
+/// More than any collection has; twice as many fit all sums.
+const DIM_MAX: u32 = 1 << 16;
+
+/// Names of sections.
+pub(super) mod tag {
+    use crate::file::Tag;
+
+    pub(crate) const BLOCKS: Tag = *b"blocks  ";
+    pub(crate) const ENTRIES: Tag = *b"entries ";
+    pub(crate) const CENTER: Tag = *b"center  ";
+    pub(crate) const IDS: Tag = *b"ids     ";
+    pub(crate) const ID_ENDS: Tag = *b"id ends ";
+    pub(crate) const ID_ORDER: Tag = *b"id order";
+    pub(crate) const VERSIONS: Tag = *b"versions";
+    pub(crate) const PAYLOAD: Tag = *b"payload ";
+    pub(crate) const CALIBRATION: Tag = *b"calibrat";
+}
+
+/// Points, frozen: found by walking, never changed. Which of them live is for the caller to know.
+///
+/// A point is named by its offset, below [`Segment::len`].
+#[derive(Debug)]
+pub struct Segment {
+    image: Arc<Image>,
+    about: About,
+    pub(super) space: Space,
+    pub(super) rotation: Rotation,
+    layout: Layout,
+    entry_layout: Layout,
+    pub(super) center: Vec<f32>,
+    pub(super) samples: Vec<Sample>,
+    payload: PayloadIndex<Part>,
+}
+
+/// A section of an image that is shared.
+#[derive(Clone, Debug)]
+struct Part {
+    image: Arc<Image>,
+    tag: Tag,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        self.image.section(self.tag).unwrap_or_default()
+    }
+}
+
+impl Segment {
+    /// Opens a file. Errors: all of [`FileError`]; `is_bad_file` tells those that a new build mends.
+    pub fn open(path: &Path, how: &Open) -> Result<Self, FileError> {
+        Self::new(Image::open(path, how)?)
+    }
+
+    /// Opens bytes, of which nothing is trusted. Errors: as [`Segment::open`].
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, FileError> {
+        Self::new(Image::from_bytes(name, bytes, Verify::Everything)?)
+    }
+
+    pub(super) fn new(image: Image) -> Result<Self, FileError> {
+        let path = image.path().to_owned();
+        let malformed = |problem| FileError { path: path.clone(), fault: Fault::Malformed { problem } };
+        let about =
+            About::read_from_bytes(image.parameters()).map_err(|_| malformed("parameters have no such length"))?;
+        let image = Arc::new(image);
+        let metric = [Metric::Cosine, Metric::Dot, Metric::Euclidean].into_iter();
+        let metric = metric.into_iter().find(|m| metric_code(*m) == about.metric).ok_or(malformed("no such metric"))?;
+        let precision = [Precision::F32, Precision::F16].into_iter();
+        let precision = precision
+            .into_iter()
+            .find(|p| precision_code(*p) == about.precision)
+            .ok_or(malformed("no such precision"))?;
+        if about.dim == 0 || about.dim > DIM_MAX {
+            return Err(malformed("no such dimension"));
+        }
+        let points = u32::try_from(about.points).ok().filter(|points| (*points as usize) < super::walk::POINTS_MAX);
+        let points = points.ok_or(malformed("too many points"))?;
+        let space = Space::new(metric, about.dim as usize, about.reach);
+        let dims = u32::try_from(space.dims()).expect("dimensions were checked");
+        let part = |tag| Part { image: Arc::clone(&image), tag };
+        let payload = PayloadIndex::open(part(tag::PAYLOAD), points);
+        let segment = Self {
+            about,
+            space,
+            rotation: Rotation::new(dims, about.seed),
+            layout: Layout::new(about.dim as usize, space.dims(), precision),
+            entry_layout: entries::layout(space.dims()),
+            center: image.table::<f32>(tag::CENTER)?.to_vec(),
+            samples: image.table::<Sample>(tag::CALIBRATION)?.to_vec(),
+            payload: payload.map_err(|_| malformed("the payload index cannot be read"))?,
+            image: Arc::clone(&image),
+        };
+        segment.check(points as usize).map_err(malformed)?;
+        Ok(segment)
+    }
+
+    /// Whether sections fit each other: all that searches rely on.
+    fn check(&self, points: usize) -> Result<(), &'static str> {
+        let whole = |tag, layout: &Layout, blocks: usize| {
+            self.image.section(tag).is_some_and(|section| blocks.checked_mul(layout.stride()) == Some(section.len()))
+        };
+        let entries = self.image.section(tag::ENTRIES).unwrap_or_default().len() / self.entry_layout.stride();
+        if !whole(tag::BLOCKS, &self.layout, points) || !whole(tag::ENTRIES, &self.entry_layout, entries) {
+            return Err("blocks are not as many as points");
+        }
+        if (entries == 0) != (points == 0) {
+            return Err("there are no entry points");
+        }
+        if self.center.len() != self.space.dims() || !self.center.iter().all(|component| component.is_finite()) {
+            return Err("the centre is no place");
+        }
+        if !calibration::check(&self.samples) {
+            return Err("the calibration does not ascend");
+        }
+        let tables = self.image.table::<u64>(tag::VERSIONS).is_ok_and(|versions| versions.len() == points)
+            && self.image.table::<u64>(tag::ID_ENDS).is_ok_and(|ends| ends.len() == points)
+            && self.image.table::<u32>(tag::ID_ORDER).is_ok_and(|order| order.len() == points);
+        if !tables {
+            return Err("ids or versions are not as many as points");
+        }
+        self.ids().check()
+    }
+
+    /// How many points there are, dead ones included.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.about.points).expect("checked when it was opened")
+    }
+
+    /// Whether there is no point.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.about.points == 0
+    }
+
+    /// Components of each vector.
+    #[must_use]
+    pub fn dim(&self) -> u32 {
+        self.about.dim
+    }
+
+    /// How nearness is measured.
+    #[must_use]
+    pub fn metric(&self) -> Metric {
+        self.space.metric()
+    }
+
+    /// Whether [`Segment::vector`] gives vectors as they were sent.
+    #[must_use]
+    pub fn is_lossless(&self) -> bool {
+        self.about.lossless == 1
+    }
+
+    /// The file it lies in.
+    #[must_use]
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Which points have which payload.
+    #[must_use]
+    pub fn payload_index(&self) -> &PayloadIndex<impl AsRef<[u8]>> {
+        &self.payload
+    }
+
+    /// Id of a point.
+    ///
+    /// # Panics
+    /// If there is no such point.
+    #[must_use]
+    pub fn id(&self, offset: u32) -> PointId {
+        self.ids().get(offset).expect("ids were checked when the segment was opened")
+    }
+
+    /// Where the point with an id is.
+    #[must_use]
+    pub fn find(&self, id: &PointId) -> Option<u32> {
+        self.ids().find(id)
+    }
+
+    /// Log index of the write that made each point, by offset.
+    #[must_use]
+    pub fn versions(&self) -> &[u64] {
+        self.image.table(tag::VERSIONS).expect("checked when the segment was opened")
+    }
+
+    /// Components of a point's vector, as they were sent if [`Segment::is_lossless`].
+    ///
+    /// # Panics
+    /// If there is no such point.
+    #[must_use]
+    pub fn vector(&self, offset: u32) -> Vec<f32> {
+        self.blocks().vector(offset, self.space.dim())
+    }
+
+    pub(super) fn blocks(&self) -> Blocks<'_> {
+        Blocks::new(&self.layout, self.section(tag::BLOCKS))
+    }
+
+    pub(super) fn entries(&self) -> Blocks<'_> {
+        Blocks::new(&self.entry_layout, self.section(tag::ENTRIES))
+    }
+
+    fn ids(&self) -> Ids<'_> {
+        Ids {
+            keys: self.section(tag::IDS),
+            ends: self.image.table(tag::ID_ENDS).expect("checked when the segment was opened"),
+            order: self.image.table(tag::ID_ORDER).expect("checked when the segment was opened"),
+        }
+    }
+
+    fn section(&self, tag: Tag) -> &[u8] {
+        self.image.section(tag).unwrap_or_default()
+    }
+}

@@ -1,0 +1,156 @@
+//! Where the parts of a point's block lie.
+//!
+//! A block is what one hop reads: contiguous, a whole number of cache lines, in the order in which it is needed.
+//!
+//! ```text
+//! head     f32 what factors are multiplied by, f32 the row's scale, 56 bytes spare
+//! row      the vector as it was sent, f16 or f32, padded to 16 components
+//! codes    1 bit for each dimension of 32 neighbours, interleaved (see `quantize`)
+//! factors  32 × f16 add, 32 × f16 rescale
+//! links    32 × u32 offsets; a free place holds the point's own offset and an infinite distance
+//! ```
+//!
+//! | dimensions | f16 | f32 |
+//! | --- | --- | --- |
+//! | 384 | 2,624 | 3,392 |
+//! | 768 | 4,928 | 6,464 |
+//! | 784 | 5,248 | 6,784 |
+//! | 1,536 | 9,536 | 12,608 |
+
+use std::ops::Range;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::kernels::{BATCH, LANES};
+use crate::quantize::BLOCK_DIMS;
+
+/// Links of a point: as many as one batch of codes has rows.
+pub(crate) const DEGREE: usize = BATCH;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// How the vector of a block is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// As it was sent.
+    F32,
+    /// Two bytes a component: exact for vectors that come from `f16` or small whole numbers.
+    F16,
+}
+
+impl Precision {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+/// First line of a block.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Head {
+    /// What the factors are to be multiplied by.
+    pub(crate) factor_scale: f32,
+    /// What the row is to be multiplied by to get its place in space.
+    pub(crate) row_scale: f32,
+}
+
+/// Batch of correction factors and links, as they lie behind the codes.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Tail {
+    /// `f16` bits.
+    pub(crate) add: [u16; DEGREE],
+    /// `f16` bits.
+    pub(crate) rescale: [u16; DEGREE],
+    /// Offsets of neighbours.
+    pub(crate) links: [u32; DEGREE],
+}
+
+/// Sizes of the parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    precision: Precision,
+    width: usize,
+    codes: Range<usize>,
+    stride: usize,
+}
+
+impl Layout {
+    /// For rows of `dim` components, which have `dims` in space.
+    pub(crate) fn new(dim: usize, dims: usize, precision: Precision) -> Self {
+        let width = dim.next_multiple_of(LANES);
+        let codes_start = (LINE + width * precision.bytes()).next_multiple_of(LINE);
+        let codes_end = codes_start + dims.next_multiple_of(BLOCK_DIMS) * BATCH / 8;
+        Self { precision, width, codes: codes_start..codes_end, stride: codes_end + size_of::<Tail>() }
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes of a block.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Bytes of the row within a block.
+    pub(crate) fn row(&self) -> Range<usize> {
+        LINE..LINE + self.width * self.precision.bytes()
+    }
+
+    /// Bytes of the codes within a block.
+    pub(crate) fn codes(&self) -> Range<usize> {
+        self.codes.clone()
+    }
+
+    /// The parts of a block.
+    ///
+    /// # Panics
+    /// If it has not [`Layout::stride`] bytes, or does not start at a multiple of 4.
+    #[inline]
+    pub(crate) fn head<'a>(&self, block: &'a [u8]) -> &'a Head {
+        Head::ref_from_bytes(&block[..size_of::<Head>()]).expect("blocks start at cache lines")
+    }
+
+    /// As [`Layout::head`].
+    #[inline]
+    pub(crate) fn tail<'a>(&self, block: &'a [u8]) -> &'a Tail {
+        Tail::ref_from_bytes(&block[self.codes.end..]).expect("a block ends with its tail")
+    }
+
+    /// As [`Layout::head`].
+    pub(crate) fn tail_mut<'a>(&self, block: &'a mut [u8]) -> &'a mut Tail {
+        Tail::mut_from_bytes(&mut block[self.codes.end..]).expect("a block ends with its tail")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_whole_lines_in_order() {
+        for dim in [1, 3, 16, 17, 100, 384, 768, 784, 1_536, 4_096] {
+            for (precision, dims) in [(Precision::F16, dim), (Precision::F32, dim + 1)] {
+                let layout = Layout::new(dim, dims, precision);
+                assert!(layout.row().end <= layout.codes().start, "{dim} {precision:?}");
+                assert!(layout.codes().start.is_multiple_of(LINE) && layout.codes().end.is_multiple_of(LINE));
+                assert!(layout.stride().is_multiple_of(LINE), "{dim} {precision:?}");
+                assert_eq!(layout.codes().len() * 8, dims.next_multiple_of(64) * 32, "{dim} {precision:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_is_as_large_as_the_header_says() {
+        let strides = [384, 768, 784, 1_536].map(|dim| {
+            let stride = |precision| Layout::new(dim, dim, precision).stride();
+            (stride(Precision::F16), stride(Precision::F32))
+        });
+        assert_eq!(strides, [(2_624, 3_392), (4_928, 6_464), (5_248, 6_784), (9_536, 12_608)]);
+    }
+}

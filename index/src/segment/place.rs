@@ -1,0 +1,91 @@
+//! A query, made ready to be compared with blocks.
+
+use shoal_model::Metric;
+
+use super::blocks::{Row, row};
+use super::layout::{DEGREE, Layout};
+use super::space::Space;
+use crate::kernels::{Kernels, LANES, Lut};
+use crate::rotation::Rotation;
+
+/// Where a query lies in space. Kept in a scratch and set anew for each query, it needs no memory.
+#[derive(Debug)]
+pub(crate) struct Place {
+    kernels: Kernels,
+    /// Squared distance of a row at a right angle, for cosine and dot; `None` for euclidean.
+    right_angle: Option<f32>,
+    /// The query, padded as rows are.
+    row: Vec<f32>,
+    /// Its place less the segment's centre, rotated.
+    rotated: Vec<f32>,
+    centred: Vec<f32>,
+    lut: Lut,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let kernels = Kernels::best();
+        Self { kernels, right_angle: None, row: vec![], rotated: vec![], centred: vec![], lut: Lut::default() }
+    }
+
+    /// Takes the place of a query.
+    pub(crate) fn set(&mut self, space: &Space, rotation: &Rotation, center: &[f32], query: &[f32]) {
+        self.centred.resize(space.dims(), 0.0);
+        space.place_query(query, &mut self.centred);
+        self.set_row(space);
+        for (component, center) in self.centred.iter_mut().zip(center) {
+            *component -= center;
+        }
+        self.rotated.resize(rotation.padded_dim(), 0.0);
+        rotation.rotate(&self.centred, &mut self.rotated);
+        self.lut.fill(&self.rotated);
+    }
+
+    /// Takes the place of a point: `vector`, whose rotated place is known.
+    pub(crate) fn set_point(&mut self, space: &Space, vector: &[f32], rotated: &[f32]) {
+        self.centred.resize(space.dims(), 0.0);
+        space.place(vector, &mut self.centred);
+        self.set_row(space);
+        self.lut.fill(rotated);
+    }
+
+    fn set_row(&mut self, space: &Space) {
+        self.row.clear();
+        self.row.extend_from_slice(&self.centred[..space.dim()]);
+        self.row.resize(space.dim().next_multiple_of(LANES), 0.0);
+        #[allow(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+        let twice_reach = (2.0 * space.reach() * space.reach()) as f32;
+        self.right_angle = match space.metric() {
+            Metric::Euclidean => None,
+            Metric::Cosine => Some(2.0),
+            Metric::Dot => Some(twice_reach),
+        };
+    }
+
+    /// Squared distance in space from the row of a block.
+    #[inline]
+    pub(crate) fn distance(&self, layout: &Layout, block: &[u8]) -> f32 {
+        let row = row(layout, block);
+        match self.right_angle {
+            None => match row {
+                Row::F32(row) => self.kernels.squared_euclidean(&self.row, [row])[0],
+                Row::F16(row) => self.kernels.squared_euclidean_f16(&self.row, row),
+            },
+            Some(right_angle) => {
+                let dot = match row {
+                    Row::F32(row) => self.kernels.dot(&self.row, [row])[0],
+                    Row::F16(row) => self.kernels.dot_f16(&self.row, row),
+                };
+                (right_angle - 2.0 * layout.head(block).row_scale * dot).max(0.0)
+            }
+        }
+    }
+
+    /// Estimates of the squared distances from the neighbours of a block whose own is `base`.
+    #[inline]
+    pub(crate) fn estimate(&self, layout: &Layout, block: &[u8], base: f32, out: &mut [f32; DEGREE]) {
+        let tail = layout.tail(block);
+        let scale = layout.head(block).factor_scale;
+        self.kernels.estimate32(&block[layout.codes()], &self.lut, &tail.add, &tail.rescale, scale, base, out);
+    }
+}

@@ -1,0 +1,246 @@
+//! Segments as their users see them: recall, hostile shapes of data, determinism, damage.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use rayon::ThreadPoolBuilder;
+use shoal_model::{Metric, PointId};
+
+use super::{Effort, Hit, Parameters, Precision, Rows, Scratch, Segment, SegmentQuery, WalkStats};
+use crate::IndexError;
+use crate::file::{ImageWriter, Residency};
+use crate::score::Exact;
+
+const SEED: u64 = 20;
+const METRICS: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::Euclidean];
+
+fn rows(dim: usize, vectors: &[Vec<f32>]) -> Rows {
+    let mut rows = Rows::with_capacity(u32::try_from(dim).expect("small"), vectors.len());
+    for (i, vector) in (0..).zip(vectors) {
+        rows.push(PointId::Number(i), i + 7, vector, Bytes::new());
+    }
+    rows
+}
+
+/// Vectors around a few centres, as those of texts lie.
+fn clustered(dim: usize, len: usize, rng: &mut StdRng) -> Vec<Vec<f32>> {
+    let mut vector = |spread: f32| (0..dim).map(|_| rng.random_range(-spread..spread)).collect::<Vec<f32>>();
+    let centers: Vec<Vec<f32>> = (0..20).map(|_| vector(1.0)).collect();
+    (0..len).map(|i| centers[i % 20].iter().zip(vector(0.8)).map(|(a, b)| a + b).collect()).collect()
+}
+
+fn build(metric: Metric, dim: usize, vectors: &[Vec<f32>]) -> Segment {
+    build_with(metric, None, dim, vectors, 2)
+}
+
+fn build_with(
+    metric: Metric,
+    precision: Option<Precision>,
+    dim: usize,
+    vectors: &[Vec<f32>],
+    threads: usize,
+) -> Segment {
+    let parameters = Parameters { metric, precision, ef_construction: 100, seed: SEED };
+    let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+    let writer = ImageWriter::in_memory("test");
+    pool.install(|| Segment::build(&rows(dim, vectors), &parameters, writer, Residency::Resident, &|| false))
+        .expect("nothing stops the build")
+}
+
+fn query(vector: &[f32], k: usize) -> SegmentQuery<'_> {
+    let (effort, stop) = (Effort::Recall(0.98), &|| false);
+    SegmentQuery { vector, k, effort, live: None, filter: None, score_limit: None, stop }
+}
+
+fn ask(segment: &Segment, query: &SegmentQuery<'_>) -> (Vec<Hit>, WalkStats) {
+    segment.search(&mut Scratch::new(), query).expect("a fitting query is answered")
+}
+
+/// Scores of all vectors, nearest first.
+fn truth(metric: Metric, vector: &[f32], vectors: &[Vec<f32>]) -> Vec<f32> {
+    let exact = Exact::new(metric, vector);
+    let mut scores: Vec<f32> = vectors.iter().map(|row| exact.score(row)).collect();
+    scores.sort_by(|a, b| metric.compare(*a, *b));
+    scores
+}
+
+#[test]
+fn the_nearest_are_found_under_every_metric_and_dimension() {
+    for (dim, metric) in [3, 100, 384, 784].into_iter().flat_map(|dim| METRICS.map(|metric| (dim, metric))) {
+        let mut rng = StdRng::seed_from_u64(SEED);
+        let vectors = clustered(dim, 3_000, &mut rng);
+        let segment = build(metric, dim, &vectors);
+        let (mut found, queries) = (0, 40);
+        for own in 0..queries {
+            let vector: Vec<f32> = vectors[own * 7].iter().map(|c| c + rng.random_range(-0.3..0.3)).collect();
+            let (hits, _) = ask(&segment, &query(&vector, 10));
+            let last = truth(metric, &vector, &vectors)[9];
+            found += hits.iter().filter(|hit| metric.compare(hit.score, last).is_le()).count();
+            let offsets: HashSet<u32> = hits.iter().map(|hit| hit.offset).collect();
+            assert_eq!(offsets.len(), 10, "{metric:?} {dim}: each point once");
+            assert!(hits.is_sorted_by(|a, b| metric.compare(a.score, b.score).is_le()), "{metric:?} {dim}");
+        }
+        let recall = found as f64 / (10 * queries) as f64;
+        assert!(recall >= 0.95, "{metric:?} {dim}: recall {recall}");
+    }
+}
+
+/// Whether a walk that never gives up finds every point: each of the entry points leads to all of them.
+fn finds_all(segment: &Segment, vector: &[f32]) -> bool {
+    let len = segment.len() as usize;
+    let (hits, _) = ask(segment, &query(vector, len));
+    hits.len() == len
+}
+
+#[test]
+fn every_point_is_reachable_whatever_lies_where() {
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let uniform: Vec<Vec<f32>> = (0..4_000).map(|_| (0..24).map(|_| rng.random_range(-1.0..1.0)).collect()).collect();
+    let equal = vec![vec![0.5; 24]; 1_000];
+    let mut mixed = uniform[..1_500].to_vec();
+    mixed.extend(equal.clone());
+    let zeros = vec![vec![0.0; 24]; 70];
+    let line: Vec<Vec<f32>> = (0..500_u16).map(|i| [vec![f32::from(i)], vec![0.0; 23]].concat()).collect();
+    let mut dead = uniform.clone();
+    dead.iter_mut().for_each(|vector| vector[2..].fill(0.0));
+    let far: Vec<Vec<f32>> = (0..300_u16).map(|i| vec![1e15 * (f32::from(i) - 150.0); 24]).collect();
+    for (name, vectors) in [
+        ("uniform", uniform.clone()),
+        ("all equal", equal),
+        ("a thousand equal among others", mixed),
+        ("zeros", zeros),
+        ("a line", line),
+        ("dead dimensions", dead),
+        ("far", far),
+    ] {
+        for metric in METRICS {
+            if metric == Metric::Cosine && name != "uniform" && name != "far" {
+                continue;
+            }
+            let segment = build(metric, 24, &vectors);
+            assert!(finds_all(&segment, &uniform[0]), "{name}, {metric:?}");
+        }
+    }
+}
+
+#[test]
+fn few_points_and_none_are_a_segment() {
+    for len in [0, 1, 2, 10, 33, 64] {
+        let vectors: Vec<Vec<f32>> = (0..len).map(|i| vec![i as f32, 1.0]).collect();
+        let segment = build(Metric::Euclidean, 2, &vectors);
+        let (hits, stats) = ask(&segment, &query(&[0.2, 1.0], 5));
+        assert_eq!(hits.len(), len.min(5), "of {len}");
+        assert_eq!(stats.refined, hits.len() as u64);
+        let ids: Vec<PointId> = hits.iter().map(|hit| segment.id(hit.offset)).collect();
+        assert_eq!(ids, (0..).map(PointId::Number).take(len.min(5)).collect::<Vec<_>>(), "of {len}");
+    }
+}
+
+#[test]
+fn one_dimension_is_enough() {
+    let vectors: Vec<Vec<f32>> = (0..2_000_u16).map(|i| vec![f32::from(i)]).collect();
+    let segment = build(Metric::Euclidean, 1, &vectors);
+    let (hits, _) = ask(&segment, &query(&[1_000.2], 3));
+    let ids: Vec<PointId> = hits.iter().map(|hit| segment.id(hit.offset)).collect();
+    assert_eq!(ids, [1_000, 1_001, 999].map(PointId::Number));
+}
+
+#[test]
+fn only_points_that_live_and_are_near_enough_are_found() {
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let vectors = clustered(16, 1_000, &mut rng);
+    let segment = build(Metric::Euclidean, 16, &vectors);
+    let none = vec![0_u64; 1_000_usize.div_ceil(64)];
+    assert_eq!(ask(&segment, &SegmentQuery { live: Some(&none), ..query(&vectors[0], 10) }).0, []);
+    let half: Vec<u64> = none.iter().map(|_| 0x5555_5555_5555_5555).collect();
+    let (hits, _) = ask(&segment, &SegmentQuery { live: Some(&half), ..query(&vectors[0], 10) });
+    assert!(hits.len() == 10 && hits.iter().all(|hit| hit.offset % 2 == 0), "{hits:?}");
+    let nearest = truth(Metric::Euclidean, &vectors[3], &vectors);
+    let (hits, _) = ask(&segment, &SegmentQuery { score_limit: Some(nearest[4]), ..query(&vectors[3], 10) });
+    assert_eq!(hits.len(), 5, "a limit is met by what is as near");
+}
+
+#[test]
+fn the_same_points_give_the_same_bytes_however_many_threads_build() {
+    let vectors = clustered(40, 5_000, &mut StdRng::seed_from_u64(SEED));
+    let [one, two, three] = [1, 2, 3].map(|threads| build_with(Metric::Cosine, None, 40, &vectors, threads));
+    assert_eq!(one.image().checksum(), two.image().checksum(), "with 1 and 2 threads");
+    assert_eq!(one.image().checksum(), three.image().checksum(), "with 1 and 3 threads");
+}
+
+#[test]
+fn points_keep_ids_versions_and_vectors() {
+    let vectors = clustered(20, 700, &mut StdRng::seed_from_u64(SEED));
+    for (precision, lossless) in [(None, true), (Some(Precision::F32), true), (Some(Precision::F16), false)] {
+        let segment = build_with(Metric::Dot, precision, 20, &vectors, 2);
+        assert_eq!(segment.is_lossless(), lossless, "{precision:?}");
+        for (i, vector) in (0..).zip(&vectors) {
+            let offset = segment.find(&PointId::Number(i)).expect("it was built in");
+            assert_eq!(segment.id(offset), PointId::Number(i));
+            assert_eq!(segment.versions()[offset as usize], i + 7);
+            let kept = segment.vector(offset);
+            assert!(vector.iter().zip(&kept).all(|(a, b)| (a - b).abs() <= a.abs() / 2048.0), "{precision:?}");
+            assert!(!lossless || *vector == kept, "{precision:?}");
+        }
+        assert_eq!(segment.find(&PointId::Number(700)), None);
+    }
+}
+
+#[test]
+fn small_whole_numbers_take_two_bytes() {
+    let vectors: Vec<Vec<f32>> = (0..200_u8).map(|i| vec![f32::from(i), 255.0, 3.0]).collect();
+    let segment = build(Metric::Euclidean, 3, &vectors);
+    assert!(segment.is_lossless());
+    let wider = build_with(Metric::Euclidean, Some(Precision::F32), 3, &vectors, 1);
+    assert!(segment.image().bytes().len() <= wider.image().bytes().len());
+}
+
+#[test]
+fn queries_that_do_not_fit_or_are_not_wanted_end_with_an_error() {
+    let vectors = clustered(8, 300, &mut StdRng::seed_from_u64(SEED));
+    let segment = build(Metric::Cosine, 8, &vectors);
+    let refused = segment.search(&mut Scratch::new(), &query(&[1.0; 7], 3));
+    assert_eq!(refused, Err(IndexError::Dimension { want: 8, got: 7 }));
+    let stopped = segment.search(&mut Scratch::new(), &SegmentQuery { stop: &|| true, ..query(&[1.0; 8], 3) });
+    assert_eq!(stopped, Err(IndexError::Cancelled));
+    let (hits, stats) = ask(&segment, &query(&[1.0; 8], 0));
+    assert_eq!((hits, stats), (vec![], WalkStats::default()));
+}
+
+#[test]
+fn a_scratch_serves_segments_of_all_sizes() {
+    let mut scratch = Scratch::new();
+    for (dim, len) in [(384, 1_200), (3, 40), (100, 2_500), (3, 40)] {
+        let vectors = clustered(dim, len, &mut StdRng::seed_from_u64(SEED));
+        let segment = build(Metric::Euclidean, dim, &vectors);
+        let fresh = segment.search(&mut Scratch::new(), &query(&vectors[9], 5));
+        assert_eq!(segment.search(&mut scratch, &query(&vectors[9], 5)), fresh, "{dim} × {len}");
+    }
+}
+
+#[test]
+fn a_build_that_is_stopped_says_so() {
+    let vectors = clustered(16, 3_000, &mut StdRng::seed_from_u64(SEED));
+    let parameters = Parameters { metric: Metric::Dot, precision: None, ef_construction: 50, seed: SEED };
+    let built =
+        Segment::build(&rows(16, &vectors), &parameters, ImageWriter::in_memory("test"), Residency::Resident, &|| true);
+    assert!(matches!(built, Err(super::BuildError::Cancelled)), "{built:?}");
+}
+
+#[test]
+fn bytes_that_are_cut_or_changed_are_refused() {
+    let vectors = clustered(16, 200, &mut StdRng::seed_from_u64(SEED));
+    let segment = build(Metric::Euclidean, 16, &vectors);
+    let bytes = segment.image().bytes().to_vec();
+    let again = Segment::from_bytes("again", &bytes).expect("nothing was changed");
+    assert_eq!(ask(&again, &query(&vectors[1], 5)), ask(&segment, &query(&vectors[1], 5)));
+    let mut rng = StdRng::seed_from_u64(SEED);
+    for _ in 0..300 {
+        let mut changed = bytes.clone();
+        let at = rng.random_range(0..changed.len());
+        changed[at] ^= 1 << rng.random_range(0..8);
+        assert!(Segment::from_bytes("changed", &changed).is_err(), "bit of byte {at}");
+        assert!(Segment::from_bytes("cut", &bytes[..at]).is_err(), "cut at {at}");
+    }
+}

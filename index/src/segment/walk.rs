@@ -1,0 +1,211 @@
+//! The walk: from entry points to the nearest, block by block.
+//!
+//! A visited point has its distance computed from its vector; its neighbours' are estimated from their codes, all at
+//! once, and the best of them wait in a pool, sorted by estimate. The walk takes the best that waits, and ends when
+//! none does: no more than `beam` may wait, and none whose estimate exceeds the distance of the k-th nearest by more
+//! than `slack`. The second rule is what makes a walk as long as its query is hard: at equal recall it visits a third
+//! to a half fewer points than a fixed beam.
+//!
+//! Nothing is shared but what is read; a walk allocates only until its scratch has grown to its beam.
+//! Sources: SymphonyQG, arXiv 2411.12229 (estimates beside links); Al-Jazzazi et al., Distance adaptive beam search,
+//! arXiv 2505.15636 (the slack).
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use super::blocks::Blocks;
+use super::layout::DEGREE;
+use super::place::Place;
+use super::queue::{Queue, Waiting};
+use crate::kernels::Kernels;
+
+/// Hops between two questions whether the answer is still wanted: some 50 µs.
+const PATIENCE_HOPS: u64 = 64;
+
+/// Points that wait, at least, before the queue is trimmed.
+const QUEUE_MIN: usize = 256;
+
+/// Most points of a graph.
+pub(crate) const POINTS_MAX: usize = 1 << 31;
+
+/// The caller's `stop` said so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cancelled;
+
+/// How far a walk goes: to points that seem no farther than `1 + slack` times the squared distance of the `width`-th
+/// nearest that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Breadth {
+    pub(crate) width: usize,
+    pub(crate) slack: f32,
+    /// Points that are visited at most. It ends the few walks that take long and find little.
+    pub(crate) hops_max: u64,
+}
+
+impl Breadth {
+    /// As far as the `width` nearest, as other graphs are searched with a beam.
+    pub(crate) fn beam(width: usize) -> Self {
+        Self { width, slack: 0.0, hops_max: u64::MAX }
+    }
+}
+
+/// A point and its squared distance. Ordered by distance, ties by offset.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Near {
+    pub(crate) distance: f32,
+    pub(crate) offset: u32,
+}
+
+impl Eq for Near {}
+
+impl Ord for Near {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.distance.total_cmp(&other.distance).then(self.offset.cmp(&other.offset))
+    }
+}
+
+impl PartialOrd for Near {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// What a walk needs besides the graph. Keep one for each thread.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Where the query is.
+    pub(crate) place: Place,
+    /// The nearest that were accepted, farthest on top.
+    pub(crate) nearest: BinaryHeap<Near>,
+    /// The row that is being scored.
+    pub(super) row: Vec<f32>,
+    queue: Queue,
+    seen: Seen,
+}
+
+impl Scratch {
+    /// Takes no memory yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let (place, nearest) = (Place::new(), BinaryHeap::new());
+        Self { place, nearest, row: Vec::new(), queue: Queue::default(), seen: Seen::default() }
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Walks from `entries` and leaves the nearest of those that `accept` lets pass in `scratch.nearest`: `breadth.width`.
+///
+/// Returns how many points were visited. Errors: `Cancelled`, within [`PATIENCE_HOPS`] of `stop` saying so.
+pub(crate) fn walk(
+    blocks: Blocks<'_>,
+    scratch: &mut Scratch,
+    entries: &[u32],
+    breadth: Breadth,
+    accept: impl Fn(u32) -> bool,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<u64, Cancelled> {
+    let Scratch { place, nearest, queue, seen, .. } = scratch;
+    let layout = blocks.layout();
+    nearest.clear();
+    queue.clear();
+    seen.clear(blocks.len());
+    for entry in entries {
+        if seen.insert(*entry) {
+            queue.push(0.0, *entry);
+        }
+    }
+    let kernels = Kernels::best();
+    let mut hops = 0_u64;
+    let mut limit = f32::MAX;
+    let mut estimates = [0.0; DEGREE];
+    let mut ahead: Option<Waiting> = None;
+    while let Some(current) = ahead.filter(|ahead| ahead.estimate <= limit).or_else(|| queue.pop()) {
+        if current.estimate > limit || hops >= breadth.hops_max {
+            break;
+        }
+        if hops.is_multiple_of(PATIENCE_HOPS) && stop() {
+            return Err(Cancelled);
+        }
+        hops += 1;
+        ahead = queue.pop();
+        if let Some(ahead) = ahead {
+            blocks.prefetch(ahead.offset);
+        }
+        let block = blocks.block(current.offset);
+        let distance = place.distance(layout, block);
+        if accept(current.offset) {
+            limit = admit(nearest, Near { distance, offset: current.offset }, breadth);
+        }
+        place.estimate(layout, block, distance, &mut estimates);
+        let links = &layout.tail(block).links;
+        let mut near = kernels.below32(&estimates, limit);
+        while near != 0 {
+            let at = near.trailing_zeros() as usize;
+            near &= near - 1;
+            // `seen` knows no offsets beyond the graph, whatever a file says.
+            if seen.insert(links[at]) {
+                queue.push(estimates[at], links[at]);
+            }
+        }
+        queue.trim(limit, breadth.width.max(QUEUE_MIN));
+    }
+    Ok(hops)
+}
+
+/// Keeps `near` if it is among the nearest. Returns the largest estimate that is worth a visit from now on.
+#[inline]
+fn admit(nearest: &mut BinaryHeap<Near>, near: Near, breadth: Breadth) -> f32 {
+    if nearest.len() < breadth.width {
+        nearest.push(near);
+    } else if let Some(mut farthest) = nearest.peek_mut()
+        && near < *farthest
+    {
+        *farthest = near;
+    }
+    match nearest.peek() {
+        Some(farthest) if nearest.len() >= breadth.width => (farthest.distance * (1.0 + breadth.slack)).min(f32::MAX),
+        _ => f32::MAX,
+    }
+}
+
+/// Points that were in the pool: a bit each, cleared by what was set.
+#[derive(Debug, Default)]
+struct Seen {
+    words: Vec<u64>,
+    len: usize,
+    touched: Vec<u32>,
+}
+
+impl Seen {
+    fn clear(&mut self, len: usize) {
+        for word in self.touched.drain(..) {
+            self.words[word as usize] = 0;
+        }
+        self.words.resize(len.div_ceil(64), 0);
+        self.len = len;
+    }
+
+    #[inline]
+    fn is_new(&self, offset: u32) -> bool {
+        (offset as usize) < self.len && self.words[offset as usize / 64] >> (offset % 64) & 1 == 0
+    }
+
+    /// Tells whether the point is new.
+    #[inline]
+    fn insert(&mut self, offset: u32) -> bool {
+        let new = self.is_new(offset);
+        if new {
+            let word = &mut self.words[offset as usize / 64];
+            if *word == 0 {
+                self.touched.push(offset / 64);
+            }
+            *word |= 1 << (offset % 64);
+        }
+        new
+    }
+}
