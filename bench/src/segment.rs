@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use rayon::ThreadPoolBuilder;
-use shoal_index::file::{ImageWriter, Residency};
-use shoal_index::segment::{Effort, Parameters, Rows, Scratch, Segment, SegmentQuery};
+use shoal_index::segment::{Effort, Parameters, Rows, Scratch, Segment, SegmentQuery, Target};
 use shoal_model::PointId;
 
 use crate::error::BenchError;
@@ -34,15 +33,14 @@ impl Frozen {
         let parameters =
             Parameters { metric: set.metric, precision: None, ef_construction: EF_CONSTRUCTION, seed: SEED };
         let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
-        let writer = ImageWriter::in_memory("bench");
-        let segment = pool.install(|| Segment::build(&rows, &parameters, writer, Residency::Resident, &|| false))?;
+        let segment = pool.install(|| Segment::build(&rows, &parameters, &Target::Memory, &|| false))?;
         Ok(Self { segment, scratch: Scratch::new(), k })
     }
 
     /// Length of the file.
     #[allow(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
     pub(crate) fn file_bytes(&self) -> f64 {
-        self.segment.image().bytes().len() as f64
+        self.segment.graph_image().bytes().len() as f64
     }
 
     /// Answers the queries one after the other.

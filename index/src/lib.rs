@@ -6,7 +6,7 @@
 //!
 //! [`segment`] freezes many points into a graph that is its own file, and walks it.
 //!
-//! Does not know about: clusters, shards, replication, the wire, clocks. The disk is that of [`file`] alone, and builds
+//! Does not know about: clusters, shards, replication, the wire, clocks. The disk is that of [`mod@file`] alone, and builds
 //! run on the rayon pool that calls them. Callers hand in points that passed `shoal_model::check_vector`, and a `stop`
 //! question that search asks as it goes.
 

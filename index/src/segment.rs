@@ -12,7 +12,8 @@
 //! | `entries` | where walks start |
 //! | `walk` | the walk |
 //! | `calibration` | how hard to look for a wanted recall |
-//! | `ids`, `rows` | ids, versions; points before they are built in |
+//! | `ids`, `stored` | ids; payload, and vectors that blocks have not exactly |
+//! | `rows`, `target` | points before they are built in; where files go |
 //! | `build`, `frozen`, `search` | making, opening and asking a segment |
 //!
 //! # What is trusted
@@ -32,6 +33,8 @@ mod queue;
 mod rows;
 mod search;
 mod space;
+mod stored;
+mod target;
 mod walk;
 
 #[cfg(test)]
@@ -42,6 +45,7 @@ pub use frozen::Segment;
 pub use layout::Precision;
 pub use rows::Rows;
 pub use search::{Effort, Hit, SegmentQuery, WalkStats};
+pub use target::Target;
 pub use walk::Scratch;
 
 pub(crate) use blocks::{Blocks, LinkWriter, write_row};

@@ -54,14 +54,7 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// Components of a point's vector, as they were sent but for what the precision lost.
-    pub(crate) fn vector(&self, offset: u32, dim: usize) -> Vec<f32> {
-        let mut vector = vec![0.0; dim];
-        self.read_vector(offset, &mut vector);
-        vector
-    }
-
-    /// As [`Blocks::vector`].
+    /// Writes the components of a point's vector, as they were sent but for what the precision lost.
     pub(crate) fn read_vector(&self, offset: u32, out: &mut [f32]) {
         match row(self.layout, self.block(offset)) {
             Row::F32(row) => out.copy_from_slice(&row[..out.len()]),

@@ -12,9 +12,10 @@ use super::frozen::{Segment, tag};
 use super::layout::{Layout, Precision};
 use super::rows::Rows;
 use super::space::Space;
+use super::target::Target;
 use super::walk::{Breadth, Cancelled, Scratch, walk};
-use super::{calibration, ids};
-use crate::file::{Align, FileError, ImageWriter, Residency};
+use super::{calibration, ids, stored};
+use crate::file::{Align, FileError, Image, ImageWriter, Residency};
 use crate::graph::{self, Grown, Points, Repair};
 use crate::payload_index::PayloadIndex;
 use crate::quantize;
@@ -65,6 +66,8 @@ impl From<Cancelled> for BuildError {
 pub(super) struct About {
     pub(super) points: u64,
     pub(super) seed: u64,
+    /// Checksum of the file with what else is kept.
+    pub(super) stored: u64,
     /// See [`Space`].
     pub(super) reach: f64,
     pub(super) dim: u32,
@@ -86,15 +89,16 @@ impl Segment {
     pub fn build(
         rows: &Rows,
         parameters: &Parameters,
-        writer: ImageWriter,
-        residency: Residency,
+        target: &Target,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Self, BuildError> {
         if rows.len() >= super::walk::POINTS_MAX {
             return Err(BuildError::TooMany { points: rows.len() });
         }
         let draft = Draft::new(rows, parameters, stop)?;
-        Ok(Self::new(draft.write(writer, residency)?)?)
+        let stored = draft.write_stored(target)?;
+        let graph = draft.write(target, stored.checksum())?;
+        Ok(Self::new(graph, stored)?)
     }
 }
 
@@ -137,6 +141,7 @@ impl<'a> Draft<'a> {
         let about = About {
             points: rows.len() as u64,
             seed: parameters.seed,
+            stored: 0,
             reach: space.reach(),
             dim: u32::try_from(dim).expect("it came from 32 bits"),
             metric: metric_code(parameters.metric),
@@ -148,14 +153,25 @@ impl<'a> Draft<'a> {
         Ok(Self { rows, shuffle, points, layout, grown, entries, samples, order, about })
     }
 
-    fn write(&self, mut writer: ImageWriter, residency: Residency) -> Result<crate::file::Image, FileError> {
+    fn write_stored(&self, target: &Target) -> Result<Image, FileError> {
+        let dim = self.rows.dim();
+        let points = self.order.iter().map(|offset| {
+            let row = self.shuffle[*offset as usize] as usize;
+            (&self.rows.vectors[row * dim..][..dim], &self.rows.payloads[row][..])
+        });
+        let residency = if let Target::Memory = target { Residency::Resident } else { Residency::Mapped };
+        stored::write(target.stored_writer()?, points, self.about.lossless == 0, residency)
+    }
+
+    fn write(&self, target: &Target, stored: u64) -> Result<Image, FileError> {
+        let mut writer = target.graph_writer()?;
         let mut places = vec![0; self.order.len()];
         (0..).zip(&self.order).for_each(|(place, offset)| places[*offset as usize] = place);
         self.write_graph(&places, &mut writer)?;
         self.write_points(&mut writer)?;
         writer.begin_section(tag::CALIBRATION, Align::Page)?;
         writer.write(self.samples.as_bytes())?;
-        writer.finish(self.about.as_bytes(), residency)
+        writer.finish(About { stored, ..self.about }.as_bytes(), target.residency())
     }
 
     /// Blocks and entries, in the order of the file, links named by `places`.

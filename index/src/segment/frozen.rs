@@ -1,6 +1,5 @@
 //! A segment, open.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use shoal_model::{Metric, PointId};
@@ -13,7 +12,9 @@ use super::entries;
 use super::ids::Ids;
 use super::layout::{Layout, Precision};
 use super::space::Space;
-use crate::file::{Fault, FileError, Image, Open, Tag, Verify};
+use super::stored;
+use super::target::Target;
+use crate::file::{Fault, FileError, Image, Tag, Verify};
 use crate::payload_index::PayloadIndex;
 use crate::rotation::Rotation;
 
@@ -33,6 +34,9 @@ pub(super) mod tag {
     pub(crate) const VERSIONS: Tag = *b"versions";
     pub(crate) const PAYLOAD: Tag = *b"payload ";
     pub(crate) const CALIBRATION: Tag = *b"calibrat";
+    pub(crate) const PAYLOAD_ENDS: Tag = *b"pl ends ";
+    pub(crate) const PAYLOADS: Tag = *b"payloads";
+    pub(crate) const VECTORS: Tag = *b"vectors ";
 }
 
 /// Points, frozen: found by walking, never changed. Which of them live is for the caller to know.
@@ -41,6 +45,7 @@ pub(super) mod tag {
 #[derive(Debug)]
 pub struct Segment {
     image: Arc<Image>,
+    stored: Image,
     about: About,
     pub(super) space: Space,
     pub(super) rotation: Rotation,
@@ -65,21 +70,24 @@ impl AsRef<[u8]> for Part {
 }
 
 impl Segment {
-    /// Opens a file. Errors: all of [`FileError`]; `is_bad_file` tells those that a new build mends.
-    pub fn open(path: &Path, how: &Open) -> Result<Self, FileError> {
-        Self::new(Image::open(path, how)?)
+    /// Opens what was built, every byte verified. Errors: all of [`FileError`]; `is_bad_file` tells those that a new
+    /// build mends.
+    pub fn open(target: &Target) -> Result<Self, FileError> {
+        let graph = target.open_graph()?;
+        let stored = target.open_stored(about(&graph)?.stored)?;
+        Self::new(graph, stored)
     }
 
-    /// Opens bytes, of which nothing is trusted. Errors: as [`Segment::open`].
-    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, FileError> {
-        Self::new(Image::from_bytes(name, bytes, Verify::Everything)?)
+    /// Opens the bytes of both files, of which nothing is trusted. Errors: as [`Segment::open`].
+    pub fn from_bytes(graph: &[u8], stored: &[u8]) -> Result<Self, FileError> {
+        let image = |name, bytes| Image::from_bytes(name, bytes, Verify::Everything);
+        Self::new(image("graph", graph)?, image("stored", stored)?)
     }
 
-    pub(super) fn new(image: Image) -> Result<Self, FileError> {
+    pub(super) fn new(image: Image, stored: Image) -> Result<Self, FileError> {
         let path = image.path().to_owned();
         let malformed = |problem| FileError { path: path.clone(), fault: Fault::Malformed { problem } };
-        let about =
-            About::read_from_bytes(image.parameters()).map_err(|_| malformed("parameters have no such length"))?;
+        let about = about(&image)?;
         let image = Arc::new(image);
         let metric = [Metric::Cosine, Metric::Dot, Metric::Euclidean].into_iter();
         let metric = metric.into_iter().find(|m| metric_code(*m) == about.metric).ok_or(malformed("no such metric"))?;
@@ -107,6 +115,7 @@ impl Segment {
             samples: image.table::<Sample>(tag::CALIBRATION)?.to_vec(),
             payload: payload.map_err(|_| malformed("the payload index cannot be read"))?,
             image: Arc::clone(&image),
+            stored,
         };
         segment.check(points as usize).map_err(malformed)?;
         Ok(segment)
@@ -136,7 +145,11 @@ impl Segment {
         if !tables {
             return Err("ids or versions are not as many as points");
         }
-        self.ids().check()
+        self.ids().check()?;
+        if self.about.stored != self.stored.checksum() {
+            return Err("what is stored belongs to another graph");
+        }
+        stored::check(&self.stored, points, self.space.dim(), !self.is_lossless())
     }
 
     /// How many points there are, dead ones included.
@@ -163,16 +176,22 @@ impl Segment {
         self.space.metric()
     }
 
-    /// Whether [`Segment::vector`] gives vectors as they were sent.
+    /// Whether blocks have vectors as they were sent.
     #[must_use]
     pub fn is_lossless(&self) -> bool {
         self.about.lossless == 1
     }
 
-    /// The file it lies in.
+    /// The file that has the graph.
     #[must_use]
-    pub fn image(&self) -> &Image {
+    pub fn graph_image(&self) -> &Image {
         &self.image
+    }
+
+    /// The file that has what else is kept.
+    #[must_use]
+    pub fn stored_image(&self) -> &Image {
+        &self.stored
     }
 
     /// Which points have which payload.
@@ -202,13 +221,21 @@ impl Segment {
         self.image.table(tag::VERSIONS).expect("checked when the segment was opened")
     }
 
-    /// Components of a point's vector, as they were sent if [`Segment::is_lossless`].
+    /// Writes the components of a point's vector, as they were sent.
     ///
     /// # Panics
-    /// If there is no such point.
+    /// If there is no such point, or `out` is of another dimension.
+    pub fn read_vector(&self, offset: u32, out: &mut [f32]) {
+        match stored::vector(&self.stored, offset, self.space.dim()) {
+            Some(vector) => out.copy_from_slice(vector),
+            None => self.blocks().read_vector(offset, out),
+        }
+    }
+
+    /// Packed payload of a point.
     #[must_use]
-    pub fn vector(&self, offset: u32) -> Vec<f32> {
-        self.blocks().vector(offset, self.space.dim())
+    pub fn payload(&self, offset: u32) -> &[u8] {
+        stored::payload(&self.stored, offset)
     }
 
     pub(super) fn blocks(&self) -> Blocks<'_> {
@@ -230,4 +257,10 @@ impl Segment {
     fn section(&self, tag: Tag) -> &[u8] {
         self.image.section(tag).unwrap_or_default()
     }
+}
+
+/// What a graph says of itself. Errors: `Malformed`.
+fn about(graph: &Image) -> Result<About, FileError> {
+    let problem = Fault::Malformed { problem: "parameters have no such length" };
+    About::read_from_bytes(graph.parameters()).map_err(|_| FileError { path: graph.path().to_owned(), fault: problem })
 }

@@ -44,7 +44,7 @@ pub struct SegmentQuery<'a> {
 pub struct Hit {
     /// Where it is in its segment.
     pub offset: u32,
-    /// The metric's quantity between query and the vector that the segment has, in `f64`, rounded once.
+    /// The metric's quantity between query and vector, in `f64`, rounded once.
     pub score: f32,
 }
 
@@ -110,12 +110,12 @@ impl Segment {
 
     /// Scores what the walk left in `scratch`, nearest first, and how many that were.
     fn settle(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>) -> (Vec<Hit>, u64) {
-        let (blocks, dim, metric) = (self.blocks(), self.space.dim(), self.space.metric());
+        let (dim, metric) = (self.space.dim(), self.space.metric());
         let exact = Exact::new(metric, query.vector);
         scratch.row.resize(dim, 0.0);
         let row = &mut scratch.row;
         let hits = scratch.nearest.drain().map(|near| {
-            blocks.read_vector(near.offset, row);
+            self.read_vector(near.offset, row);
             Hit { offset: near.offset, score: exact.score(row) }
         });
         let mut hits: Vec<Hit> = hits.collect();

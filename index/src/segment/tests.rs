@@ -7,9 +7,9 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use rayon::ThreadPoolBuilder;
 use shoal_model::{Metric, PointId};
 
-use super::{Effort, Hit, Parameters, Precision, Rows, Scratch, Segment, SegmentQuery, WalkStats};
+use super::{Effort, Hit, Parameters, Precision, Rows, Scratch, Segment, SegmentQuery, Target, WalkStats};
 use crate::IndexError;
-use crate::file::{ImageWriter, Residency};
+use crate::file::Residency;
 use crate::score::Exact;
 
 const SEED: u64 = 20;
@@ -18,7 +18,7 @@ const METRICS: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::Euclidean];
 fn rows(dim: usize, vectors: &[Vec<f32>]) -> Rows {
     let mut rows = Rows::with_capacity(u32::try_from(dim).expect("small"), vectors.len());
     for (i, vector) in (0..).zip(vectors) {
-        rows.push(PointId::Number(i), i + 7, vector, Bytes::new());
+        rows.push(PointId::Number(i), i + 7, vector, Bytes::from(vec![7; i as usize % 5]));
     }
     rows
 }
@@ -43,8 +43,7 @@ fn build_with(
 ) -> Segment {
     let parameters = Parameters { metric, precision, ef_construction: 100, seed: SEED };
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
-    let writer = ImageWriter::in_memory("test");
-    pool.install(|| Segment::build(&rows(dim, vectors), &parameters, writer, Residency::Resident, &|| false))
+    pool.install(|| Segment::build(&rows(dim, vectors), &parameters, &Target::Memory, &|| false))
         .expect("nothing stops the build")
 }
 
@@ -165,8 +164,8 @@ fn only_points_that_live_and_are_near_enough_are_found() {
 fn the_same_points_give_the_same_bytes_however_many_threads_build() {
     let vectors = clustered(40, 5_000, &mut StdRng::seed_from_u64(SEED));
     let [one, two, three] = [1, 2, 3].map(|threads| build_with(Metric::Cosine, None, 40, &vectors, threads));
-    assert_eq!(one.image().checksum(), two.image().checksum(), "with 1 and 2 threads");
-    assert_eq!(one.image().checksum(), three.image().checksum(), "with 1 and 3 threads");
+    assert_eq!(one.graph_image().checksum(), two.graph_image().checksum(), "with 1 and 2 threads");
+    assert_eq!(one.graph_image().checksum(), three.graph_image().checksum(), "with 1 and 3 threads");
 }
 
 #[test]
@@ -179,9 +178,10 @@ fn points_keep_ids_versions_and_vectors() {
             let offset = segment.find(&PointId::Number(i)).expect("it was built in");
             assert_eq!(segment.id(offset), PointId::Number(i));
             assert_eq!(segment.versions()[offset as usize], i + 7);
-            let kept = segment.vector(offset);
-            assert!(vector.iter().zip(&kept).all(|(a, b)| (a - b).abs() <= a.abs() / 2048.0), "{precision:?}");
-            assert!(!lossless || *vector == kept, "{precision:?}");
+            let mut kept = vec![0.0; 20];
+            segment.read_vector(offset, &mut kept);
+            assert_eq!(*vector, kept, "{precision:?}");
+            assert_eq!(segment.payload(offset), vec![7; i as usize % 5], "{precision:?}");
         }
         assert_eq!(segment.find(&PointId::Number(700)), None);
     }
@@ -193,7 +193,7 @@ fn small_whole_numbers_take_two_bytes() {
     let segment = build(Metric::Euclidean, 3, &vectors);
     assert!(segment.is_lossless());
     let wider = build_with(Metric::Euclidean, Some(Precision::F32), 3, &vectors, 1);
-    assert!(segment.image().bytes().len() <= wider.image().bytes().len());
+    assert!(segment.graph_image().bytes().len() <= wider.graph_image().bytes().len());
 }
 
 #[test]
@@ -223,8 +223,7 @@ fn a_scratch_serves_segments_of_all_sizes() {
 fn a_build_that_is_stopped_says_so() {
     let vectors = clustered(16, 3_000, &mut StdRng::seed_from_u64(SEED));
     let parameters = Parameters { metric: Metric::Dot, precision: None, ef_construction: 50, seed: SEED };
-    let built =
-        Segment::build(&rows(16, &vectors), &parameters, ImageWriter::in_memory("test"), Residency::Resident, &|| true);
+    let built = Segment::build(&rows(16, &vectors), &parameters, &Target::Memory, &|| true);
     assert!(matches!(built, Err(super::BuildError::Cancelled)), "{built:?}");
 }
 
@@ -232,15 +231,33 @@ fn a_build_that_is_stopped_says_so() {
 fn bytes_that_are_cut_or_changed_are_refused() {
     let vectors = clustered(16, 200, &mut StdRng::seed_from_u64(SEED));
     let segment = build(Metric::Euclidean, 16, &vectors);
-    let bytes = segment.image().bytes().to_vec();
-    let again = Segment::from_bytes("again", &bytes).expect("nothing was changed");
+    let (graph, stored) = (segment.graph_image().bytes().to_vec(), segment.stored_image().bytes().to_vec());
+    let again = Segment::from_bytes(&graph, &stored).expect("nothing was changed");
     assert_eq!(ask(&again, &query(&vectors[1], 5)), ask(&segment, &query(&vectors[1], 5)));
     let mut rng = StdRng::seed_from_u64(SEED);
     for _ in 0..300 {
-        let mut changed = bytes.clone();
-        let at = rng.random_range(0..changed.len());
-        changed[at] ^= 1 << rng.random_range(0..8);
-        assert!(Segment::from_bytes("changed", &changed).is_err(), "bit of byte {at}");
-        assert!(Segment::from_bytes("cut", &bytes[..at]).is_err(), "cut at {at}");
+        let mut changed = [graph.clone(), stored.clone()];
+        let file = rng.random_range(0..2);
+        let at = rng.random_range(0..changed[file].len());
+        changed[file][at] ^= 1 << rng.random_range(0..8);
+        assert!(Segment::from_bytes(&changed[0], &changed[1]).is_err(), "bit of byte {at} of file {file}");
+        assert!(Segment::from_bytes(&graph[..at.min(graph.len() - 1)], &stored).is_err(), "cut at {at}");
+    }
+    let other = build(Metric::Euclidean, 16, &vectors[1..]);
+    assert!(Segment::from_bytes(&graph, other.stored_image().bytes()).is_err(), "of another segment");
+}
+
+#[test]
+fn files_open_as_they_were_built() {
+    let vectors = clustered(16, 200, &mut StdRng::seed_from_u64(SEED));
+    let folder = tempfile::tempdir().expect("temporary folders have room");
+    for residency in [Residency::Mapped, Residency::Resident] {
+        let target = Target::Folder { folder: folder.path().to_owned(), name: format!("{residency:?}"), residency };
+        let parameters =
+            Parameters { metric: Metric::Dot, precision: Some(Precision::F16), ef_construction: 50, seed: 1 };
+        let built = Segment::build(&rows(16, &vectors), &parameters, &target, &|| false).expect("the disk has room");
+        let opened = Segment::open(&target).expect("it was built");
+        assert_eq!(ask(&opened, &query(&vectors[1], 5)), ask(&built, &query(&vectors[1], 5)));
+        assert!(target.files().iter().all(|file| file.exists()));
     }
 }
