@@ -22,7 +22,7 @@ impl Exact {
         let dim = u32::try_from(set.base.columns()).expect("a dimension is no larger than a file's header says");
         let mut delta = Delta::new(dim, set.metric);
         for (row, vector) in (0..).zip(set.base.rows()) {
-            delta.upsert(PointId::Number(row), vector, Bytes::new());
+            delta.upsert(PointId::Number(row), row, vector, Bytes::new());
         }
         Self { view: delta.publish(), k, memory_bytes: delta.memory_bytes() }
     }
@@ -36,7 +36,7 @@ impl Exact {
     pub(crate) fn search(&self, queries: &Matrix<f32>) -> Result<Matrix<i64>, IndexError> {
         let mut ids = Vec::with_capacity(queries.len() * self.k);
         for vector in queries.rows() {
-            let query = Query { vector, k: self.k, filter: None, score_limit: None, stop: &|| false };
+            let query = Query { vector, k: self.k, filter: None, score_limit: None, exact: true, stop: &|| false };
             let (found, _) = self.view.search(&query)?;
             let missing = self.k - found.len();
             ids.extend(found.iter().map(|point| row(&point.id)));

@@ -8,6 +8,7 @@
 mod ann;
 mod contender;
 mod curve;
+mod delta;
 mod error;
 mod exact;
 mod machine;
@@ -34,11 +35,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Bench {
     Ann(ann::Args),
+    Delta(delta::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().bench {
         Bench::Ann(args) => ann::run(&args),
+        Bench::Delta(args) => delta::run(&args),
     };
     match outcome {
         Ok(report) if report.gates_met() => ExitCode::SUCCESS,

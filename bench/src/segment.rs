@@ -10,7 +10,7 @@ use crate::npy::Matrix;
 use crate::set::Set;
 
 /// Beam of builds: the default of collections.
-const EF_CONSTRUCTION: usize = 200;
+const EF_CONSTRUCTION: usize = 100;
 
 /// Of the rotation and the order of points; a constant, so that figures compare.
 const SEED: u64 = 1;

@@ -1,6 +1,7 @@
-//! Measures the delta on one core: exact search with and without filters, filter alone, publish.
+//! Measures the delta on one core: search by codes and exactly, with and without filters, filter alone, publish.
 //!
-//! 63,666 points of 384 dimensions with 13 fields in about 800 packed bytes, drawn from a fixed seed; k = 10.
+//! 63,666 points of 384 dimensions around 500 others, with 13 fields in about 800 packed bytes, drawn from a fixed seed;
+//! k = 10.
 //! Run with `cargo run --release -p shoal-index --example scan`.
 
 #![allow(clippy::unwrap_used, reason = "a measurement")]
@@ -15,24 +16,33 @@ use shoal_model::{Condition, Filter, Metric, Payload, PointId, Predicate, Range,
 const POINTS: u64 = 63_666;
 const DIM: u32 = 384;
 const ROUNDS: usize = 41;
+const WAYS: [(&str, bool); 2] = [("search by codes", false), ("search exactly", true)];
 
 fn main() {
     let mut rng = StdRng::seed_from_u64(1);
+    let world = World::new(&mut rng);
     println!("kernels {}, {POINTS} points x {DIM}", Kernels::best().name());
     for metric in [Metric::Cosine, Metric::Dot, Metric::Euclidean] {
         let mut delta = Delta::new(DIM, metric);
         let started = Instant::now();
         for id in 0..POINTS {
-            delta.upsert(PointId::Number(id), &vector(&mut rng), packed::encode(&payload(&mut rng, id)).into());
+            delta.upsert(
+                PointId::Number(id),
+                0,
+                &world.vector(&mut rng),
+                packed::encode(&payload(&mut rng, id)).into(),
+            );
         }
         let filled = started.elapsed();
         println!("{}: filled in {filled:?}, {} MB", metric.name(), delta.memory_bytes() >> 20);
         let view = delta.publish();
-        let queries: Vec<_> = (0..ROUNDS).map(|_| vector(&mut rng)).collect();
-        report("search", &queries, |query| search(&view, query, None));
+        let queries: Vec<_> = (0..ROUNDS).map(|_| world.vector(&mut rng)).collect();
+        for (name, exact) in WAYS {
+            report(name, &queries, |query| search(&view, query, None, exact));
+        }
         if metric == Metric::Cosine {
             measure_filters(&view, &queries);
-            measure_publish(&mut delta, &mut rng);
+            measure_publish(&mut delta, &world, &mut rng);
         }
     }
 }
@@ -43,22 +53,24 @@ fn measure_filters(view: &DeltaView, queries: &[Vec<f32>]) {
         let passing = view.count(&compiled, &|| false).unwrap();
         println!("  filter {name}: {passing} pass");
         report("  count", queries, |_| view.count(&compiled, &|| false).unwrap());
-        report("  search", queries, |query| search(view, query, Some(&compiled)));
+        for (name, exact) in WAYS {
+            report(name, queries, |query| search(view, query, Some(&compiled), exact));
+        }
     }
 }
 
-fn measure_publish(delta: &mut Delta, rng: &mut StdRng) {
+fn measure_publish(delta: &mut Delta, world: &World, rng: &mut StdRng) {
     let (mut publish, mut copy, mut plain) = (vec![], vec![], vec![]);
     for round in 0..ROUNDS as u64 {
         let started = Instant::now();
         let view = delta.publish();
         publish.push(started.elapsed());
-        let (first, second) = (vector(rng), vector(rng));
+        let (first, second) = (world.vector(rng), world.vector(rng));
         let started = Instant::now();
-        delta.upsert(PointId::Number(POINTS + 2 * round), &first, packed::encode(&Payload::new()).into());
+        delta.upsert(PointId::Number(POINTS + 2 * round), 0, &first, packed::encode(&Payload::new()).into());
         copy.push(started.elapsed());
         let started = Instant::now();
-        delta.upsert(PointId::Number(POINTS + 2 * round + 1), &second, packed::encode(&Payload::new()).into());
+        delta.upsert(PointId::Number(POINTS + 2 * round + 1), 0, &second, packed::encode(&Payload::new()).into());
         plain.push(started.elapsed());
         drop(view);
     }
@@ -67,8 +79,8 @@ fn measure_publish(delta: &mut Delta, rng: &mut StdRng) {
     print("next upsert", plain);
 }
 
-fn search(view: &DeltaView, vector: &[f32], filter: Option<&CompiledFilter>) -> u64 {
-    let query = Query { vector, k: 10, filter, score_limit: None, stop: &|| false };
+fn search(view: &DeltaView, vector: &[f32], filter: Option<&CompiledFilter>, exact: bool) -> u64 {
+    let query = Query { vector, k: 10, filter, score_limit: None, exact, stop: &|| false };
     let (found, stats) = view.search(&query).unwrap();
     found.len() as u64 + stats.rescored
 }
@@ -111,8 +123,18 @@ fn filters() -> Vec<(&'static str, Filter)> {
     ]
 }
 
-fn vector(rng: &mut StdRng) -> Vec<f32> {
-    (0..DIM).map(|_| rng.random_range(-1.0..1.0)).collect()
+/// What points lie around.
+struct World(Vec<Vec<f32>>);
+
+impl World {
+    fn new(rng: &mut StdRng) -> Self {
+        Self((0..500).map(|_| (0..DIM).map(|_| rng.random_range(-1.0..1.0)).collect()).collect())
+    }
+
+    fn vector(&self, rng: &mut StdRng) -> Vec<f32> {
+        let center = &self.0[rng.random_range(0..self.0.len())];
+        center.iter().map(|c| c + rng.random_range(-1.0..1.0)).collect()
+    }
 }
 
 fn payload(rng: &mut StdRng, id: u64) -> Payload {

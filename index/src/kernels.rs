@@ -5,7 +5,7 @@
 //! | `dot`, `squared_euclidean`, and those of `_f16` and `_i8` | an `f32` query against rows of any width |
 //! | `dot_i8_i8`, `squared_euclidean_i8_i8` | two rows of `i8`, in integers |
 //! | `scan32`, `estimate32` | a query's [`Lut`] against the 1-bit codes of 32 rows |
-//! | `bound32`, `at_least32` | the same with bounds, and which of them reach a floor |
+//! | `estimate_wide32`, `within32`, `at_least32` | the same in `f32`, and which rows may reach a floor |
 //! | `hadamard`, `signs`, `fill_lut` | what rotation, encoding and tables are made of |
 //!
 //! Each instruction set has the same few operations on 16 lanes, and the plans in `rows`, `scans`, `hadamard` and `signs` are
@@ -38,7 +38,7 @@ mod sums;
 
 pub use lut::{BATCH, BLOCK_BYTES, BLOCK_DIMS, Lut};
 pub use rows::{RoundingError, rounding_error};
-pub(crate) use scans::{Spread, Wide};
+pub(crate) use scans::{Aim, Wide};
 pub(crate) use signs::Moments;
 
 /// Components of a block, and partial sums of a chain.
@@ -252,17 +252,23 @@ impl Kernels {
         call!(self, estimate32(codes, lut, &factors, base, out));
     }
 
-    /// Bounds of 32 rows, as [`Wide`] and [`Spread`] make them of the sums.
+    /// `base + weight * add_j + rescale_j * sum_j` for the sums of [`Kernels::scan32`].
     #[inline]
-    pub(crate) fn bound32(self, codes: &[u8], lut: &Lut, factors: &Wide, query: Spread, out: &mut [f32; BATCH]) {
+    pub(crate) fn estimate_wide32(self, codes: &[u8], lut: &Lut, factors: &Wide, aim: Aim, out: &mut [f32; BATCH]) {
         batch_of(codes, lut);
-        call!(self, bound32(codes, lut, factors, query, out));
+        call!(self, estimate_wide32(codes, lut, factors, aim, out));
     }
 
-    /// Which values are at least `floor`, one bit each. Neither holds what is not a number, nor `floor` infinity.
+    /// Which values are at least `floor`, or not a number: one bit each.
     #[inline]
     pub(crate) fn at_least32(self, values: &[f32; BATCH], floor: f32) -> u32 {
         call!(self, at_least32(values, floor))
+    }
+
+    /// Which of `value_j + error_j * spread` are at least `floor`, or not a number: one bit each.
+    #[inline]
+    pub(crate) fn within32(self, values: &[f32; BATCH], errors: &[f32; BATCH], spread: f32, floor: f32) -> u32 {
+        call!(self, within32(values, errors, spread, floor))
     }
 }
 

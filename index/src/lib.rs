@@ -1,6 +1,6 @@
 //! The search engine inside one shard replica: fresh points, filters on stored payload, SIMD kernels.
 //!
-//! [`Delta`] takes points in as they are applied; [`DeltaView`] is what one search sees of it, exact and immutable.
+//! [`Delta`] takes points in as they are applied; [`DeltaView`] is what one search sees of it, immutable.
 //! Payload is kept as [`packed`] bytes and filtered without decoding ([`CompiledFilter`]). [`kernels`] compare
 //! vectors; every answer they lead to is settled in `f64`.
 //!
@@ -25,6 +25,6 @@ pub mod quantize;
 pub mod rotation;
 pub mod segment;
 
-pub use delta::{Delta, DeltaView, Found, Query, RowRef, SearchStats};
+pub use delta::{Delta, DeltaRow, DeltaView, Found, Query, RowRef, SearchStats};
 pub use error::IndexError;
 pub use filter::CompiledFilter;

@@ -24,7 +24,7 @@
 mod blocks;
 mod build;
 mod calibration;
-mod entries;
+pub(crate) mod entries;
 mod frozen;
 mod ids;
 mod layout;
@@ -50,5 +50,6 @@ pub use walk::Scratch;
 
 pub(crate) use blocks::{Blocks, LinkWriter, write_row};
 pub(crate) use layout::{DEGREE, Layout};
+pub(crate) use place::Place;
 pub(crate) use space::Space;
 pub(crate) use walk::{Breadth, Cancelled, Near, walk};

@@ -58,14 +58,14 @@ impl ShardMachine {
 
     fn load_point(&mut self, store: &dyn Store, key: &[u8], record: &[u8]) -> Result<(), NodeError> {
         let id = PointId::from_key(keys::id_part(key)).map_err(|_| self.malformed("point id"))?;
-        let (_, vector) = split_record(record).ok_or_else(|| self.malformed("vector"))?;
+        let (index, vector) = split_record(record).ok_or_else(|| self.malformed("vector"))?;
         let vector = convert::vector_from_f32_le(vector).map_err(|_| self.malformed("vector"))?;
         if vector.len() != self.dim as usize {
             return Err(self.malformed("vector"));
         }
         let payload = store.get(Table::Payload, key)?.ok_or_else(|| self.malformed("payload"))?;
         let (_, packed) = split_record(&payload).ok_or_else(|| self.malformed("payload"))?;
-        self.delta.upsert(id, &vector, payload.slice_ref(packed));
+        self.delta.upsert(id, index.0, &vector, payload.slice_ref(packed));
         Ok(())
     }
 
@@ -96,7 +96,7 @@ impl ShardMachine {
             batch.put(Table::Vectors, key.clone(), record(index, &convert::vector_to_f32_le(&point.vector)));
             batch.put(Table::Payload, key, record(index, &point.payload));
             // A copy: a slice would keep the whole log entry in memory as long as the point lives.
-            self.delta.upsert(point.id, &point.vector, Bytes::copy_from_slice(&point.payload));
+            self.delta.upsert(point.id, index.0, &point.vector, Bytes::copy_from_slice(&point.payload));
         }
         for id in command.deletes {
             let key = keys::point(self.shard, &id);

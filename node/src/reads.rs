@@ -359,6 +359,7 @@ fn search_part(view: &View, part: usize, parts: usize, work: &Work) -> Result<(V
         k: work.k,
         filter: work.filter.as_ref(),
         score_limit: work.score_limit,
+        exact: true,
         stop: &|| work.stop.now(),
     };
     view.points.search_part(part, parts, &query)

@@ -11,9 +11,6 @@ use shoal_model::Metric;
 
 use crate::kernels::{Kernels, RoundingError, rounding_error};
 
-/// Rows scored in one call.
-pub(super) const ROWS: usize = 4;
-
 /// Room for the roundings in `f64`, in computing the bounds themselves and in their second-order terms. The first
 /// are 2^-53 a component against at least 2^-28 of `f32` bound a component; the last stay below 0.0003 in all.
 const SLACK: f64 = 1.001;
@@ -71,9 +68,14 @@ impl<'a> Bound<'a> {
         Self { kernels: Kernels::best(), metric, norm, error, query }
     }
 
+    /// The query, of unit length for cosine.
+    pub(super) fn query(&self) -> &[f32] {
+        &self.query
+    }
+
     /// Intervals of the nearness of rows, given with their [`scale`].
     #[inline]
-    pub(super) fn intervals(&self, rows: [&[f32]; ROWS], scales: [f32; ROWS]) -> [Interval; ROWS] {
+    pub(super) fn intervals<const N: usize>(&self, rows: [&[f32]; N], scales: [f32; N]) -> [Interval; N] {
         let values = match self.metric {
             Metric::Cosine | Metric::Dot => self.kernels.dot(&self.query, rows),
             Metric::Euclidean => self.kernels.squared_euclidean(&self.query, rows),

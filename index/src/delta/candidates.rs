@@ -46,6 +46,26 @@ impl Candidates {
         }
     }
 
+    /// How many rows are wanted.
+    pub(super) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Whether there are `k` rows, so that others must be near to be among them.
+    pub(super) fn are_enough(&self) -> bool {
+        self.rows.len() >= self.k
+    }
+
+    /// Raises the floor to what the rows so far allow.
+    pub(super) fn tighten(&mut self) {
+        self.prune();
+    }
+
+    /// The nearness that a row must reach, as far as is known.
+    pub(super) fn floor(&self) -> f64 {
+        self.floor
+    }
+
     /// The rows that are left in the end.
     pub(super) fn into_rows(mut self) -> Vec<Candidate> {
         self.prune();
@@ -53,7 +73,7 @@ impl Candidates {
     }
 
     fn prune(&mut self) {
-        if self.rows.len() <= self.k {
+        if self.rows.len() < self.k {
             return;
         }
         let by_low = |a: &Candidate, b: &Candidate| b.interval.low.total_cmp(&a.interval.low);

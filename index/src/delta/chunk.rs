@@ -5,6 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use shoal_model::PointId;
 
+use super::codes::{Code, Codes};
+use crate::kernels::BATCH;
+
 /// Bytes of vectors in a chunk: what a writer copies when a view still shows the chunk it appends to.
 const VECTOR_BYTES: usize = 256 << 10;
 
@@ -15,6 +18,17 @@ const ROWS_MAX: usize = 1_024;
 /// with AVX-512 each of them would, which costs a tenth of a scan.
 const LINE_BYTES: usize = 64;
 
+/// What belongs to a row besides its vector.
+#[derive(Clone, Debug)]
+pub(super) struct Label {
+    pub(super) id: PointId,
+    /// The log index at which the row was written.
+    pub(super) version: u64,
+    /// How many rows were written before it.
+    pub(super) arrival: u64,
+    pub(super) payload: Bytes,
+}
+
 /// Rows in the order in which they came. Never longer than what it was made for, so it never moves in memory.
 #[derive(Debug)]
 pub(super) struct Chunk {
@@ -24,15 +38,22 @@ pub(super) struct Chunk {
     vectors: Vec<f32>,
     padding: usize,
     scales: Vec<f32>,
-    ids: Vec<PointId>,
-    payloads: Vec<Bytes>,
+    labels: Vec<Label>,
+    codes: Option<Codes>,
     /// Heap bytes of ids and payloads.
     outside_bytes: usize,
 }
 
+/// Rows of a chunk: whole batches of codes, if there is room for one.
+pub(super) fn rows_max(dim: usize) -> usize {
+    let rows = VECTOR_BYTES / (size_of::<f32>() * dim);
+    let whole = if rows < BATCH { rows } else { rows - rows % BATCH };
+    whole.clamp(1, ROWS_MAX)
+}
+
 impl Chunk {
-    pub(super) fn new(dim: usize) -> Self {
-        let rows = (VECTOR_BYTES / (size_of::<f32>() * dim)).clamp(1, ROWS_MAX);
+    fn new(dim: usize, codes: Option<Codes>) -> Self {
+        let rows = rows_max(dim);
         let padding_max = LINE_BYTES / size_of::<f32>() - 1;
         let mut vectors: Vec<f32> = Vec::with_capacity(padding_max + rows * dim);
         let padding = vectors.as_ptr().align_offset(LINE_BYTES).min(padding_max);
@@ -43,28 +64,30 @@ impl Chunk {
             vectors,
             padding,
             scales: Vec::with_capacity(rows),
-            ids: Vec::with_capacity(rows),
-            payloads: Vec::with_capacity(rows),
+            labels: Vec::with_capacity(rows),
+            codes,
             outside_bytes: 0,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.ids.len()
+        self.labels.len()
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.ids.len() == self.rows_max
+        self.labels.len() == self.rows_max
     }
 
     /// Adds a row. `scale` is what [`super::bound::Bound`] wants to know of the vector.
-    pub(super) fn push(&mut self, id: PointId, vector: &[f32], scale: f32, payload: Bytes) {
-        let text_bytes = if let PointId::Text(text) = &id { text.len() } else { 0 };
-        self.outside_bytes += payload.len() + text_bytes;
+    fn push(&mut self, label: Label, vector: &[f32], scale: f32, code: Option<&Code<'_>>) {
+        let text_bytes = if let PointId::Text(text) = &label.id { text.len() } else { 0 };
+        self.outside_bytes += label.payload.len() + text_bytes;
+        if let (Some(codes), Some(code)) = (&mut self.codes, code) {
+            codes.put(self.labels.len(), code);
+        }
         self.vectors.extend_from_slice(vector);
         self.scales.push(scale);
-        self.ids.push(id);
-        self.payloads.push(payload);
+        self.labels.push(label);
     }
 
     pub(super) fn vector(&self, row: usize) -> &[f32] {
@@ -76,28 +99,34 @@ impl Chunk {
         self.scales[row]
     }
 
-    pub(super) fn id(&self, row: usize) -> &PointId {
-        &self.ids[row]
+    pub(super) fn label(&self, row: usize) -> &Label {
+        &self.labels[row]
     }
 
-    pub(super) fn payload(&self, row: usize) -> &Bytes {
-        &self.payloads[row]
+    /// Codes of the rows; all chunks of a delta have them or none.
+    pub(super) fn codes(&self) -> Option<&Codes> {
+        self.codes.as_ref()
+    }
+
+    /// Batches of codes that have rows.
+    pub(super) fn batches(&self) -> usize {
+        self.labels.len().div_ceil(BATCH)
     }
 
     fn memory_bytes(&self) -> usize {
-        let row_bytes = size_of::<f32>() * (self.dim + 1) + size_of::<PointId>() + size_of::<Bytes>();
-        self.rows_max * row_bytes + self.outside_bytes
+        let row_bytes = size_of::<f32>() * (self.dim + 1) + size_of::<Label>();
+        let code_bytes = self.codes.as_ref().map_or(0, Codes::memory_bytes);
+        self.rows_max * row_bytes + self.outside_bytes + code_bytes
     }
 }
 
 /// Keeps the room for rows to come, which a derived clone would not.
 impl Clone for Chunk {
     fn clone(&self) -> Self {
-        let mut copy = Self::new(self.dim);
+        let mut copy = Self::new(self.dim, self.codes.clone());
         copy.vectors.extend_from_slice(&self.vectors[self.padding..]);
         copy.scales.extend_from_slice(&self.scales);
-        copy.ids.extend_from_slice(&self.ids);
-        copy.payloads.extend_from_slice(&self.payloads);
+        copy.labels.extend_from_slice(&self.labels);
         copy.outside_bytes = self.outside_bytes;
         copy
     }
@@ -128,12 +157,23 @@ impl Live {
     }
 
     fn rows(&self) -> impl Iterator<Item = usize> + '_ {
-        self.words.iter().enumerate().flat_map(|(i, word)| {
-            let without_lowest = |bits: &u64| Some(bits & (bits - 1)).filter(|bits| *bits != 0);
-            let bits = std::iter::successors(Some(*word).filter(|bits| *bits != 0), without_lowest);
-            bits.map(move |bits| i * 64 + bits.trailing_zeros() as usize)
-        })
+        self.words.iter().enumerate().flat_map(|(i, word)| ones(*word).map(move |bit| i * 64 + bit))
     }
+
+    /// Those of a batch of 32, one bit each.
+    #[inline]
+    fn batch(&self, batch: usize) -> u32 {
+        let word = self.words.get(batch / 2).copied().unwrap_or(0);
+        #[allow(clippy::cast_possible_truncation, reason = "one half of it is meant")]
+        let half = (word >> (batch % 2 * BATCH)) as u32;
+        half
+    }
+}
+
+/// Places of the ones in a word, ascending.
+pub(super) fn ones(word: u64) -> impl Iterator<Item = usize> {
+    let some = |word: u64| (word != 0).then_some(word);
+    std::iter::successors(some(word), move |word| some(word & (word - 1))).map(|word| word.trailing_zeros() as usize)
 }
 
 /// A chunk and its tombstones. Cloning shares both; a change to a shared one copies it first.
@@ -144,8 +184,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(dim: usize) -> Self {
-        Self { chunk: Arc::new(Chunk::new(dim)), live: Arc::default() }
+    /// An empty chunk. `codes` has room for [`rows_max`] of them.
+    pub(super) fn new(dim: usize, codes: Option<Codes>) -> Self {
+        Self { chunk: Arc::new(Chunk::new(dim, codes)), live: Arc::default() }
     }
 
     pub(super) fn chunk(&self) -> &Chunk {
@@ -155,6 +196,12 @@ impl Slot {
     /// Rows that live, ascending.
     pub(super) fn rows(&self) -> impl Iterator<Item = usize> + '_ {
         self.live.rows()
+    }
+
+    /// Rows that live in a batch of 32, one bit each.
+    #[inline]
+    pub(super) fn live_batch(&self, batch: usize) -> u32 {
+        self.live.batch(batch)
     }
 
     /// How many rows live.
@@ -168,9 +215,9 @@ impl Slot {
     }
 
     /// Adds a living row and returns its number.
-    pub(super) fn push(&mut self, id: PointId, vector: &[f32], scale: f32, payload: Bytes) -> usize {
+    pub(super) fn push(&mut self, label: Label, vector: &[f32], scale: f32, code: Option<&Code<'_>>) -> usize {
         let row = self.chunk.len();
-        Arc::make_mut(&mut self.chunk).push(id, vector, scale, payload);
+        Arc::make_mut(&mut self.chunk).push(label, vector, scale, code);
         Arc::make_mut(&mut self.live).push(row);
         row
     }

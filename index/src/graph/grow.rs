@@ -5,12 +5,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::links::{Links, List};
+use super::order::order;
 use super::points::{Points, offset_of};
 use super::prune::prune;
 use super::seed::seed;
 use crate::buffer::Buffer;
 use crate::segment::{
-    Blocks, Breadth, BuildError, Cancelled, DEGREE, Layout, LinkWriter, Near, Scratch, walk, write_row,
+    Blocks, Breadth, BuildError, Cancelled, DEGREE, Layout, LinkWriter, Near, Place, Scratch, entries, walk, write_row,
 };
 
 /// Points that `hnsw_rs` links: enough to lead later ones to all regions.
@@ -28,6 +29,8 @@ pub(crate) struct Params {
 
 /// A graph, as it is before repair and order.
 pub(crate) struct Grown {
+    /// Where each point was before [`grow`] put near ones together.
+    pub(crate) moved: Vec<u32>,
     pub(crate) links: Links,
     /// Blocks of all points, with those links.
     pub(crate) blocks: Buffer,
@@ -35,29 +38,72 @@ pub(crate) struct Grown {
     pub(crate) lossless: bool,
 }
 
-/// Links `points`. Errors: `Cancelled`; memory that the system refuses.
+/// Links `points`, which it puts in another order. Errors: `Cancelled`; memory that the system refuses.
 pub(crate) fn grow(
-    points: &Points,
+    points: &mut Points,
     layout: &Layout,
     params: Params,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Grown, BuildError> {
     let len = points.len();
+    let first = len.min(SEED_POINTS);
+    if stop() {
+        return Err(BuildError::Cancelled);
+    }
+    let lists = plant(points, first, params.ef_construction);
+    let (moved, starts) = regions(points, first, &lists);
+    points.reorder(&moved);
     let mut blocks = Buffer::zeroed(len * layout.stride()).map_err(BuildError::Memory)?;
     let lossless = write_rows(points, layout, &mut blocks);
     let mut growth = Growth { points, layout, links: Links::none(len), blocks, stop };
-    let first = len.min(SEED_POINTS);
-    growth.plant(first, params.ef_construction)?;
-    let mut have = first;
-    while have < len {
-        let end = len.min(have + have / 2);
-        growth.round(have..end, params.ef_construction)?;
-        have = end;
+    growth.join(&(0..first), lists);
+    let growing_beam = (params.ef_construction * 2 / 5).max(DEGREE);
+    for batch in batches(first, len) {
+        growth.round(batch, growing_beam, |own| starts[own as usize])?;
     }
     if len > first {
-        growth.round(0..len, params.ef_construction)?;
+        growth.round(0..len, params.ef_construction, |own| own)?;
     }
-    Ok(Grown { links: growth.links, blocks: growth.blocks, lossless })
+    Ok(Grown { moved, links: growth.links, blocks: growth.blocks, lossless })
+}
+
+/// The points that join together: each time as many as there are.
+fn batches(first: usize, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = std::iter::successors(Some(first), |have| Some(2 * have));
+    starts.take_while(move |start| *start < len).map(move |start| start..len.min(2 * start))
+}
+
+/// Links the first `len` points.
+fn plant(points: &Points, len: usize, ef_construction: usize) -> Vec<List> {
+    let candidates = seed(points, len, ef_construction);
+    let pruned = |(index, mut candidates): (usize, Vec<Near>)| prune(points, offset_of(index), &mut candidates);
+    candidates.into_par_iter().enumerate().map(pruned).collect()
+}
+
+/// An order of the points in which those of a batch that are near each other stand together, so that walks for them find
+/// in cache what walks before them read. For each place the point that comes there, and the seed near it.
+fn regions(points: &Points, seeds: usize, lists: &[List]) -> (Vec<u32>, Vec<u32>) {
+    let len = points.len();
+    let mut links = Links::none(seeds);
+    (0..).zip(lists).for_each(|(own, list)| links[own] = *list);
+    let mut ranks = vec![0; seeds];
+    (0_u32..).zip(order(&links, 0)).for_each(|(rank, seed)| ranks[seed as usize] = rank);
+    let offsets: Vec<u32> = (0..).take(seeds).collect();
+    let layout = entries::layout(points.space().dims());
+    let blocks = entries::write(&layout, points.rotation().padded_dim(), &offsets, |seed| points.rotated(seed));
+    let blocks = Blocks::new(&layout, &blocks);
+    let nearest = |place: &mut Place, index| {
+        let own = offset_of(index);
+        place.set_point(points.space(), points.vector(own), points.rotated(own));
+        entries::nearest(blocks, place).unwrap_or(0)
+    };
+    let near: Vec<u32> = (0..len).into_par_iter().map_init(Place::new, nearest).collect();
+    let mut moved: Vec<u32> = (0..).take(len).collect();
+    for batch in batches(seeds, len) {
+        moved[batch].par_sort_by_key(|point| ranks[near[*point as usize] as usize]);
+    }
+    let starts = moved.iter().map(|point| near[*point as usize]).collect();
+    (moved, starts)
 }
 
 fn write_rows(points: &Points, layout: &Layout, blocks: &mut [u8]) -> bool {
@@ -78,36 +124,25 @@ struct Growth<'a> {
 }
 
 impl Growth<'_> {
-    /// Links the first `len` points.
-    fn plant(&mut self, len: usize, ef_construction: usize) -> Result<(), Cancelled> {
-        self.go_on()?;
-        let candidates = seed(self.points, len, ef_construction);
-        let lists: Vec<List> = (candidates.into_par_iter().enumerate())
-            .map(|(index, mut candidates)| prune(self.points, offset_of(index), &mut candidates))
-            .collect();
-        let batch = 0..len;
-        self.join(&batch, lists);
-        Ok(())
-    }
-
-    /// Links the points of `batch` to what they find, and what they found back to them.
-    fn round(&mut self, batch: Range<usize>, beam: usize) -> Result<(), Cancelled> {
+    /// Links the points of `batch` to what they find, and what they found back to them. `start`: where walks begin.
+    fn round(&mut self, batch: Range<usize>, beam: usize, start: impl Fn(u32) -> u32 + Sync) -> Result<(), Cancelled> {
         let blocks = Blocks::new(self.layout, &self.blocks);
         let breadth = Breadth::beam(beam);
-        let lists = (batch.clone().into_par_iter().with_min_len(SHARE))
-            .map_init(
-                || (Scratch::new(), Vec::new()),
-                |(scratch, candidates), index| {
-                    let own = offset_of(index);
-                    scratch.place.set_point(self.points.space(), self.points.vector(own), self.points.rotated(own));
-                    walk(blocks, scratch, &[0], breadth, |_| true, self.stop)?;
-                    candidates.clear();
-                    candidates.extend(scratch.nearest.drain());
-                    candidates.extend(self.links[own].iter().map(|link| self.near(own, *link)));
-                    Ok(prune(self.points, own, candidates))
-                },
-            )
-            .collect::<Result<Vec<List>, Cancelled>>()?;
+        let points = self.points;
+        let find = |(scratch, candidates): &mut (Scratch, Vec<Near>), index| {
+            let own = offset_of(index);
+            scratch.place.set_point(points.space(), points.vector(own), points.rotated(own));
+            candidates.clear();
+            let keep = |near| {
+                candidates.push(near);
+                true
+            };
+            walk(blocks, scratch, &[start(own)], breadth, keep, self.stop)?;
+            candidates.extend(self.links[own].iter().map(|link| self.near(own, *link)));
+            Ok(prune(points, own, candidates))
+        };
+        let walks = batch.clone().into_par_iter().with_min_len(SHARE).map_init(Default::default, find);
+        let lists = walks.collect::<Result<Vec<List>, Cancelled>>()?;
         self.join(&batch, lists);
         Ok(())
     }
@@ -160,10 +195,6 @@ impl Growth<'_> {
 
     fn near(&self, own: u32, other: u32) -> Near {
         Near { distance: self.points.distance(own, other), offset: other }
-    }
-
-    fn go_on(&self) -> Result<(), Cancelled> {
-        if (self.stop)() { Err(Cancelled) } else { Ok(()) }
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) fn order(links: &Links, root: u32) -> Vec<u32> {
     let mut order = Vec::with_capacity(links.len());
     let mut placed = vec![false; links.len()];
     let starts = std::iter::once(root).chain((0..links.len()).map(offset_of));
-    for start in starts {
+    for start in starts.take_while(|start| (*start as usize) < links.len()) {
         place(start, &mut order, &mut placed);
         let mut next = order.len().saturating_sub(1);
         while next < order.len() {

@@ -50,6 +50,16 @@ impl Points {
         Self { space, rotation, kernels, vectors, center, rotated, codes, scales, squares }
     }
 
+    /// Puts the point that was at `moved[i]` at `i`.
+    pub(crate) fn reorder(&mut self, moved: &[u32]) {
+        let (dim, padded) = (self.space.dim(), self.rotation.padded_dim());
+        self.vectors = gathered(&self.vectors, dim, moved);
+        self.rotated = gathered(&self.rotated, padded, moved);
+        self.codes = gathered(&self.codes, padded, moved);
+        self.scales = gathered(&self.scales, 1, moved);
+        self.squares = gathered(&self.squares, 1, moved);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.scales.len()
     }
@@ -106,6 +116,14 @@ fn product(a: f32, b: f32, dot: i32) -> f32 {
     #[allow(clippy::cast_precision_loss, reason = "24 bits of a sum of 8-bit products are plenty")]
     let dot = dot as f32;
     a * b * dot
+}
+
+/// Rows of `width`, in another order.
+fn gathered<T: Copy + Default + Send + Sync>(rows: &[T], width: usize, moved: &[u32]) -> Vec<T> {
+    let mut out = vec![T::default(); rows.len()];
+    let copy = |(out, from): (&mut [T], &u32)| out.copy_from_slice(&rows[*from as usize * width..][..width]);
+    out.par_chunks_exact_mut(width).zip(moved).for_each(copy);
+    out
 }
 
 /// Narrows the number of a point, which fits: see `POINTS_MAX`.

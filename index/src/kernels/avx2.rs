@@ -118,6 +118,13 @@ fn negative(a: Lanes) -> u16 {
     bits
 }
 
+/// One bit a lane: whether `a < b`. What is not a number is not.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn below(a: Lanes, b: Lanes) -> u16 {
+    negative([_mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]), _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1])])
+}
+
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn swap_1(a: Lanes) -> Lanes {

@@ -107,6 +107,13 @@ fn negative(a: Lanes) -> u16 {
     _mm512_test_epi32_mask(_mm512_castps_si512(a), _mm512_set1_epi32(i32::MIN))
 }
 
+/// One bit a lane: whether `a < b`. What is not a number is not.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn below(a: Lanes, b: Lanes) -> u16 {
+    _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b)
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn swap_1(a: Lanes) -> Lanes {

@@ -140,6 +140,13 @@ fn negative(a: Lanes) -> u16 {
     bits
 }
 
+/// One bit a lane: whether `a < b`. What is not a number is not.
+#[inline]
+#[target_feature(enable = "neon")]
+fn below(a: Lanes, b: Lanes) -> u16 {
+    negative(std::array::from_fn(|i| vreinterpretq_f32_u32(vcltq_f32(a[i], b[i]))))
+}
+
 #[inline]
 #[target_feature(enable = "neon")]
 fn swap_1(a: Lanes) -> Lanes {

@@ -94,6 +94,12 @@ fn negative(a: Lanes) -> u16 {
     a.iter().enumerate().fold(0, |bits, (i, a)| bits | u16::from(a.is_sign_negative()) << i)
 }
 
+/// One bit a lane: whether `a < b`. What is not a number is not.
+#[inline(always)]
+fn below(a: Lanes, b: Lanes) -> u16 {
+    (0..LANES).fold(0, |bits, i| bits | u16::from(a[i] < b[i]) << i)
+}
+
 #[inline(always)]
 fn swap_1(a: Lanes) -> Lanes {
     std::array::from_fn(|i| a[i ^ 1])

@@ -10,7 +10,7 @@ pub(super) struct Narrow<'a> {
     pub(super) scale: f32,
 }
 
-/// What turns 32 sums into 32 bounds: `base + add_j + rescale_j * (sum_j + shift) + spread * error_j`.
+/// What turns 32 sums into 32 estimates of one product each, at full width, and says how far off these may be.
 #[derive(Clone, Debug, PartialEq)]
 #[repr(align(64))]
 pub(crate) struct Wide {
@@ -19,12 +19,16 @@ pub(crate) struct Wide {
     pub(crate) error: [f32; BATCH],
 }
 
-/// The query's part of it.
+impl Wide {
+    /// Of 32 rows that are not there yet.
+    pub(crate) const NONE: Self = Self { add: [0.0; BATCH], rescale: [0.0; BATCH], error: [0.0; BATCH] };
+}
+
+/// What the query brings to them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Spread {
+pub(crate) struct Aim {
     pub(crate) base: f32,
-    pub(crate) shift: f32,
-    pub(crate) spread: f32,
+    pub(crate) weight: f32,
 }
 
 /// The kernels over a set's `values`, the sums of rows 0 to 15 and 16 to 31, and its operations on lanes.
@@ -58,26 +62,41 @@ macro_rules! scans {
         }
 
         $(#[$features])?
-        pub(in crate::kernels) fn bound32(
+        pub(in crate::kernels) fn estimate_wide32(
             codes: &[u8],
             lut: &crate::kernels::Lut,
             factors: &crate::kernels::scans::Wide,
-            query: crate::kernels::scans::Spread,
+            aim: crate::kernels::scans::Aim,
             out: &mut [f32; crate::kernels::BATCH],
         ) {
-            let (base, shift, spread) = (splat(query.base), splat(query.shift), splat(query.spread));
-            let [adds, rescales, errors] = [&factors.add, &factors.rescale, &factors.error].map(|f| f.as_chunks().0);
+            let (base, weight) = (splat(aim.base), splat(aim.weight));
+            let [adds, rescales] = [&factors.add, &factors.rescale].map(|f| f.as_chunks().0);
             for (i, (out, sum)) in out.as_chunks_mut().0.iter_mut().zip(values(codes, lut)).enumerate() {
-                let inner = add(mul(load(&rescales[i]), add(sum, shift)), load(&adds[i]));
-                store(out, add(add(inner, mul(load(&errors[i]), spread)), base));
+                let fixed = add(mul(load(&adds[i]), weight), base);
+                store(out, add(mul(load(&rescales[i]), sum), fixed));
             }
         }
 
-        /// One bit a value: whether it is at least `floor`.
+        /// One bit a value: whether it is not below `floor`.
         $(#[$features])?
         pub(in crate::kernels) fn at_least32(values: &[f32; crate::kernels::BATCH], floor: f32) -> u32 {
             let (halves, floor) = (values.as_chunks().0, splat(floor));
-            let [low, high] = [&halves[0], &halves[1]].map(|half| !negative(sub(load(half), floor)));
+            let [low, high] = [&halves[0], &halves[1]].map(|half| !below(load(half), floor));
+            u32::from(low) | u32::from(high) << 16
+        }
+
+        /// One bit a value: whether it is not below `floor` with `spread` times its error added.
+        $(#[$features])?
+        pub(in crate::kernels) fn within32(
+            values: &[f32; crate::kernels::BATCH],
+            errors: &[f32; crate::kernels::BATCH],
+            spread: f32,
+            floor: f32,
+        ) -> u32 {
+            let (values, errors) = (values.as_chunks().0, errors.as_chunks().0);
+            let (spread, floor) = (splat(spread), splat(floor));
+            let high_end = |i: usize| add(load(&values[i]), mul(load(&errors[i]), spread));
+            let [low, high] = [0, 1].map(|i| !below(high_end(i), floor));
             u32::from(low) | u32::from(high) << 16
         }
     };

@@ -2,7 +2,7 @@
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::{BATCH, Kernels, Lut, rounding_error};
+use super::{Aim, BATCH, Kernels, Lut, Wide, rounding_error};
 
 /// Components that meet rounding, underflow, signed zeros and the largest magnitude that is let in.
 fn component(rng: &mut StdRng, hostile: bool) -> f32 {
@@ -163,10 +163,10 @@ fn signs(rng: &mut StdRng, row: usize, query: &[f32]) -> Vec<u64> {
 }
 
 /// Scanned values and estimates of one set, as bits.
-fn scan(kernels: Kernels, query: &[f32], codes: &[u8]) -> [[u32; BATCH]; 2] {
+fn scan(kernels: Kernels, query: &[f32], codes: &[u8]) -> [[u32; BATCH]; 3] {
     let mut lut = Lut::default();
     lut.fill_with(kernels, query);
-    let (mut values, mut estimates) = ([0.0; BATCH], [0.0; BATCH]);
+    let (mut values, mut estimates, mut wide_estimates) = ([0.0; BATCH], [0.0; BATCH], [0.0; BATCH]);
     kernels.scan32(codes, &lut, &mut values);
     let add = std::array::from_fn(|i| half::f16::from_f32(1.0 + i as f32).to_bits());
     let rescale = std::array::from_fn(|i| half::f16::from_f32(-0.1 * i as f32).to_bits());
@@ -176,7 +176,35 @@ fn scan(kernels: Kernels, query: &[f32], codes: &[u8]) -> [[u32; BATCH]; 2] {
         let want = (rescale * values[i] + add) * 0.125 + 3.0;
         assert_eq!(estimates[i].to_bits(), want.to_bits(), "{} row {i}", kernels.name());
     }
-    [values, estimates].map(|values| values.map(f32::to_bits))
+    let ramp = |slope: f32| std::array::from_fn(|i| slope * i as f32 - 3.0);
+    let wide = Wide { add: ramp(1e-3), rescale: ramp(-0.1), error: [f32::NAN; BATCH] };
+    let aim = Aim { base: -2.5, weight: 0.3 };
+    kernels.estimate_wide32(codes, &lut, &wide, aim, &mut wide_estimates);
+    for (i, estimate) in wide_estimates.iter().enumerate() {
+        let want = wide.rescale[i] * values[i] + (wide.add[i] * aim.weight + aim.base);
+        assert_eq!(estimate.to_bits(), want.to_bits(), "{} row {i}", kernels.name());
+    }
+    [values, estimates, wide_estimates].map(|values| values.map(f32::to_bits))
+}
+
+#[test]
+fn what_reaches_a_floor_is_told_of_any_values() {
+    let mut rng = StdRng::seed_from_u64(46);
+    let special = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MIN, f32::MAX, 1e-45, -1.0];
+    let mut value = || if rng.random() { special[rng.random_range(0..10)] } else { rng.random_range(-2.0..2.0) };
+    for round in 0..2_000 {
+        let [values, errors]: [[f32; BATCH]; 2] = [(); 2].map(|()| std::array::from_fn(|_| value()));
+        let (spread, floor) = (value(), value());
+        let bits = |at_least: &dyn Fn(usize) -> bool| (0..BATCH).fold(0, |bits, i| bits | u32::from(at_least(i)) << i);
+        let reaches = |value: f32| value.partial_cmp(&floor).is_none_or(std::cmp::Ordering::is_ge);
+        let plain = bits(&|i| reaches(values[i]));
+        let spread_out = bits(&|i| reaches(values[i] + errors[i] * spread));
+        for kernels in Kernels::all() {
+            let case = format!("{} round {round}", kernels.name());
+            assert_eq!(kernels.at_least32(&values, floor), plain, "{case}");
+            assert_eq!(kernels.within32(&values, &errors, spread, floor), spread_out, "{case}");
+        }
+    }
 }
 
 #[test]

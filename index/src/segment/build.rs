@@ -120,16 +120,17 @@ struct Draft<'a> {
 impl<'a> Draft<'a> {
     fn new(rows: &'a Rows, parameters: &Parameters, stop: &(dyn Fn() -> bool + Sync)) -> Result<Self, BuildError> {
         let dim = rows.dim();
-        let shuffle = shuffled(rows.len(), parameters.seed);
+        let mut shuffle = shuffled(rows.len(), parameters.seed);
         let vectors: Vec<f32> =
             (shuffle.iter()).flat_map(|row| &rows.vectors[*row as usize * dim..][..dim]).copied().collect();
         let space = Space::fit(parameters.metric, dim, vectors.chunks_exact(dim));
         let dims = u32::try_from(space.dims()).expect("dimensions are far below 2^32");
-        let points = Points::new(space, Rotation::new(dims, parameters.seed), vectors);
+        let mut points = Points::new(space, Rotation::new(dims, parameters.seed), vectors);
         let precision = parameters.precision.unwrap_or_else(|| lossless_precision(&rows.vectors));
         let layout = Layout::new(dim, space.dims(), precision);
         let grow = graph::Params { ef_construction: parameters.ef_construction };
-        let mut grown = graph::grow(&points, &layout, grow, stop)?;
+        let mut grown = graph::grow(&mut points, &layout, grow, stop)?;
+        shuffle = grown.moved.iter().map(|offset| shuffle[*offset as usize]).collect();
         let entries: Vec<u32> = (0..).take(rows.len().min(ENTRIES_MAX)).collect();
         let mut order = Vec::new();
         if let Some(root) = points.medoid() {
@@ -238,7 +239,7 @@ fn calibrate(
         |place, own| place.set(points.space(), points.rotation(), points.center(), points.vector(own)),
         |scratch: &mut Scratch, own, breadth: Breadth| {
             let entry = entries::nearest(entries, &scratch.place);
-            walk(blocks, scratch, entry.as_slice(), breadth, |offset| offset != own, stop)
+            walk(blocks, scratch, entry.as_slice(), breadth, |near| near.offset != own, stop)
         },
     )
 }

@@ -13,6 +13,9 @@ use super::walk::{Breadth, Cancelled, Near, Scratch};
 /// Points asked: with 200, a recall of .95 is told within half a point.
 pub(crate) const QUERIES: usize = 200;
 
+/// Recall at which no more slack is tried.
+const RECALL_ENOUGH: f32 = 0.999;
+
 /// Neighbours looked for.
 const K: usize = 10;
 
@@ -21,6 +24,9 @@ const SLACKS: [f32; 16] = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0
 
 /// Hops of the longest walk, as a multiple of what the slack before took on average.
 const HOPS_SPREAD: f32 = 5.0;
+
+/// Points that wait, at most.
+const KEEP: usize = 256;
 
 /// Least of it.
 const HOPS_MAX_LEAST: f32 = 100.0;
@@ -77,7 +83,7 @@ impl Sample {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "rough")]
     pub(crate) fn breadth(&self, k: usize) -> Breadth {
         let share = (k as f32 / K as f32).max(1.0);
-        Breadth { width: k, slack: self.slack, hops_max: (self.hops_max * share) as u64 }
+        Breadth { width: k, slack: self.slack, keep: KEEP.max(3 * k), hops_max: (self.hops_max * share) as u64 }
     }
 }
 
@@ -110,6 +116,9 @@ pub(crate) fn measure(
         sample.hops = samples.last().map_or(0.0, |before| before.hops);
         sample.take(&asked.collect::<Result<Vec<_>, Cancelled>>()?, K.min(blocks.len().saturating_sub(1)));
         samples.push(sample);
+        if sample.recall >= RECALL_ENOUGH {
+            break;
+        }
     }
     Ok(samples)
 }

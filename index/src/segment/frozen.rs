@@ -215,6 +215,11 @@ impl Segment {
         self.ids().find(id)
     }
 
+    /// Offsets in the order of ids.
+    pub(crate) fn by_id(&self) -> &[u32] {
+        self.ids().order
+    }
+
     /// Log index of the write that made each point, by offset.
     #[must_use]
     pub fn versions(&self) -> &[u64] {

@@ -20,6 +20,8 @@ pub(super) struct Queue {
     /// Whole blocks, [`FREE`] behind the last.
     estimates: Vec<[f32; LANES]>,
     offsets: Vec<u32>,
+    /// Room to find the best in.
+    sorted: Vec<f32>,
 }
 
 impl Queue {
@@ -53,28 +55,33 @@ impl Queue {
         Some(found)
     }
 
-    /// Lets go, once there is a crowd, of points beyond `limit`, and of all but the best `keep`.
+    /// Lets go of all but the best `keep` and of what is beyond `limit`, once twice as many wait.
+    ///
+    /// Returns the largest estimate that is wanted from now on: of `keep` better ones, none becomes worse.
     #[inline]
-    pub(super) fn trim(&mut self, limit: f32, keep: usize) {
-        if self.offsets.len() >= keep + keep / 2 {
-            self.retain(limit, keep);
-        }
+    pub(super) fn trim(&mut self, limit: f32, keep: usize) -> f32 {
+        if self.offsets.len() < 2 * keep { limit } else { self.retain(limit, keep) }
     }
 
     #[cold]
-    fn retain(&mut self, mut limit: f32, keep: usize) {
-        let offsets = std::mem::take(&mut self.offsets);
-        let mut estimates = std::mem::take(&mut self.estimates);
-        let estimates = estimates.as_flattened_mut();
-        if keep < offsets.len() {
-            let mut sorted = estimates[..offsets.len()].to_vec();
-            let (_, last, _) = sorted.select_nth_unstable_by(keep - 1, f32::total_cmp);
-            limit = limit.min(*last);
-        }
-        for (estimate, offset) in estimates.iter().zip(&offsets) {
-            if *estimate <= limit {
-                self.push(*estimate, *offset);
+    fn retain(&mut self, limit: f32, keep: usize) -> f32 {
+        let len = self.offsets.len();
+        self.sorted.clear();
+        self.sorted.extend_from_slice(&self.estimates.as_flattened()[..len]);
+        let (_, last, _) = self.sorted.select_nth_unstable_by(keep - 1, f32::total_cmp);
+        let limit = limit.min(*last);
+        let mut kept = 0;
+        for at in 0..len {
+            let estimate = self.estimates[at / LANES][at % LANES];
+            if estimate <= limit {
+                self.estimates[kept / LANES][kept % LANES] = estimate;
+                self.offsets[kept] = self.offsets[at];
+                kept += 1;
             }
         }
+        self.offsets.truncate(kept);
+        self.estimates.truncate(kept.div_ceil(LANES));
+        self.estimates.as_flattened_mut()[kept..].fill(FREE);
+        limit
     }
 }

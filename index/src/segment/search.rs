@@ -88,11 +88,16 @@ impl Segment {
         let lives = |live: &[u64], offset: u32| live[offset as usize / 64] >> (offset % 64) & 1 == 1;
         let hops = match (query.live, query.filter) {
             (None, None) => walk(blocks, scratch, entry, breadth, |_| true, stop),
-            (Some(live), None) => walk(blocks, scratch, entry, breadth, |offset| lives(live, offset), stop),
-            (None, Some(filter)) => walk(blocks, scratch, entry, breadth, |offset| filter.contains(offset), stop),
-            (Some(live), Some(filter)) => {
-                walk(blocks, scratch, entry, breadth, |offset| lives(live, offset) && filter.contains(offset), stop)
-            }
+            (Some(live), None) => walk(blocks, scratch, entry, breadth, |near| lives(live, near.offset), stop),
+            (None, Some(filter)) => walk(blocks, scratch, entry, breadth, |near| filter.contains(near.offset), stop),
+            (Some(live), Some(filter)) => walk(
+                blocks,
+                scratch,
+                entry,
+                breadth,
+                |near| lives(live, near.offset) && filter.contains(near.offset),
+                stop,
+            ),
         }?;
         let hits = self.settle(scratch, query);
         let estimated = (hops + entries.len() as u64) * super::DEGREE as u64;

@@ -22,9 +22,6 @@ use crate::kernels::Kernels;
 /// Hops between two questions whether the answer is still wanted: some 50 µs.
 const PATIENCE_HOPS: u64 = 64;
 
-/// Points that wait, at least, before the queue is trimmed.
-const QUEUE_MIN: usize = 256;
-
 /// Most points of a graph.
 pub(crate) const POINTS_MAX: usize = 1 << 31;
 
@@ -38,6 +35,8 @@ pub(crate) struct Cancelled;
 pub(crate) struct Breadth {
     pub(crate) width: usize,
     pub(crate) slack: f32,
+    /// Points that wait at most, or twice as many for a while; at least 1.
+    pub(crate) keep: usize,
     /// Points that are visited at most. It ends the few walks that take long and find little.
     pub(crate) hops_max: u64,
 }
@@ -45,7 +44,7 @@ pub(crate) struct Breadth {
 impl Breadth {
     /// As far as the `width` nearest, as other graphs are searched with a beam.
     pub(crate) fn beam(width: usize) -> Self {
-        Self { width, slack: 0.0, hops_max: u64::MAX }
+        Self { width, slack: 0.0, keep: width, hops_max: u64::MAX }
     }
 }
 
@@ -98,7 +97,8 @@ impl Default for Scratch {
     }
 }
 
-/// Walks from `entries` and leaves the nearest of those that `accept` lets pass in `scratch.nearest`: `breadth.width`.
+/// Walks from `entries`, shows `accept` each point that is visited, and leaves the nearest of those that it lets pass in
+/// `scratch.nearest`: `breadth.width`.
 ///
 /// Returns how many points were visited. Errors: `Cancelled`, within [`PATIENCE_HOPS`] of `stop` saying so.
 pub(crate) fn walk(
@@ -106,7 +106,7 @@ pub(crate) fn walk(
     scratch: &mut Scratch,
     entries: &[u32],
     breadth: Breadth,
-    accept: impl Fn(u32) -> bool,
+    mut accept: impl FnMut(Near) -> bool,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<u64, Cancelled> {
     let Scratch { place, nearest, queue, seen, .. } = scratch;
@@ -138,8 +138,9 @@ pub(crate) fn walk(
         }
         let block = blocks.block(current.offset);
         let distance = place.distance(layout, block);
-        if accept(current.offset) {
-            limit = admit(nearest, Near { distance, offset: current.offset }, breadth);
+        let near = Near { distance, offset: current.offset };
+        if accept(near) {
+            limit = limit.min(admit(nearest, near, breadth));
         }
         place.estimate(layout, block, distance, &mut estimates);
         let links = &layout.tail(block).links;
@@ -152,7 +153,7 @@ pub(crate) fn walk(
                 queue.push(estimates[at], links[at]);
             }
         }
-        queue.trim(limit, breadth.width.max(QUEUE_MIN));
+        limit = queue.trim(limit, breadth.keep);
     }
     Ok(hops)
 }
