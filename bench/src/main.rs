@@ -11,6 +11,7 @@ mod curve;
 mod delta;
 mod error;
 mod exact;
+mod filter;
 mod machine;
 mod npy;
 mod peer;
@@ -36,12 +37,14 @@ struct Cli {
 enum Bench {
     Ann(ann::Args),
     Delta(delta::Args),
+    Filter(filter::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().bench {
         Bench::Ann(args) => ann::run(&args),
         Bench::Delta(args) => delta::run(&args),
+        Bench::Filter(args) => filter::run(&args),
     };
     match outcome {
         Ok(report) if report.gates_met() => ExitCode::SUCCESS,

@@ -60,7 +60,8 @@ impl<T> Matrix<T> {
 ///
 /// Errors: a sentence about what is wrong with the file, without its name.
 pub(crate) fn read_vectors(path: &Path) -> Result<Matrix<f32>, String> {
-    let (file, kind, columns) = open(path)?;
+    let (file, kind, shape) = open(path)?;
+    let [columns] = two_axes(&shape)?;
     let values = match kind {
         (TypeChar::Float, 2) => values::<f16>(file)?.into_iter().map(f16::to_f32).collect(),
         (TypeChar::Float, 4) => values::<f32>(file)?,
@@ -77,14 +78,36 @@ pub(crate) fn read_vectors(path: &Path) -> Result<Matrix<f32>, String> {
 ///
 /// Errors: as [`read_vectors`].
 pub(crate) fn read_ids(path: &Path) -> Result<Matrix<i64>, String> {
-    let (file, kind, columns) = open(path)?;
-    let values = match kind {
+    let (file, kind, shape) = open(path)?;
+    let [columns] = two_axes(&shape)?;
+    Ok(Matrix::new(columns, ids(file, kind)?))
+}
+
+/// As [`read_ids`], of an array of cases × rows × columns: a matrix for each case.
+pub(crate) fn read_ids_of_cases(path: &Path) -> Result<Vec<Matrix<i64>>, String> {
+    let (file, kind, shape) = open(path)?;
+    let [_, rows, columns] = shape[..] else {
+        return Err(format!("has the shape {shape:?}; cases × rows × columns are needed"));
+    };
+    let values = ids(file, kind)?;
+    Ok(values.chunks_exact((rows * columns).max(1)).map(|case| Matrix::new(columns, case.to_vec())).collect())
+}
+
+fn ids(file: NpyFile<BufReader<File>>, kind: (TypeChar, u64)) -> Result<Vec<i64>, String> {
+    Ok(match kind {
         (TypeChar::Int, 4) => values::<i32>(file)?.into_iter().map(i64::from).collect(),
         (TypeChar::Int, 8) => values::<i64>(file)?,
         (TypeChar::Uint, 4) => values::<u32>(file)?.into_iter().map(i64::from).collect(),
         _ => return Err("holds neither i4, i8 nor u4, which is what ids are read from".to_owned()),
-    };
-    Ok(Matrix::new(columns, values))
+    })
+}
+
+/// The columns of a matrix.
+fn two_axes(shape: &[usize]) -> Result<[usize; 1], String> {
+    match shape[..] {
+        [_, columns] => Ok([columns]),
+        _ => Err(format!("has the shape {shape:?}; rows × columns are needed")),
+    }
 }
 
 /// Writes vectors as `f4`.
@@ -97,7 +120,8 @@ pub(crate) fn write_vectors(path: &Path, vectors: &Matrix<f32>) -> io::Result<()
     out.flush()
 }
 
-type Open = (NpyFile<BufReader<File>>, (TypeChar, u64), usize);
+/// An array that was not read yet, the type of its items, and its shape.
+type Open = (NpyFile<BufReader<File>>, (TypeChar, u64), Vec<usize>);
 
 /// Reads the header and sees that the file is as long as it promises, before anything is allocated for it.
 fn open(path: &Path) -> Result<Open, String> {
@@ -108,20 +132,20 @@ fn open(path: &Path) -> Result<Open, String> {
     let DType::Plain(descr) = array.dtype() else {
         return Err("holds records; an array of numbers is needed".to_owned());
     };
-    let [rows, columns] = *array.shape() else {
-        return Err(format!("has the shape {:?}; rows × columns are needed", array.shape()));
-    };
     if array.order() == Order::Fortran {
         return Err("is in Fortran order; save it with numpy.ascontiguousarray".to_owned());
     }
     let item_bytes = descr.size_field();
-    let promised_bytes = rows.checked_mul(columns).and_then(|items| items.checked_mul(item_bytes));
-    if columns == 0 || promised_bytes.is_none_or(|bytes| bytes > size_bytes) {
-        return Err(format!("promises {rows} × {columns} values of {item_bytes} bytes and has {size_bytes} bytes"));
+    let promised_bytes = array.shape().iter().try_fold(item_bytes, |bytes, axis| bytes.checked_mul(*axis));
+    if array.shape().last() == Some(&0) || promised_bytes.is_none_or(|bytes| bytes > size_bytes) {
+        let shape: Vec<String> = array.shape().iter().map(u64::to_string).collect();
+        let shape = shape.join(" × ");
+        return Err(format!("promises {shape} values of {item_bytes} bytes and has {size_bytes} bytes"));
     }
     let kind = (descr.type_char(), item_bytes);
-    let columns = usize::try_from(columns).map_err(|_| "has rows that are too long".to_owned())?;
-    Ok((array, kind, columns))
+    let axes = array.shape().iter().map(|axis| usize::try_from(*axis));
+    let shape = axes.collect::<Result<_, _>>().map_err(|_| "has rows that are too long".to_owned())?;
+    Ok((array, kind, shape))
 }
 
 fn values<T: Deserialize>(file: NpyFile<BufReader<File>>) -> Result<Vec<T>, String> {

@@ -10,7 +10,8 @@
 //! | `layout`, `blocks` | where the parts of a block lie; reading and writing them |
 //! | `place` | a query, ready to be compared |
 //! | `entries` | where walks start |
-//! | `walk` | the walk |
+//! | `walk`, `queue` | the walk, and the points that wait in it |
+//! | `cells`, `sketch`, `sieve` | points by region, and scanning those that pass a narrow filter |
 //! | `calibration` | how hard to look for a wanted recall |
 //! | `ids`, `stored` | ids; payload, and vectors that blocks have not exactly |
 //! | `rows`, `target` | points before they are built in; where files go |
@@ -24,6 +25,7 @@
 mod blocks;
 mod build;
 mod calibration;
+mod cells;
 pub(crate) mod entries;
 mod frozen;
 mod ids;
@@ -32,6 +34,8 @@ mod place;
 mod queue;
 mod rows;
 mod search;
+mod sieve;
+mod sketch;
 mod space;
 mod stored;
 mod target;
@@ -51,5 +55,6 @@ pub use walk::Scratch;
 pub(crate) use blocks::{Blocks, LinkWriter, write_row};
 pub(crate) use layout::{DEGREE, Layout};
 pub(crate) use place::Place;
+pub(crate) use queue::Waiting;
 pub(crate) use space::Space;
 pub(crate) use walk::{Breadth, Cancelled, Near, walk};

@@ -11,7 +11,8 @@ use super::prune::prune;
 use super::seed::seed;
 use crate::buffer::Buffer;
 use crate::segment::{
-    Blocks, Breadth, BuildError, Cancelled, DEGREE, Layout, LinkWriter, Near, Place, Scratch, entries, walk, write_row,
+    Blocks, Breadth, BuildError, Cancelled, DEGREE, Layout, LinkWriter, Near, Place, Scratch, Waiting, entries, walk,
+    write_row,
 };
 
 /// Points that `hnsw_rs` links: enough to lead later ones to all regions.
@@ -137,7 +138,7 @@ impl Growth<'_> {
                 candidates.push(near);
                 true
             };
-            walk(blocks, scratch, &[start(own)], breadth, keep, self.stop)?;
+            walk(blocks, scratch, &[Waiting::start(start(own))], breadth, |_| 1.0, keep, self.stop)?;
             candidates.extend(self.links[own].iter().map(|link| self.near(own, *link)));
             Ok(prune(points, own, candidates))
         };

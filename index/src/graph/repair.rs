@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::grow::write_block;
 use super::links::Links;
 use super::points::{Points, offset_of};
-use crate::segment::{Blocks, Breadth, Cancelled, Layout, LinkWriter, Near, Scratch, walk};
+use crate::segment::{Blocks, Breadth, Cancelled, Layout, LinkWriter, Near, Scratch, Waiting, walk};
 
 /// Nearest points that are tried as the one to link from.
 const TRIED: usize = 64;
@@ -56,7 +56,7 @@ impl Repair<'_> {
         scratch.place.set_point(points.space(), points.vector(lost), points.rotated(lost));
         let breadth = Breadth::beam(TRIED);
         let blocks = Blocks::new(self.layout, self.blocks);
-        walk(blocks, scratch, &[root], breadth, |_| true, self.stop)?;
+        walk(blocks, scratch, &[Waiting::start(root)], breadth, |_| 1.0, |_| true, self.stop)?;
         let mut near: Vec<Near> = scratch.nearest.drain().collect();
         near.sort_unstable();
         Ok(near.into_iter().map(|near| near.offset).collect())

@@ -54,6 +54,15 @@ impl<'a> Blocks<'a> {
         }
     }
 
+    /// Asks for the vector of a point ahead of time.
+    #[inline]
+    pub(crate) fn prefetch_row(&self, offset: u32) {
+        let start = offset as usize * self.layout.stride();
+        if let Some(row) = self.bytes.get(start..start + self.layout.row().end) {
+            Kernels::prefetch(row);
+        }
+    }
+
     /// Writes the components of a point's vector, as they were sent but for what the precision lost.
     pub(crate) fn read_vector(&self, offset: u32, out: &mut [f32]) {
         match row(self.layout, self.block(offset)) {

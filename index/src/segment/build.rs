@@ -7,9 +7,11 @@ use shoal_model::{Metric, PointId};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::blocks::Blocks;
+use super::cells::{self, Cell};
 use super::entries::{self, ENTRIES_MAX};
 use super::frozen::{Segment, tag};
 use super::layout::{Layout, Precision};
+use super::queue::Waiting;
 use super::rows::Rows;
 use super::space::Space;
 use super::target::Target;
@@ -114,6 +116,7 @@ struct Draft<'a> {
     samples: Vec<calibration::Sample>,
     /// Offsets of points as they will be in the file: which point lies where.
     order: Vec<u32>,
+    cells: Vec<Cell>,
     about: About,
 }
 
@@ -131,12 +134,14 @@ impl<'a> Draft<'a> {
         let grow = graph::Params { ef_construction: parameters.ef_construction };
         let mut grown = graph::grow(&mut points, &layout, grow, stop)?;
         shuffle = grown.moved.iter().map(|offset| shuffle[*offset as usize]).collect();
-        let entries: Vec<u32> = (0..).take(rows.len().min(ENTRIES_MAX)).collect();
-        let mut order = Vec::new();
+        let mut entries: Vec<u32> = (0..).take(rows.len().min(ENTRIES_MAX)).collect();
+        let (mut order, mut cells) = (Vec::new(), Vec::new());
         if let Some(root) = points.medoid() {
             let Grown { links, blocks, .. } = &mut grown;
             Repair { points: &points, layout: &layout, links, blocks, stop }.run(root, &entries)?;
             order = graph::order(&grown.links, root);
+            cells = cells::divide(&points, &entries, &mut order);
+            entries = cells.iter().map(|cell| cell.center).collect();
         }
         let samples = calibrate(&points, &layout, &grown, &entries, stop)?;
         let about = About {
@@ -151,7 +156,7 @@ impl<'a> Draft<'a> {
             ef_construction: u32::try_from(parameters.ef_construction).unwrap_or(u32::MAX),
             spare: 0,
         };
-        Ok(Self { rows, shuffle, points, layout, grown, entries, samples, order, about })
+        Ok(Self { rows, shuffle, points, layout, grown, entries, samples, order, cells, about })
     }
 
     fn write_stored(&self, target: &Target) -> Result<Image, FileError> {
@@ -194,6 +199,11 @@ impl<'a> Draft<'a> {
         }
         writer.begin_section(tag::ENTRIES, Align::Page)?;
         writer.write(&entries)?;
+        writer.begin_section(tag::SKETCHES, Align::Page)?;
+        writer.write(&cells::write_sketches(&self.points, &self.order, &self.cells))?;
+        writer.begin_section(tag::CELLS, Align::Page)?;
+        let named = |cell: &Cell| Cell { center: places[cell.center as usize], ..*cell };
+        writer.write(self.cells.iter().map(named).collect::<Vec<_>>().as_bytes())?;
         writer.begin_section(tag::CENTER, Align::Page)?;
         writer.write(self.points.center().as_bytes())
     }
@@ -239,7 +249,15 @@ fn calibrate(
         |place, own| place.set(points.space(), points.rotation(), points.center(), points.vector(own)),
         |scratch: &mut Scratch, own, breadth: Breadth| {
             let entry = entries::nearest(entries, &scratch.place);
-            walk(blocks, scratch, entry.as_slice(), breadth, |near| near.offset != own, stop)
+            walk(
+                blocks,
+                scratch,
+                entry.map(Waiting::start).as_slice(),
+                breadth,
+                |_| 1.0,
+                |near| near.offset != own,
+                stop,
+            )
         },
     )
 }

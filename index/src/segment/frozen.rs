@@ -8,9 +8,12 @@ use zerocopy::FromBytes;
 use super::blocks::Blocks;
 use super::build::{About, metric_code, precision_code};
 use super::calibration::{self, Sample};
+use super::cells::{self, Cell};
 use super::entries;
 use super::ids::Ids;
-use super::layout::{Layout, Precision};
+use super::layout::{DEGREE, Layout, Precision};
+use super::sieve::Cells;
+use super::sketch;
 use super::space::Space;
 use super::stored;
 use super::target::Target;
@@ -27,6 +30,8 @@ pub(super) mod tag {
 
     pub(crate) const BLOCKS: Tag = *b"blocks  ";
     pub(crate) const ENTRIES: Tag = *b"entries ";
+    pub(crate) const CELLS: Tag = *b"cells   ";
+    pub(crate) const SKETCHES: Tag = *b"sketches";
     pub(crate) const CENTER: Tag = *b"center  ";
     pub(crate) const IDS: Tag = *b"ids     ";
     pub(crate) const ID_ENDS: Tag = *b"id ends ";
@@ -129,6 +134,14 @@ impl Segment {
         let entries = self.image.section(tag::ENTRIES).unwrap_or_default().len() / self.entry_layout.stride();
         if !whole(tag::BLOCKS, &self.layout, points) || !whole(tag::ENTRIES, &self.entry_layout, entries) {
             return Err("blocks are not as many as points");
+        }
+        let cells = self.image.table::<Cell>(tag::CELLS).unwrap_or_default();
+        let sketches = points.checked_mul(sketch::stride(self.rotation.padded_dim()));
+        if sketches != Some(self.section(tag::SKETCHES).len()) || !cells::check(cells, self.len()) {
+            return Err("cells do not divide the points");
+        }
+        if cells.len().div_ceil(DEGREE) != entries {
+            return Err("cells are not as many as entry points");
         }
         if (entries == 0) != (points == 0) {
             return Err("there are no entry points");
@@ -245,6 +258,17 @@ impl Segment {
 
     pub(super) fn blocks(&self) -> Blocks<'_> {
         Blocks::new(&self.layout, self.section(tag::BLOCKS))
+    }
+
+    /// Points by region, for scans.
+    pub(super) fn cells(&self) -> Cells<'_> {
+        Cells {
+            table: self.image.table(tag::CELLS).expect("checked when the segment was opened"),
+            sketches: self.section(tag::SKETCHES),
+            stride: sketch::stride(self.rotation.padded_dim()),
+            entries: self.entries(),
+            blocks: self.blocks(),
+        }
     }
 
     pub(super) fn entries(&self) -> Blocks<'_> {

@@ -19,13 +19,15 @@ pub(crate) struct Place {
     /// Its place less the segment's centre, rotated.
     rotated: Vec<f32>,
     centred: Vec<f32>,
+    /// Squared distance of the query from the segment's centre.
+    square: f32,
     lut: Lut,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let kernels = Kernels::best();
-        Self { kernels, right_angle: None, row: vec![], rotated: vec![], centred: vec![], lut: Lut::default() }
+        let (kernels, lut) = (Kernels::best(), Lut::default());
+        Self { kernels, right_angle: None, row: vec![], rotated: vec![], centred: vec![], square: 0.0, lut }
     }
 
     /// Takes the place of a query.
@@ -38,7 +40,18 @@ impl Place {
         }
         self.rotated.resize(rotation.padded_dim(), 0.0);
         rotation.rotate(&self.centred, &mut self.rotated);
+        self.square = self.kernels.dot(&self.rotated, [&self.rotated])[0];
         self.lut.fill(&self.rotated);
+    }
+
+    /// Squared distance of the query from the segment's centre.
+    pub(crate) fn square(&self) -> f32 {
+        self.square
+    }
+
+    /// The query's place less the segment's centre, rotated.
+    pub(crate) fn rotated(&self) -> &[f32] {
+        &self.rotated
     }
 
     /// Takes the place of a point: `vector`, whose rotated place is known.

@@ -7,10 +7,17 @@ const FREE: f32 = f32::INFINITY;
 
 /// A point that waits.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     /// Estimate of its squared distance.
-    pub(super) estimate: f32,
-    pub(super) offset: u32,
+    pub(crate) estimate: f32,
+    pub(crate) offset: u32,
+}
+
+impl Waiting {
+    /// A point to start from.
+    pub(crate) fn start(offset: u32) -> Self {
+        Self { estimate: 0.0, offset }
+    }
 }
 
 /// Points in no order. The least is looked for where it is wanted, 16 estimates an instruction, which for the hundred

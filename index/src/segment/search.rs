@@ -7,10 +7,19 @@ use shoal_model::Metric;
 use super::calibration;
 use super::entries;
 use super::frozen::Segment;
+use super::layout::DEGREE;
+use super::queue::Waiting;
+use super::sieve::{Wanted, sieve, starts};
 use super::walk::{Breadth, Cancelled, Scratch, walk};
 use crate::IndexError;
 use crate::payload_index::Matches;
 use crate::score::Exact;
+
+/// Share of wanted points below which a scan of near cells finds them faster, or more surely, than a walk.
+const NARROW: f64 = 0.1;
+
+/// What the estimates of points that are not wanted are multiplied by: they are visited as bridges only.
+const HANDICAP: f32 = 1.3;
 
 /// How hard to look.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,32 +85,58 @@ impl Segment {
             return Err(IndexError::Dimension { want: self.dim(), got });
         }
         scratch.place.set(&self.space, &self.rotation, &self.center, query.vector);
-        let entries = self.entries();
-        let entry = entries::nearest(entries, &scratch.place);
-        let (blocks, k) = (self.blocks(), query.k.min(self.len() as usize));
+        let k = query.k.min(self.len() as usize);
         if k == 0 {
             return Ok(Default::default());
         }
+        let wanted = Wanted { live: query.live, filter: query.filter };
+        let mut stats = if self.is_narrow(&wanted) {
+            let (estimated, hops) = sieve(self.cells(), scratch, wanted, k, query.stop)?;
+            WalkStats { hops, estimated, refined: 0 }
+        } else {
+            self.walk(scratch, query, k)?
+        };
+        let (hits, refined) = self.settle(scratch, query);
+        stats.refined = refined;
+        Ok((hits, stats))
+    }
+
+    /// Whether so few points are wanted that a scan finds them faster than a walk.
+    fn is_narrow(&self, wanted: &Wanted<'_>) -> bool {
+        let share = |count: u32| f64::from(count) / f64::from(self.len());
+        wanted.filter.is_some_and(|filter| share(filter.len()) < NARROW)
+    }
+
+    fn walk(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>, k: usize) -> Result<WalkStats, Cancelled> {
+        let (blocks, entries, stop) = (self.blocks(), self.entries(), query.stop);
         let breadth = self.breadth(query.effort, k);
-        let entry = entry.as_slice();
-        let stop = query.stop;
-        let lives = |live: &[u64], offset: u32| live[offset as usize / 64] >> (offset % 64) & 1 == 1;
-        let hops = match (query.live, query.filter) {
-            (None, None) => walk(blocks, scratch, entry, breadth, |_| true, stop),
-            (Some(live), None) => walk(blocks, scratch, entry, breadth, |near| lives(live, near.offset), stop),
-            (None, Some(filter)) => walk(blocks, scratch, entry, breadth, |near| filter.contains(near.offset), stop),
-            (Some(live), Some(filter)) => walk(
-                blocks,
-                scratch,
-                entry,
-                breadth,
-                |near| lives(live, near.offset) && filter.contains(near.offset),
-                stop,
-            ),
+        let wanted = Wanted { live: query.live, filter: query.filter };
+        let hops = if wanted.is_all() {
+            let entry = entries::nearest(entries, &scratch.place).map(Waiting::start);
+            walk(blocks, scratch, entry.as_slice(), breadth, |_| 1.0, |_| true, stop)
+        } else {
+            self.walk_among(scratch, wanted, breadth, stop)
         }?;
-        let hits = self.settle(scratch, query);
-        let estimated = (hops + entries.len() as u64) * super::DEGREE as u64;
-        Ok((hits.0, WalkStats { hops, estimated, refined: hits.1 }))
+        let estimated = (hops + entries.len() as u64) * DEGREE as u64;
+        Ok(WalkStats { hops, estimated, refined: 0 })
+    }
+
+    /// Walks from wanted points, others being visited as bridges only.
+    fn walk_among(
+        &self,
+        scratch: &mut Scratch,
+        wanted: Wanted<'_>,
+        breadth: Breadth,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<u64, Cancelled> {
+        wanted.write(self.len() as usize, &mut scratch.sieve.wanted);
+        starts(self.cells(), scratch, stop)?;
+        let (bits, starts) = (std::mem::take(&mut scratch.sieve.wanted), std::mem::take(&mut scratch.sieve.starts));
+        let has = |offset: u32| bits[offset as usize / 64] >> (offset % 64) & 1 == 1;
+        let handicap = |offset| if has(offset) { 1.0 } else { HANDICAP };
+        let walked = walk(self.blocks(), scratch, &starts, breadth, handicap, |near| has(near.offset), stop);
+        (scratch.sieve.wanted, scratch.sieve.starts) = (bits, starts);
+        walked
     }
 
     fn breadth(&self, effort: Effort, k: usize) -> Breadth {

@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rayon::ThreadPoolBuilder;
-use shoal_model::{Metric, PointId};
+use shoal_model::{Condition, Filter, Metric, Payload, PointId, Predicate, Scalar, Value};
 
 use super::{Effort, Hit, Parameters, Precision, Rows, Scratch, Segment, SegmentQuery, Target, WalkStats};
 use crate::IndexError;
 use crate::file::Residency;
+use crate::packed;
 use crate::score::Exact;
 
 const SEED: u64 = 20;
@@ -158,6 +159,42 @@ fn only_points_that_live_and_are_near_enough_are_found() {
     let nearest = truth(Metric::Euclidean, &vectors[3], &vectors);
     let (hits, _) = ask(&segment, &SegmentQuery { score_limit: Some(nearest[4]), ..query(&vectors[3], 10) });
     assert_eq!(hits.len(), 5, "a limit is met by what is as near");
+}
+
+#[test]
+fn no_share_of_passing_points_is_a_hole() {
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let vectors = clustered(48, 20_000, &mut rng);
+    let mut rows = Rows::with_capacity(48, vectors.len());
+    let shares = [0.7, 0.3, 0.12, 0.07, 0.02, 0.004, 0.001, 0.0001];
+    let marks: Vec<Vec<bool>> = vectors.iter().map(|_| shares.map(|share| rng.random_bool(share)).to_vec()).collect();
+    for ((i, vector), marks) in (0..).zip(&vectors).zip(&marks) {
+        let payload: Payload =
+            marks.iter().enumerate().map(|(at, mark)| (format!("f{at}"), Value::Bool(*mark))).collect();
+        rows.push(PointId::Number(i), i, vector, Bytes::from(packed::encode(&payload)));
+    }
+    let parameters = Parameters { metric: Metric::Euclidean, precision: None, ef_construction: 80, seed: SEED };
+    let segment = Segment::build(&rows, &parameters, &Target::Memory, &|| false).expect("nothing stops the build");
+    let mut scratch = Scratch::new();
+    for (at, share) in shares.iter().enumerate() {
+        let predicate = Predicate::Match(Scalar::Bool(true));
+        let filter = Filter { must: vec![Condition::Field { key: format!("f{at}"), predicate }], ..Filter::default() };
+        let matches = segment.payload_index().evaluate(&filter, &|_| None).expect("the index is sound");
+        let passing: Vec<Vec<f32>> =
+            vectors.iter().zip(&marks).filter(|(_, marks)| marks[at]).map(|(vector, _)| vector.clone()).collect();
+        assert_eq!(matches.len() as usize, passing.len(), "{share}");
+        let (mut found, mut wanted) = (0, 0);
+        for own in 0..60 {
+            let vector: Vec<f32> = vectors[own * 7].iter().map(|c| c + rng.random_range(-0.3..0.3)).collect();
+            let query = SegmentQuery { filter: Some(&matches), ..query(&vector, 10) };
+            let (hits, _) = segment.search(&mut scratch, &query).expect("a fitting query is answered");
+            assert!(hits.iter().all(|hit| matches.contains(hit.offset)), "{share}");
+            let truth = truth(Metric::Euclidean, &vector, &passing);
+            wanted += truth.len().min(10);
+            found += hits.iter().zip(&truth).filter(|(hit, _)| hit.score <= truth[truth.len().min(10) - 1]).count();
+        }
+        assert!(found * 100 >= wanted * 93, "share {share}: found {found} of {wanted}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use super::blocks::Blocks;
 use super::layout::DEGREE;
 use super::place::Place;
 use super::queue::{Queue, Waiting};
+use super::sieve::Sieve;
 use crate::kernels::Kernels;
 
 /// Hops between two questions whether the answer is still wanted: some 50 µs.
@@ -78,7 +79,8 @@ pub struct Scratch {
     pub(crate) nearest: BinaryHeap<Near>,
     /// The row that is being scored.
     pub(super) row: Vec<f32>,
-    queue: Queue,
+    pub(super) queue: Queue,
+    pub(super) sieve: Sieve,
     seen: Seen,
 }
 
@@ -87,7 +89,14 @@ impl Scratch {
     #[must_use]
     pub fn new() -> Self {
         let (place, nearest) = (Place::new(), BinaryHeap::new());
-        Self { place, nearest, row: Vec::new(), queue: Queue::default(), seen: Seen::default() }
+        Self {
+            place,
+            nearest,
+            row: Vec::new(),
+            queue: Queue::default(),
+            sieve: Sieve::default(),
+            seen: Seen::default(),
+        }
     }
 }
 
@@ -104,8 +113,9 @@ impl Default for Scratch {
 pub(crate) fn walk(
     blocks: Blocks<'_>,
     scratch: &mut Scratch,
-    entries: &[u32],
+    entries: &[Waiting],
     breadth: Breadth,
+    handicap: impl Fn(u32) -> f32,
     mut accept: impl FnMut(Near) -> bool,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<u64, Cancelled> {
@@ -115,8 +125,8 @@ pub(crate) fn walk(
     queue.clear();
     seen.clear(blocks.len());
     for entry in entries {
-        if seen.insert(*entry) {
-            queue.push(0.0, *entry);
+        if seen.insert(entry.offset) {
+            queue.push(entry.estimate, entry.offset);
         }
     }
     let kernels = Kernels::best();
@@ -150,7 +160,7 @@ pub(crate) fn walk(
             near &= near - 1;
             // `seen` knows no offsets beyond the graph, whatever a file says.
             if seen.insert(links[at]) {
-                queue.push(estimates[at], links[at]);
+                queue.push(estimates[at] * handicap(links[at]), links[at]);
             }
         }
         limit = queue.trim(limit, breadth.keep);
@@ -160,7 +170,7 @@ pub(crate) fn walk(
 
 /// Keeps `near` if it is among the nearest. Returns the largest estimate that is worth a visit from now on.
 #[inline]
-fn admit(nearest: &mut BinaryHeap<Near>, near: Near, breadth: Breadth) -> f32 {
+pub(super) fn admit(nearest: &mut BinaryHeap<Near>, near: Near, breadth: Breadth) -> f32 {
     if nearest.len() < breadth.width {
         nearest.push(near);
     } else if let Some(mut farthest) = nearest.peek_mut()
