@@ -2,7 +2,7 @@
 //!
 //! | kernel | does |
 //! | --- | --- |
-//! | `dot`, `squared_euclidean`, and those of `_f16` and `_i8` | an `f32` query against rows of any width |
+//! | `dot`, `squared_euclidean`, and those of `_f16`, `_u8` and `_i8` | an `f32` query against rows of any width |
 //! | `dot_i8_i8`, `squared_euclidean_i8_i8` | two rows of `i8`, in integers |
 //! | `scan32`, `estimate32` | a query's [`Lut`] against the 1-bit codes of 32 rows |
 //! | `estimate_wide32`, `within32`, `at_least32` | the same in `f32`, and which rows may reach a floor |
@@ -169,6 +169,22 @@ impl Kernels {
     pub fn squared_euclidean_f16(self, query: &[f32], row: &[u16]) -> f32 {
         whole_blocks(query.len(), row.len());
         call!(self, squared_euclidean_f16(query, row))
+    }
+
+    /// Inner product of `query` with a row of `u8`, padded alike.
+    #[must_use]
+    #[inline]
+    pub fn dot_u8(self, query: &[f32], row: &[u8]) -> f32 {
+        whole_blocks(query.len(), row.len());
+        call!(self, dot_u8(query, row))
+    }
+
+    /// Squared distance between `query` and a row of `u8`, padded alike.
+    #[must_use]
+    #[inline]
+    pub fn squared_euclidean_u8(self, query: &[f32], row: &[u8]) -> f32 {
+        whole_blocks(query.len(), row.len());
+        call!(self, squared_euclidean_u8(query, row))
     }
 
     /// Inner product of `query` with a row of `i8`, padded alike; the caller multiplies by the row's scale.

@@ -100,6 +100,20 @@ pub fn narrow_f16(row: &[f32], out: &mut [u16]) -> bool {
     row.iter().zip(out).all(|(before, after)| after.to_f32() == *before)
 }
 
+/// Writes a row as `u8`, rounded. Tells whether nothing was lost.
+///
+/// # Panics
+/// If lengths differ.
+pub fn narrow_u8(row: &[f32], out: &mut [u8]) -> bool {
+    assert_eq!(row.len(), out.len(), "components of row and room");
+    for (component, out) in row.iter().zip(out.iter_mut()) {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "casts saturate")]
+        let narrow = component.round_ties_even() as u8;
+        *out = narrow;
+    }
+    row.iter().zip(out).all(|(before, after)| f32::from(*after).to_bits() == before.to_bits())
+}
+
 /// Writes a row as `i8` and returns the scale that they are to be multiplied by.
 ///
 /// # Panics

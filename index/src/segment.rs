@@ -34,6 +34,7 @@ mod place;
 mod queue;
 mod rows;
 mod search;
+mod sent;
 mod sieve;
 mod sketch;
 mod space;
@@ -52,7 +53,7 @@ pub use search::{Effort, Hit, SegmentQuery, WalkStats};
 pub use target::Target;
 pub use walk::Scratch;
 
-pub(crate) use blocks::{Blocks, LinkWriter, write_row};
+pub(crate) use blocks::{Blocks, LinkWriter, Row, write_row};
 pub(crate) use layout::{DEGREE, Layout};
 pub(crate) use place::Place;
 pub(crate) use queue::Waiting;

@@ -51,6 +51,15 @@ fn load_i8(block: &[i8; LANES]) -> Lanes {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
+fn load_u8(block: &[u8; LANES]) -> Lanes {
+    // SAFETY: reads 16 bytes, which the block has; needs no alignment.
+    let bytes = unsafe { _mm_loadu_si128(block.as_ptr().cast()) };
+    let widened = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+    [widened(bytes), widened(_mm_unpackhi_epi64(bytes, bytes))]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn store(block: &mut [f32; LANES], lanes: Lanes) {
     let at = block.as_mut_ptr();
     // SAFETY: writes floats 0 to 7 and 8 to 15, which the block has; needs no alignment.

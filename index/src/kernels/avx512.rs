@@ -47,6 +47,14 @@ fn load_i8(block: &[i8; LANES]) -> Lanes {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load_u8(block: &[u8; LANES]) -> Lanes {
+    // SAFETY: reads 16 bytes, which the block has; needs no alignment.
+    let bytes = unsafe { _mm_loadu_si128(block.as_ptr().cast()) };
+    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn store(block: &mut [f32; LANES], lanes: Lanes) {
     // SAFETY: writes 16 floats, which the block has; needs no alignment.
     unsafe { _mm512_storeu_ps(block.as_mut_ptr(), lanes) }

@@ -63,6 +63,16 @@ fn load_i8(block: &[i8; LANES]) -> Lanes {
 
 #[inline]
 #[target_feature(enable = "neon")]
+fn load_u8(block: &[u8; LANES]) -> Lanes {
+    // SAFETY: reads 16 bytes, which the block has; needs no alignment.
+    let bytes = unsafe { vld1q_u8(block.as_ptr()) };
+    let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes));
+    [vmovl_u16(vget_low_u16(low)), vmovl_high_u16(low), vmovl_u16(vget_low_u16(high)), vmovl_high_u16(high)]
+        .map(|four| vcvtq_f32_u32(four))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
 fn store(block: &mut [f32; LANES], lanes: Lanes) {
     for (block, four) in block.as_chunks_mut::<4>().0.iter_mut().zip(lanes) {
         // SAFETY: writes 4 floats, which there are; needs no alignment.

@@ -42,6 +42,11 @@ fn load_i8(block: &[i8; LANES]) -> Lanes {
 }
 
 #[inline(always)]
+fn load_u8(block: &[u8; LANES]) -> Lanes {
+    block.map(f32::from)
+}
+
+#[inline(always)]
 fn store(block: &mut [f32; LANES], lanes: Lanes) {
     *block = lanes;
 }

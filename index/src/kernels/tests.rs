@@ -68,6 +68,8 @@ fn narrow_rows_are_compared_as_if_they_were_wide() {
         let wide: Vec<f32> = halves.iter().map(|bits| half::f16::from_bits(*bits).to_f32()).collect();
         let bytes: Vec<i8> = (0..dim).map(|_| rng.random()).collect();
         let (plain, scale) = (bytes.iter().map(|b| f32::from(*b)).collect::<Vec<_>>(), 0.37_f32);
+        let unsigned: Vec<u8> = (0..dim).map(|_| rng.random()).collect();
+        let whole: Vec<f32> = unsigned.iter().map(|b| f32::from(*b)).collect();
         let scaled: Vec<f32> = plain.iter().map(|b| b * scale).collect();
         for kernels in Kernels::all() {
             let case = format!("{} dim {dim} hostile {hostile}", kernels.name());
@@ -75,6 +77,9 @@ fn narrow_rows_are_compared_as_if_they_were_wide() {
             let distance = kernels.squared_euclidean_f16(&query, &halves);
             check(&case, &query, &wide, distance, 2, |a, b| (a - b) * (a - b));
             check(&case, &query, &plain, kernels.dot_i8(&query, &bytes), 0, |a, b| a * b);
+            check(&case, &query, &whole, kernels.dot_u8(&query, &unsigned), 0, |a, b| a * b);
+            let distance = kernels.squared_euclidean_u8(&query, &unsigned);
+            check(&case, &query, &whole, distance, 2, |a, b| (a - b) * (a - b));
             let distance = kernels.squared_euclidean_i8(&query, &bytes, scale);
             check(&case, &query, &scaled, distance, 2, |a, b| (a - b) * (a - b));
         }

@@ -67,6 +67,7 @@ impl<'a> Blocks<'a> {
     pub(crate) fn read_vector(&self, offset: u32, out: &mut [f32]) {
         match row(self.layout, self.block(offset)) {
             Row::F32(row) => out.copy_from_slice(&row[..out.len()]),
+            Row::U8(row) => out.iter_mut().zip(row).for_each(|(out, component)| *out = f32::from(*component)),
             Row::F16(row) => row[..out.len()].reinterpret_cast::<f16>().convert_to_f32_slice(out),
         }
     }
@@ -77,6 +78,7 @@ impl<'a> Blocks<'a> {
 pub(crate) enum Row<'a> {
     F32(&'a [f32]),
     F16(&'a [u16]),
+    U8(&'a [u8]),
 }
 
 /// The row of a block, padding included.
@@ -85,6 +87,7 @@ pub(crate) fn row<'a>(layout: &Layout, block: &'a [u8]) -> Row<'a> {
     let bytes = &block[layout.row()];
     match layout.precision() {
         Precision::F32 => Row::F32(<[f32]>::ref_from_bytes(bytes).expect("rows start at cache lines")),
+        Precision::U8 => Row::U8(bytes),
         Precision::F16 => Row::F16(<[u16]>::ref_from_bytes(bytes).expect("rows start at cache lines")),
     }
 }
@@ -92,13 +95,14 @@ pub(crate) fn row<'a>(layout: &Layout, block: &'a [u8]) -> Row<'a> {
 /// Writes the row of a block. Tells whether nothing was lost.
 pub(crate) fn write_row(layout: &Layout, block: &mut [u8], vector: &[f32], row_scale: f32) -> bool {
     let head = Head { factor_scale: 1.0, row_scale };
-    block[..size_of::<Head>()].copy_from_slice(head.as_bytes());
+    block[layout.head_at()].copy_from_slice(head.as_bytes());
     let bytes = &mut block[layout.row()];
     match layout.precision() {
         Precision::F32 => {
             bytes[..size_of_val(vector)].copy_from_slice(vector.as_bytes());
             true
         }
+        Precision::U8 => quantize::narrow_u8(vector, &mut bytes[..vector.len()]),
         Precision::F16 => {
             let row = <[u16]>::mut_from_bytes(bytes).expect("rows start at cache lines");
             quantize::narrow_f16(vector, &mut row[..vector.len()])
@@ -142,6 +146,6 @@ impl LinkWriter {
         tail.links[..links.len()].copy_from_slice(links);
         tail.links[links.len()..].fill(own);
         let row_scale = layout.head(block).row_scale;
-        block[..size_of::<Head>()].copy_from_slice(Head { factor_scale, row_scale }.as_bytes());
+        block[layout.head_at()].copy_from_slice(Head { factor_scale, row_scale }.as_bytes());
     }
 }

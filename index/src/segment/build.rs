@@ -75,7 +75,7 @@ pub(super) struct About {
     pub(super) dim: u32,
     /// 0 cosine, 1 dot, 2 euclidean.
     pub(super) metric: u32,
-    /// 0 `f32`, 1 `f16`.
+    /// 0 `f32`, 1 `f16`, 2 `u8`.
     pub(super) precision: u32,
     /// 1 if rows are as they were sent.
     pub(super) lossless: u32,
@@ -264,8 +264,14 @@ fn calibrate(
 
 /// The shortest precision that keeps all of `vectors` as they are.
 fn lossless_precision(vectors: &[f32]) -> Precision {
-    let fits = |chunk: &[f32]| quantize::narrow_f16(chunk, &mut vec![0; chunk.len()]);
-    if vectors.par_chunks(1 << 12).all(fits) { Precision::F16 } else { Precision::F32 }
+    let all = |fits: fn(&[f32]) -> bool| vectors.par_chunks(1 << 12).all(fits);
+    if all(|chunk| quantize::narrow_u8(chunk, &mut vec![0; chunk.len()])) {
+        Precision::U8
+    } else if all(|chunk| quantize::narrow_f16(chunk, &mut vec![0; chunk.len()])) {
+        Precision::F16
+    } else {
+        Precision::F32
+    }
 }
 
 pub(super) fn metric_code(metric: Metric) -> u32 {
@@ -280,5 +286,6 @@ pub(super) fn precision_code(precision: Precision) -> u32 {
     match precision {
         Precision::F32 => 0,
         Precision::F16 => 1,
+        Precision::U8 => 2,
     }
 }

@@ -96,7 +96,7 @@ impl Segment {
         let image = Arc::new(image);
         let metric = [Metric::Cosine, Metric::Dot, Metric::Euclidean].into_iter();
         let metric = metric.into_iter().find(|m| metric_code(*m) == about.metric).ok_or(malformed("no such metric"))?;
-        let precision = [Precision::F32, Precision::F16].into_iter();
+        let precision = [Precision::F32, Precision::F16, Precision::U8].into_iter();
         let precision = precision
             .into_iter()
             .find(|p| precision_code(*p) == about.precision)

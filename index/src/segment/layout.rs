@@ -3,19 +3,19 @@
 //! A block is what one hop reads: contiguous, a whole number of cache lines, in the order in which it is needed.
 //!
 //! ```text
-//! head     f32 what factors are multiplied by, f32 the row's scale, 56 bytes spare
-//! row      the vector as it was sent, f16 or f32, padded to 16 components
+//! row      the vector as it was sent, f32, f16 or u8, padded to 16 components
+//! head     f32 what factors are multiplied by, f32 the row's scale; zeros up to a cache line
 //! codes    1 bit for each dimension of 32 neighbours, interleaved (see `quantize`)
 //! factors  32 × f16 add, 32 × f16 rescale
 //! links    32 × u32 offsets; a free place holds the point's own offset and an infinite distance
 //! ```
 //!
-//! | dimensions | f16 | f32 |
-//! | --- | --- | --- |
-//! | 384 | 2,624 | 3,392 |
-//! | 768 | 4,928 | 6,464 |
-//! | 784 | 5,248 | 6,784 |
-//! | 1,536 | 9,536 | 12,608 |
+//! | dimensions | u8 | f16 | f32 |
+//! | --- | --- | --- | --- |
+//! | 384 | 2,240 | 2,624 | 3,392 |
+//! | 768 | 4,160 | 4,928 | 6,464 |
+//! | 784 | 4,416 | 5,184 | 6,784 |
+//! | 1,536 | 8,000 | 9,536 | 12,608 |
 
 use std::ops::Range;
 
@@ -37,6 +37,8 @@ pub enum Precision {
     F32,
     /// Two bytes a component: exact for vectors that come from `f16` or small whole numbers.
     F16,
+    /// A byte a component: exact for whole numbers from 0 to 255, as pictures have them; others are rounded.
+    U8,
 }
 
 impl Precision {
@@ -44,11 +46,12 @@ impl Precision {
         match self {
             Self::F32 => 4,
             Self::F16 => 2,
+            Self::U8 => 1,
         }
     }
 }
 
-/// First line of a block.
+/// What the parts of a block are scaled by.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Head {
@@ -83,7 +86,7 @@ impl Layout {
     /// For rows of `dim` components, which have `dims` in space.
     pub(crate) fn new(dim: usize, dims: usize, precision: Precision) -> Self {
         let width = dim.next_multiple_of(LANES);
-        let codes_start = (LINE + width * precision.bytes()).next_multiple_of(LINE);
+        let codes_start = (width * precision.bytes() + size_of::<Head>()).next_multiple_of(LINE);
         let codes_end = codes_start + dims.next_multiple_of(BLOCK_DIMS) * BATCH / 8;
         Self { precision, width, codes: codes_start..codes_end, stride: codes_end + size_of::<Tail>() }
     }
@@ -99,7 +102,13 @@ impl Layout {
 
     /// Bytes of the row within a block.
     pub(crate) fn row(&self) -> Range<usize> {
-        LINE..LINE + self.width * self.precision.bytes()
+        0..self.width * self.precision.bytes()
+    }
+
+    /// Bytes of the head within a block.
+    pub(crate) fn head_at(&self) -> Range<usize> {
+        let start = self.row().end;
+        start..start + size_of::<Head>()
     }
 
     /// Bytes of the codes within a block.
@@ -113,7 +122,7 @@ impl Layout {
     /// If it has not [`Layout::stride`] bytes, or does not start at a multiple of 4.
     #[inline]
     pub(crate) fn head<'a>(&self, block: &'a [u8]) -> &'a Head {
-        Head::ref_from_bytes(&block[..size_of::<Head>()]).expect("blocks start at cache lines")
+        Head::ref_from_bytes(&block[self.head_at()]).expect("rows are whole multiples of 16 bytes")
     }
 
     /// As [`Layout::head`].
@@ -135,7 +144,7 @@ mod tests {
     #[test]
     fn parts_are_whole_lines_in_order() {
         for dim in [1, 3, 16, 17, 100, 384, 768, 784, 1_536, 4_096] {
-            for (precision, dims) in [(Precision::F16, dim), (Precision::F32, dim + 1)] {
+            for (precision, dims) in [(Precision::U8, dim), (Precision::F16, dim), (Precision::F32, dim + 1)] {
                 let layout = Layout::new(dim, dims, precision);
                 assert!(layout.row().end <= layout.codes().start, "{dim} {precision:?}");
                 assert!(layout.codes().start.is_multiple_of(LINE) && layout.codes().end.is_multiple_of(LINE));
@@ -149,8 +158,9 @@ mod tests {
     fn a_block_is_as_large_as_the_header_says() {
         let strides = [384, 768, 784, 1_536].map(|dim| {
             let stride = |precision| Layout::new(dim, dim, precision).stride();
-            (stride(Precision::F16), stride(Precision::F32))
+            [Precision::U8, Precision::F16, Precision::F32].map(stride)
         });
-        assert_eq!(strides, [(2_624, 3_392), (4_928, 6_464), (5_248, 6_784), (9_536, 12_608)]);
+        assert_eq!(strides[..2], [[2_240, 2_624, 3_392], [4_160, 4_928, 6_464]]);
+        assert_eq!(strides[2..], [[4_416, 5_184, 6_784], [8_000, 9_536, 12_608]]);
     }
 }

@@ -83,11 +83,13 @@ impl Place {
             None => match row {
                 Row::F32(row) => self.kernels.squared_euclidean(&self.row, [row])[0],
                 Row::F16(row) => self.kernels.squared_euclidean_f16(&self.row, row),
+                Row::U8(row) => self.kernels.squared_euclidean_u8(&self.row, row),
             },
             Some(right_angle) => {
                 let dot = match row {
                     Row::F32(row) => self.kernels.dot(&self.row, [row])[0],
                     Row::F16(row) => self.kernels.dot_f16(&self.row, row),
+                    Row::U8(row) => self.kernels.dot_u8(&self.row, row),
                 };
                 (right_angle - 2.0 * layout.head(block).row_scale * dot).max(0.0)
             }

@@ -225,12 +225,20 @@ fn points_keep_ids_versions_and_vectors() {
 }
 
 #[test]
-fn small_whole_numbers_take_two_bytes() {
-    let vectors: Vec<Vec<f32>> = (0..200_u8).map(|i| vec![f32::from(i), 255.0, 3.0]).collect();
-    let segment = build(Metric::Euclidean, 3, &vectors);
-    assert!(segment.is_lossless());
-    let wider = build_with(Metric::Euclidean, Some(Precision::F32), 3, &vectors, 1);
-    assert!(segment.graph_image().bytes().len() <= wider.graph_image().bytes().len());
+fn small_whole_numbers_take_a_byte_and_others_two_if_that_is_enough() {
+    let whole: Vec<Vec<f32>> = (0..200_u8).map(|i| [&[f32::from(i), 255.0][..], &[3.0; 98]].concat()).collect();
+    let halves: Vec<Vec<f32>> = whole.iter().map(|vector| vector.iter().map(|c| c / 2.0).collect()).collect();
+    let thirds: Vec<Vec<f32>> = whole.iter().map(|vector| vector.iter().map(|c| c / 3.0).collect()).collect();
+    for metric in METRICS {
+        let sizes = [&whole, &halves, &thirds].map(|vectors| {
+            let segment = build(metric, 100, vectors);
+            assert!(segment.is_lossless());
+            let (hits, _) = ask(&segment, &query(&vectors[7], 10));
+            assert_eq!(hits[0].score.to_bits(), truth(metric, &vectors[7], vectors)[0].to_bits(), "{metric:?}");
+            segment.graph_image().bytes().len()
+        });
+        assert!(sizes.is_sorted_by(|a, b| a < b), "{metric:?}: {sizes:?}");
+    }
 }
 
 #[test]
