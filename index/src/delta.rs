@@ -18,8 +18,8 @@
 //! than half a chunk for more than half a chunk of deaths: less than one extra copy for each overwritten or deleted
 //! point.
 
-mod bound;
-mod candidates;
+pub(crate) mod bound;
+pub(crate) mod candidates;
 mod center;
 mod chunk;
 mod codes;

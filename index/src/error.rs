@@ -2,6 +2,8 @@
 
 use shoal_model::{Classify, ErrorKind};
 
+use crate::payload_index::PayloadIndexError;
+
 /// Why the engine refused or gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IndexError {
@@ -16,6 +18,9 @@ pub enum IndexError {
     /// The caller's `stop` said so.
     #[error("search was cancelled")]
     Cancelled,
+    /// A segment's payload index cannot be read, though its checksums hold.
+    #[error(transparent)]
+    PayloadIndex(PayloadIndexError),
 }
 
 impl Classify for IndexError {
@@ -23,13 +28,14 @@ impl Classify for IndexError {
         match self {
             Self::Dimension { .. } => ErrorKind::Invalid,
             Self::Cancelled => ErrorKind::Cancelled,
+            Self::PayloadIndex(error) => error.kind(),
         }
     }
 
     fn field(&self) -> &str {
         match self {
             Self::Dimension { .. } => "vector",
-            Self::Cancelled => "",
+            Self::Cancelled | Self::PayloadIndex(_) => "",
         }
     }
 }

@@ -17,7 +17,7 @@ const SLACK: f64 = 1.001;
 
 /// Where the nearness of a row lies.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Interval {
+pub(crate) struct Interval {
     pub(super) low: f64,
     pub(super) high: f64,
 }
@@ -42,7 +42,7 @@ pub(super) fn scale(metric: Metric, vector: &[f32]) -> f32 {
 
 /// Bounds for the rows of one query.
 #[derive(Debug)]
-pub(super) struct Bound<'a> {
+pub(crate) struct Bound<'a> {
     kernels: Kernels,
     metric: Metric,
     /// Of unit length for cosine.
@@ -53,7 +53,7 @@ pub(super) struct Bound<'a> {
 }
 
 impl<'a> Bound<'a> {
-    pub(super) fn new(metric: Metric, query: &'a [f32]) -> Self {
+    pub(crate) fn new(metric: Metric, query: &'a [f32]) -> Self {
         let norm = norm(query);
         // Roundings beyond those of the kernel's products, the last being the score's to f32:
         let extra = match metric {
@@ -69,7 +69,7 @@ impl<'a> Bound<'a> {
     }
 
     /// The query, of unit length for cosine.
-    pub(super) fn query(&self) -> &[f32] {
+    pub(crate) fn query(&self) -> &[f32] {
         &self.query
     }
 
@@ -80,12 +80,17 @@ impl<'a> Bound<'a> {
             Metric::Cosine | Metric::Dot => self.kernels.dot(&self.query, rows),
             Metric::Euclidean => self.kernels.squared_euclidean(&self.query, rows),
         };
-        std::array::from_fn(|i| self.interval(f64::from(values[i]), f64::from(scales[i])))
+        std::array::from_fn(|i| self.interval(values[i], scales[i]))
     }
 
+    /// The interval of a row of a [`scale`], for which a kernel gave `value`: its product with [`Bound::query`], or their
+    /// squared distance.
+    ///
     /// `sum(|q_i v_i|)`, which bounds the error of a product, is at most `|q| |v|`; squares are their own magnitude.
-    fn interval(&self, value: f64, scale: f64) -> Interval {
+    #[inline]
+    pub(crate) fn interval(&self, value: f32, scale: f32) -> Interval {
         let RoundingError { relative, absolute } = self.error;
+        let (value, scale) = (f64::from(value), f64::from(scale));
         let (nearness, error) = match self.metric {
             Metric::Cosine => (value * scale, relative + absolute * scale),
             Metric::Dot => (value, relative * self.norm * scale + absolute),
@@ -95,7 +100,7 @@ impl<'a> Bound<'a> {
     }
 
     /// The nearness that a row of this score has.
-    pub(super) fn nearness_of_score(metric: Metric, score: f32) -> f64 {
+    pub(crate) fn nearness_of_score(metric: Metric, score: f32) -> f64 {
         let score = f64::from(score);
         match metric {
             Metric::Cosine | Metric::Dot => score,

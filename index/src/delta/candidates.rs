@@ -6,11 +6,11 @@ use super::view::RowRef;
 /// Fewest rows that are gathered before it is worth sorting out.
 const PRUNE_MIN: usize = 64;
 
-/// A row and where its nearness lies.
+/// A row, whatever names it, and where its nearness lies.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Candidate {
+pub(crate) struct Candidate<R = RowRef> {
     interval: Interval,
-    pub(super) row: RowRef,
+    pub(crate) row: R,
 }
 
 /// Gathers rows and drops those that `k` others beat for certain.
@@ -18,27 +18,27 @@ pub(super) struct Candidate {
 /// Sorting out happens each time the rows have doubled, so a row costs a few nanoseconds on average, whatever `k` is.
 /// Memory is that of the rows that can still win: about `2 k`, more only when more are too close to call.
 #[derive(Debug)]
-pub(super) struct Candidates {
+pub(crate) struct Candidates<R = RowRef> {
     k: usize,
     /// A row that ends below it cannot be among the nearest `k`.
     floor: f64,
-    rows: Vec<Candidate>,
+    rows: Vec<Candidate<R>>,
     prune_at: usize,
 }
 
-impl Candidates {
+impl<R> Candidates<R> {
     /// `k >= 1`; `floor`: a nearness below which no row is wanted.
-    pub(super) fn new(k: usize, floor: f64) -> Self {
+    pub(crate) fn new(k: usize, floor: f64) -> Self {
         Self { k, floor, rows: Vec::new(), prune_at: PRUNE_MIN.max(k.saturating_mul(2)) }
     }
 
     /// Whether a row may still be among the nearest.
     #[inline]
-    pub(super) fn admit(&self, interval: Interval) -> bool {
+    pub(crate) fn admit(&self, interval: Interval) -> bool {
         !interval.is_below(self.floor)
     }
 
-    pub(super) fn push(&mut self, interval: Interval, row: RowRef) {
+    pub(crate) fn push(&mut self, interval: Interval, row: R) {
         self.rows.push(Candidate { interval, row });
         if self.rows.len() >= self.prune_at {
             self.prune();
@@ -67,7 +67,7 @@ impl Candidates {
     }
 
     /// The rows that are left in the end.
-    pub(super) fn into_rows(mut self) -> Vec<Candidate> {
+    pub(crate) fn into_rows(mut self) -> Vec<Candidate<R>> {
         self.prune();
         self.rows
     }
@@ -76,7 +76,7 @@ impl Candidates {
         if self.rows.len() < self.k {
             return;
         }
-        let by_low = |a: &Candidate, b: &Candidate| b.interval.low.total_cmp(&a.interval.low);
+        let by_low = |a: &Candidate<R>, b: &Candidate<R>| b.interval.low.total_cmp(&a.interval.low);
         let (_, kth, _) = self.rows.select_nth_unstable_by(self.k - 1, by_low);
         self.floor = self.floor.max(kth.interval.low);
         let floor = self.floor;

@@ -119,6 +119,15 @@ impl DeltaView {
         Ok(rows.into_iter().map(|(id, row)| (id.clone(), row)).collect())
     }
 
+    /// Where the point with an id is. Looks at every id.
+    #[must_use]
+    pub fn find(&self, id: &PointId) -> Option<RowRef> {
+        self.slots.iter().enumerate().find_map(|(number, slot)| {
+            let row = slot.rows().find(|row| slot.chunk().label(*row).id == *id)?;
+            Some(RowRef::new(number, row))
+        })
+    }
+
     /// Components of a point's vector, as they were sent.
     ///
     /// # Panics

@@ -1,0 +1,235 @@
+//! The writer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use shoal_model::{Metric, PointId};
+
+use super::error::SetError;
+use super::frozen::Frozen;
+use super::jobs::Running;
+use super::known::Mark;
+use super::part::{JobId, Part, PartId, PartKind};
+use super::plan::{self, Job, Policy};
+use super::restart::Restart;
+use super::view::{Fresh, View};
+use crate::delta::{Delta, DeltaView};
+use crate::segment::Segment;
+
+/// All points, as one writer has them.
+///
+/// A call costs microseconds: an upsert asks sealed deltas and segments for the copy that it replaces, until one has it.
+#[derive(Debug)]
+pub struct PointSet {
+    pub(super) dim: u32,
+    pub(super) metric: Metric,
+    pub(super) policy: Policy,
+    active_id: PartId,
+    active: Delta,
+    /// The oldest first.
+    pub(super) sealed: Vec<Sealed>,
+    pub(super) segments: Vec<Held>,
+    pub(super) jobs: BTreeMap<JobId, Running>,
+    /// Shared with this set's jobs only, so that it knows them from those of another.
+    pub(super) token: Arc<()>,
+    /// Views that someone may still hold.
+    pub(super) views: Vec<Weak<View>>,
+    next: u64,
+}
+
+/// A delta that takes no new points.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) id: PartId,
+    pub(super) delta: Delta,
+    shown: Arc<DeltaView>,
+    /// Whether points died since `shown`.
+    is_stale: bool,
+    pub(super) job: Option<JobId>,
+}
+
+/// A segment, and the job that it is in.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) part: Frozen,
+    pub(super) job: Option<JobId>,
+}
+
+impl PointSet {
+    /// An empty set of vectors of `dim` components, at least 1.
+    #[must_use]
+    pub fn new(dim: u32, metric: Metric, policy: Policy) -> Self {
+        Self {
+            dim,
+            metric,
+            policy,
+            active_id: PartId(0),
+            active: Delta::new(dim, metric),
+            sealed: Vec::new(),
+            segments: Vec::new(),
+            jobs: BTreeMap::new(),
+            token: Arc::default(),
+            views: Vec::new(),
+            next: 1,
+        }
+    }
+
+    /// A set that starts with segments of which nobody knows yet what still lives. They become parts in their order.
+    ///
+    /// Errors: `Shape` if one is of another dimension or metric.
+    pub fn with_segments(
+        dim: u32,
+        metric: Metric,
+        policy: Policy,
+        segments: Vec<Segment>,
+    ) -> Result<Restart, SetError> {
+        Restart::new(Self::new(dim, metric, policy), segments)
+    }
+
+    /// Adds a point, or replaces the one of that id.
+    ///
+    /// `version` is the log index of the write; `vector` passed `shoal_model::check_vector`; `payload` is packed. It is
+    /// kept as it is given: a slice of a large buffer keeps all of that buffer.
+    ///
+    /// # Panics
+    /// If the vector has not `dim` components: what is applied was checked before it was logged.
+    pub fn upsert(&mut self, id: PointId, version: u64, vector: &[f32], payload: Bytes) {
+        let (point, before) = (id.clone(), self.active.len());
+        self.active.upsert(id, version, vector, payload);
+        // Else the active delta had it, and nothing else has.
+        if self.active.len() > before {
+            self.bury(&point);
+        }
+    }
+
+    /// Removes a point. Tells whether there was one.
+    pub fn delete(&mut self, id: &PointId) -> bool {
+        self.active.delete(id) || self.bury(id)
+    }
+
+    /// What readers may see from now on: every point as it is at this moment.
+    ///
+    /// Costs a few `Arc` for each part and each chunk of a delta that changed, and once after it the copies that
+    /// [`super::Live`] and `Delta` make of what is shared.
+    pub fn publish(&mut self) -> Arc<View> {
+        let active = Fresh { id: self.active_id, kind: PartKind::Active, points: self.active.publish() };
+        let sealed = self.sealed.iter_mut().map(Sealed::show);
+        let deltas = std::iter::once(active).chain(sealed).collect();
+        let segments = self.segments.iter().map(|held| held.part.clone()).collect();
+        let view = Arc::new(View::new(self.dim, self.metric, deltas, segments));
+        self.views.retain(|view| view.strong_count() > 0);
+        self.views.push(Arc::downgrade(&view));
+        view
+    }
+
+    /// Whether the active delta is large enough to be sealed.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.policy.is_full(self.active.len(), self.active.memory_bytes())
+    }
+
+    /// Has the active delta take no more points, and opens another. `None` if it is empty.
+    pub fn seal(&mut self) -> Option<PartId> {
+        if self.active.is_empty() {
+            return None;
+        }
+        let mut delta = std::mem::replace(&mut self.active, Delta::new(self.dim, self.metric));
+        let next = self.next_part();
+        let id = std::mem::replace(&mut self.active_id, next);
+        let shown = delta.publish();
+        self.sealed.push(Sealed { id, delta, shown, is_stale: false, job: None });
+        Some(id)
+    }
+
+    /// The next job on parts that are in none.
+    #[must_use]
+    pub fn plan(&self) -> Option<Job> {
+        let sealed = self.sealed.iter().filter(|sealed| sealed.job.is_none()).map(Sealed::part);
+        let segments = self.segments.iter().filter(|held| held.job.is_none()).map(|held| held.part.part());
+        plan::plan(&sealed.chain(segments).collect::<Vec<_>>(), &self.policy)
+    }
+
+    /// How many points live.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let sealed: usize = self.sealed.iter().map(|sealed| sealed.delta.len()).sum();
+        let segments: usize = self.segments.iter().map(|held| held.part.live.count() as usize).sum();
+        self.active.len() + sealed + segments
+    }
+
+    /// Whether no point lives.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Memory held, but for files that are mapped; what only views and jobs still hold is not.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let sealed: usize = self.sealed.iter().map(|sealed| sealed.delta.memory_bytes()).sum();
+        let segments: usize = self.segments.iter().map(|held| held.part.memory_bytes()).sum();
+        self.active.memory_bytes() + sealed + segments
+    }
+
+    /// The parts: the active delta, sealed ones, segments.
+    #[must_use]
+    pub fn parts(&self) -> Vec<Part> {
+        let (live, bytes) = (self.active.len(), self.active.memory_bytes());
+        let active = Part { id: self.active_id, kind: PartKind::Active, points: live, live, bytes };
+        let sealed = self.sealed.iter().map(Sealed::part);
+        std::iter::once(active).chain(sealed).chain(self.segments.iter().map(|held| held.part.part())).collect()
+    }
+
+    /// Tombstones a point outside of the active delta, and tells the job that has it.
+    fn bury(&mut self, id: &PointId) -> bool {
+        let mark = Mark::new(id);
+        let sealed = self.sealed.iter_mut().find_map(|sealed| sealed.bury(id).then_some(sealed.job));
+        let Some(job) = sealed.or_else(|| self.segments.iter_mut().find_map(|held| held.bury(id, mark))) else {
+            return false;
+        };
+        if let Some(running) = job.and_then(|job| self.jobs.get_mut(&job)) {
+            running.died.push(id.clone());
+        }
+        true
+    }
+
+    pub(super) fn next_part(&mut self) -> PartId {
+        PartId(self.next_number())
+    }
+
+    pub(super) fn next_number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+}
+
+impl Sealed {
+    fn bury(&mut self, id: &PointId) -> bool {
+        let lived = self.delta.delete(id);
+        self.is_stale |= lived;
+        lived
+    }
+
+    /// What readers may see of it.
+    pub(super) fn show(&mut self) -> Fresh {
+        if std::mem::take(&mut self.is_stale) {
+            self.shown = self.delta.publish();
+        }
+        Fresh { id: self.id, kind: PartKind::Sealed, points: Arc::clone(&self.shown) }
+    }
+
+    fn part(&self) -> Part {
+        let (live, bytes) = (self.delta.len(), self.delta.memory_bytes());
+        Part { id: self.id, kind: PartKind::Sealed, points: live, live, bytes }
+    }
+}
+
+impl Held {
+    /// Tombstones a point; `Some` of the job that has it, if it lived here.
+    fn bury(&mut self, id: &PointId, mark: Mark) -> Option<Option<JobId>> {
+        let offset = self.part.find(id, mark)?;
+        self.part.live.bury(offset).then_some(self.job)
+    }
+}

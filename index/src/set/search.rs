@@ -1,0 +1,235 @@
+//! The nearest points of all parts.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use shoal_model::{PointId, Scored, merge_top_k};
+
+use super::filtered::{ViewFilter, Way, way};
+use super::frozen::Frozen;
+use super::scan::{Wanted, scan};
+use super::view::{Row, View};
+use crate::IndexError;
+use crate::delta::{Query, SearchStats};
+use crate::segment::{Effort, Scratch, SegmentQuery, WalkStats};
+
+/// How points are looked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Look {
+    /// At every one: the answer is the true one.
+    Exact,
+    /// By walking the graph of each segment so far, and by the codes of deltas, which miss one in a million.
+    Walk(Effort),
+}
+
+/// What is looked for.
+pub struct SetQuery<'a> {
+    /// As many components as the view has dimensions; passed `shoal_model::check_vector`.
+    pub vector: &'a [f32],
+    /// How many points are wanted at most.
+    pub k: usize,
+    /// How hard to look.
+    pub look: Look,
+    /// Only points that pass; prepared for the view that is searched.
+    pub filter: Option<&'a ViewFilter>,
+    /// Only points at least this near: a lowest score for cosine and dot, a highest for euclidean.
+    pub score_limit: Option<f32>,
+    /// Asked as the search goes; once it says yes, the search ends with `Cancelled`.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// A point that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Id of the point.
+    pub id: PointId,
+    /// The metric's quantity between query and point, computed in `f64` and rounded once.
+    pub score: f32,
+    /// Where its vector and payload are.
+    pub row: Row,
+}
+
+impl Scored for Found {
+    fn score(&self) -> f32 {
+        self.score
+    }
+
+    fn id(&self) -> &PointId {
+        &self.id
+    }
+}
+
+/// What a search did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetStats {
+    /// Points compared one by one, in deltas and segments.
+    pub scan: SearchStats,
+    /// Walks in segments, together.
+    pub walk: WalkStats,
+    /// How many walks that were.
+    pub walks: u64,
+}
+
+impl SetStats {
+    /// Adds what another search, or another part of this one, did.
+    pub fn merge(&mut self, other: &Self) {
+        self.scan.merge(&other.scan);
+        self.add_walk(&other.walk);
+        self.walks += other.walks;
+    }
+
+    fn add_walk(&mut self, other: &WalkStats) {
+        self.walk.hops += other.hops;
+        self.walk.estimated += other.estimated;
+        self.walk.refined += other.refined;
+    }
+}
+
+impl View {
+    /// The nearest `k` points, nearest first: by score, ties by id, each once.
+    ///
+    /// `scratch` is one of the thread's own and serves all searches.
+    /// Errors: `Dimension`; `Cancelled` within about 200 µs of `stop` saying so, except that filters are evaluated, and
+    /// ten thousands of points too close to call selected from, without asking; `PayloadIndex` for hostile files.
+    ///
+    /// # Panics
+    /// If the filter was prepared for another view.
+    pub fn search(&self, scratch: &mut Scratch, query: &SetQuery<'_>) -> Result<(Vec<Found>, SetStats), IndexError> {
+        self.search_part(0, 1, scratch, query)
+    }
+
+    /// [`View::search`] over the `part`-th of `parts` shares, for a thread each: an equal share of the points of each
+    /// delta, and of segments if they are scanned; walks in turn.
+    ///
+    /// `merge_top_k` over the answers of all parts is what `search` returns. Errors: as there.
+    pub fn search_part(
+        &self,
+        part: usize,
+        parts: usize,
+        scratch: &mut Scratch,
+        query: &SetQuery<'_>,
+    ) -> Result<(Vec<Found>, SetStats), IndexError> {
+        assert!(part < parts, "part {part} of {parts}");
+        if query.vector.len() != self.dim as usize {
+            let got = u32::try_from(query.vector.len()).unwrap_or(u32::MAX);
+            return Err(IndexError::Dimension { want: self.dim, got });
+        }
+        if query.k == 0 {
+            return Ok(Default::default());
+        }
+        let limit = query.score_limit;
+        let mut search = Search { view: self, query, part, parts, limit, lists: vec![], stats: SetStats::default() };
+        // Segments first: what they find tells the scans of deltas how near a point must be.
+        (0..self.segments.len()).try_for_each(|number| search.segment(number, scratch))?;
+        (0..self.deltas.len()).try_for_each(|number| search.delta(number))?;
+        Ok((merge_top_k(self.metric, query.k, search.lists), search.stats))
+    }
+
+    /// Points that a search compares one by one, which is the work that more parts make shorter; at most, if filtered.
+    #[must_use]
+    pub fn points_scanned(&self, look: Look) -> usize {
+        match look {
+            Look::Exact => self.len(),
+            Look::Walk(_) => self.deltas.iter().map(|delta| delta.points.len()).sum(),
+        }
+    }
+}
+
+/// A search that is under way.
+struct Search<'a> {
+    view: &'a View,
+    query: &'a SetQuery<'a>,
+    part: usize,
+    parts: usize,
+    /// The query's, or the score of the last of `k` points that were found, which what comes after has to reach.
+    limit: Option<f32>,
+    lists: Vec<Vec<Found>>,
+    stats: SetStats,
+}
+
+impl Search<'_> {
+    fn segment(&mut self, number: usize, scratch: &mut Scratch) -> Result<(), IndexError> {
+        let part = &self.view.segments[number];
+        if part.live.count() == 0 {
+            return Ok(());
+        }
+        let range = match self.query.look {
+            Look::Exact => self.share(part.live.points()),
+            Look::Walk(_) if number % self.parts == self.part => 0..part.live.points(),
+            Look::Walk(_) => return Ok(()),
+        };
+        let found = match way(part, range, self.query.filter, self.query.look)? {
+            Way::Scan(offsets) => self.scan(number, part, &offsets)?,
+            Way::Walk(effort, filter) => {
+                let SetQuery { vector, k, stop, .. } = *self.query;
+                let (live, score_limit) = (part.live.tombstoned(), self.limit);
+                let query = SegmentQuery { vector, k, effort, live, filter, score_limit, stop };
+                self.walk(number, part, &query, scratch)?
+            }
+        };
+        self.add(found);
+        Ok(())
+    }
+
+    /// The offsets that this part looks at.
+    fn share(&self, points: u32) -> Range<u32> {
+        let end = |part: usize| {
+            let end = u128::from(points) * part as u128 / self.parts as u128;
+            u32::try_from(end).unwrap_or(points)
+        };
+        end(self.part)..end(self.part + 1)
+    }
+
+    fn scan(&mut self, number: usize, part: &Frozen, offsets: &[u32]) -> Result<Vec<Found>, IndexError> {
+        let SetQuery { vector, k, stop, .. } = *self.query;
+        let (hits, stats) = scan(&part.segment, offsets, &Wanted { vector, k, score_limit: self.limit, stop })?;
+        self.stats.scan.merge(&stats);
+        let found = hits.into_iter().map(|(id, hit)| {
+            let row = Row::of_segment(number, hit.offset);
+            Found { id, score: hit.score, row }
+        });
+        Ok(found.collect())
+    }
+
+    fn walk(
+        &mut self,
+        number: usize,
+        part: &Frozen,
+        query: &SegmentQuery<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Found>, IndexError> {
+        let (hits, stats) = part.segment.search(scratch, query)?;
+        self.stats.add_walk(&stats);
+        self.stats.walks += 1;
+        let found = hits.into_iter().map(|hit| {
+            let (id, row) = (part.segment.id(hit.offset), Row::of_segment(number, hit.offset));
+            Found { id, score: hit.score, row }
+        });
+        Ok(found.collect())
+    }
+
+    fn delta(&mut self, number: usize) -> Result<(), IndexError> {
+        let SetQuery { vector, k, filter, stop, .. } = *self.query;
+        let filter = filter.map(|filter| &filter.shared.compiled);
+        let exact = self.query.look == Look::Exact;
+        let query = Query { vector, k, filter, score_limit: self.limit, exact, stop };
+        let (found, stats) = self.view.deltas[number].points.search_part(self.part, self.parts, &query)?;
+        self.stats.scan.merge(&stats);
+        let found = found.into_iter().map(|found| {
+            let row = Row::of_delta(number, found.row);
+            Found { id: found.id, score: found.score, row }
+        });
+        self.add(found.collect());
+        Ok(())
+    }
+
+    /// Takes in what a part found, nearest first. A point farther than the last of `k` is not among the nearest `k` of
+    /// all, as points are in one part only.
+    fn add(&mut self, found: Vec<Found>) {
+        if let Some(last) = found.get(self.query.k - 1) {
+            let nearer = |limit: &f32| self.view.metric.compare(*limit, last.score) == Ordering::Less;
+            self.limit = Some(self.limit.filter(nearer).unwrap_or(last.score));
+        }
+        self.lists.push(found);
+    }
+}
