@@ -111,11 +111,14 @@ impl Segment {
         let (blocks, entries, stop) = (self.blocks(), self.entries(), query.stop);
         let breadth = self.breadth(query.effort, k);
         let wanted = Wanted { live: query.live, filter: query.filter };
-        let hops = if wanted.is_all() {
-            let entry = entries::nearest(entries, &scratch.place).map(Waiting::start);
-            walk(blocks, scratch, entry.as_slice(), breadth, |_| 1.0, |_| true, stop)
-        } else {
-            self.walk_among(scratch, wanted, breadth, stop)
+        let entry = entries::nearest(entries, &scratch.place).map(Waiting::start);
+        let entry = entry.as_slice();
+        let lives = |live: &[u64], offset: u32| live[offset as usize / 64] >> (offset % 64) & 1 == 1;
+        let hops = match (query.live, query.filter) {
+            (None, None) => walk(blocks, scratch, entry, breadth, |_| 1.0, |_| true, stop),
+            // The dead are few: segments that have many are rewritten.
+            (Some(live), None) => walk(blocks, scratch, entry, breadth, |_| 1.0, |near| lives(live, near.offset), stop),
+            (_, Some(_)) => self.walk_among(scratch, wanted, breadth, stop),
         }?;
         let estimated = (hops + entries.len() as u64) * DEGREE as u64;
         Ok(WalkStats { hops, estimated, refined: 0 })

@@ -240,11 +240,6 @@ impl Wanted<'_> {
         Some(filter.iter().filter(lives))
     }
 
-    /// Whether every point is.
-    pub(super) fn is_all(&self) -> bool {
-        self.live.is_none() && self.filter.is_none()
-    }
-
     /// Writes a bit for each of `len` points.
     pub(super) fn write(&self, len: usize, bits: &mut Vec<u64>) {
         bits.clear();
