@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_model::{
-    ClusterMap, Collection, CollectionSpec, Command, IndexSpec, InputError, MapError, NodeId, placement,
+    ClusterMap, Collection, CollectionSpec, Command, GraphSpec, IndexSpec, InputError, MapError, NodeId, placement,
 };
 use shoal_proto::v1;
 use shoal_proto::v1::collections_service_client::CollectionsServiceClient;
@@ -115,7 +115,12 @@ fn specification(request: &v1::CreateCollectionRequest, map: &ClusterMap) -> Res
         name: request.name.clone(),
         shards: if request.shards == 0 { one_each } else { request.shards },
         replicas: request.replicas.max(1),
-        index: IndexSpec { dim: index.dim, metric: convert::metric(index.metric)?, embedding: index.embedding.clone() },
+        index: IndexSpec {
+            dim: index.dim,
+            metric: convert::metric(index.metric)?,
+            embedding: index.embedding.clone(),
+            graph: GraphSpec::DEFAULT,
+        },
     })
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn warnings(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_model::{CollectionSpec, Command, IndexSpec, Metric, OperationId, StoreId, placement::place};
+    use shoal_model::{CollectionSpec, Command, GraphSpec, IndexSpec, Metric, OperationId, StoreId, placement::place};
 
     fn map() -> ClusterMap {
         let mut map = ClusterMap::default();
@@ -79,7 +79,7 @@ mod tests {
             let name = format!("node-{i}");
             map.apply(Command::RegisterNode { store: StoreId(i), name, address, zone: String::new() });
         }
-        let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new() };
+        let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
         let spec = CollectionSpec { name: "c".into(), shards: 2, replicas: 1, index };
         let placement = place(&map, 2, 1).expect("three nodes");
         map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });

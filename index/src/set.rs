@@ -25,8 +25,8 @@
 //! # The caller's duties
 //! 1. Apply writes in the order of their versions, then [`PointSet::publish`] and hand the view to readers.
 //! 2. [`PointSet::seal`] when [`PointSet::is_full`] says so.
-//! 3. Whenever a job may run: [`PointSet::plan`], [`PointSet::begin`]; on a CPU pool [`JobInput::rows`], a build, and
-//!    [`JobInput::product`]; then [`PointSet::install`] and publish. [`PointSet::abandon`] if the build failed.
+//! 3. Whenever a job may run: [`PointSet::plan`], [`PointSet::begin`]; on a CPU pool [`JobInput::execute`];
+//!    then [`PointSet::install`] and publish. [`PointSet::abandon`] if the job failed.
 //! 4. Drop [`Retired`] parts on a thread that may wait, once they are unused: giving back the memory of a hundred
 //!    thousand points takes milliseconds, which no search should pay.
 //! 5. Keep files: which part came from which is known by [`PartId`].
@@ -52,7 +52,7 @@ mod tests;
 pub use error::SetError;
 pub use filtered::{SetFilter, ViewFilter};
 pub use frozen::Frozen;
-pub use jobs::{Died, Installed, JobInput, Product, Retired};
+pub use jobs::{Died, Installed, JobError, JobInput, Product, Retired};
 pub use live::Live;
 pub use part::{JobId, Part, PartId, PartKind};
 pub use plan::{Job, Policy, plan};

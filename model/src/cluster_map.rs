@@ -354,7 +354,7 @@ impl ClusterMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{IndexSpec, Metric, placement::place};
+    use crate::{GraphSpec, IndexSpec, Metric, placement::place};
 
     fn register(store: u128, port: u16) -> Command {
         Command::RegisterNode {
@@ -366,7 +366,7 @@ mod tests {
     }
 
     fn create(map: &ClusterMap, operation: u128, name: &str, shards: u32) -> Command {
-        let index = IndexSpec { dim: 4, metric: Metric::Cosine, embedding: String::new() };
+        let index = IndexSpec { dim: 4, metric: Metric::Cosine, embedding: String::new(), graph: GraphSpec::DEFAULT };
         Command::CreateCollection {
             operation: OperationId(operation),
             spec: CollectionSpec { name: name.into(), shards, replicas: 1, index },

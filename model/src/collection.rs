@@ -24,6 +24,46 @@ pub struct IndexSpec {
     pub metric: Metric,
     /// Fingerprint of the model that made the vectors, as its owner names it; may be empty.
     pub embedding: String,
+    /// How segments are built.
+    pub graph: GraphSpec,
+}
+
+/// How the graph of each segment is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphSpec {
+    /// Beam of the walks that find a point's neighbours: more make a better graph and take longer.
+    pub ef_construction: u32,
+    /// How blocks of the graph keep vectors.
+    pub quantization: Quantization,
+    /// Of everything random in a build.
+    pub seed: u64,
+}
+
+/// How blocks of a graph keep vectors, beside the 1-bit codes that walks go by. Answers are scored on vectors as they
+/// were sent, whichever it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quantization {
+    /// In the shortest form that loses nothing.
+    #[default]
+    None,
+    /// A byte a component.
+    Int8,
+    /// A few bits a component: the smallest graph, and the slowest of the three.
+    Binary,
+}
+
+impl GraphSpec {
+    /// What a creator gets who asks for nothing.
+    pub const DEFAULT: Self = Self { ef_construction: 100, quantization: Quantization::None, seed: 1 };
+
+    /// Largest `ef_construction`.
+    pub const EF_CONSTRUCTION_MAX: u32 = 4_096;
+}
+
+impl Default for GraphSpec {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// A collection as the cluster map holds it.
@@ -58,6 +98,7 @@ impl CollectionSpec {
         if self.index.embedding.len() > 256 {
             return Err(InputError::new("embedding", "is longer than 256 bytes"));
         }
+        check_between("graph.ef_construction", self.index.graph.ef_construction, GraphSpec::EF_CONSTRUCTION_MAX)?;
         Ok(())
     }
 }
@@ -89,7 +130,7 @@ mod tests {
             name: "news-2".into(),
             shards: 2,
             replicas: 1,
-            index: IndexSpec { dim: 3, metric: Metric::Cosine, embedding: String::new() },
+            index: IndexSpec { dim: 3, metric: Metric::Cosine, embedding: String::new(), graph: GraphSpec::DEFAULT },
         };
         let limits = Limits::default();
         assert_eq!(good.check(&limits), Ok(()));

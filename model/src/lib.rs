@@ -23,7 +23,7 @@ mod top_k;
 mod value;
 
 pub use cluster_map::{Change, ClusterMap, Command, MapError, Node, Outcome, Reply, Shard, ShardReplica};
-pub use collection::{Collection, CollectionSpec, IndexSpec};
+pub use collection::{Collection, CollectionSpec, GraphSpec, IndexSpec, Quantization};
 pub use error::{Classify, ErrorKind, InputError};
 pub use filter::{Condition, Filter, Predicate, Range, Scalar};
 pub use hash_range::{HashRange, partitions_exactly};

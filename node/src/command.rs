@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use shoal_index::packed;
 use shoal_model::{
-    HashRange, IndexSpec, InputError, Limits, Point, PointId, check_distinct, check_payload, check_vector,
+    GraphSpec, HashRange, IndexSpec, InputError, Limits, Point, PointId, check_distinct, check_payload, check_vector,
 };
 use shoal_proto::convert;
 use shoal_proto::internal::v1 as wire;
@@ -117,7 +117,8 @@ mod tests {
     use super::*;
     use shoal_model::Metric;
 
-    const SPEC: IndexSpec = IndexSpec { dim: 2, metric: Metric::Cosine, embedding: String::new() };
+    const SPEC: IndexSpec =
+        IndexSpec { dim: 2, metric: Metric::Cosine, embedding: String::new(), graph: GraphSpec::DEFAULT };
 
     fn id(number: u64) -> v1::PointId {
         v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use shoal_index::{Delta, DeltaView};
-use shoal_model::{IndexSpec, LogIndex, PointId, ShardId};
+use shoal_model::{GraphSpec, IndexSpec, LogIndex, PointId, ShardId};
 use shoal_proto::convert;
 use shoal_runtime::{Batch, Store, Table};
 
@@ -163,7 +163,7 @@ mod tests {
     const SHARD: ShardId = ShardId(7);
 
     fn spec() -> IndexSpec {
-        IndexSpec { dim: 2, metric: Metric::Euclidean, embedding: String::new() }
+        IndexSpec { dim: 2, metric: Metric::Euclidean, embedding: String::new(), graph: GraphSpec::DEFAULT }
     }
 
     fn entry(upserts: &[(u64, f32)], deletes: &[u64]) -> Bytes {

@@ -141,6 +141,7 @@ impl Reads {
             distances: stats.scanned,
             refined: stats.rescored,
             filtered: stats.filtered,
+            hops: 0,
         })
     }
 

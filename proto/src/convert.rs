@@ -5,7 +5,8 @@ use bytes::Bytes;
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 use shoal_model::{
-    Condition, Filter, InputError, Metric, OperationId, Payload, Point, PointId, Predicate, Range, Scalar, Value,
+    Condition, Filter, InputError, Metric, OperationId, Payload, Point, PointId, Predicate, Quantization, Range,
+    Scalar, Value,
 };
 
 use crate::v1;
@@ -194,6 +195,30 @@ pub fn metric_to_wire(metric: Metric) -> v1::Metric {
         Metric::Cosine => v1::Metric::Cosine,
         Metric::Dot => v1::Metric::Dot,
         Metric::Euclidean => v1::Metric::Euclidean,
+    }
+}
+
+/// How blocks of a graph keep vectors. Unspecified is what the cluster chooses.
+pub fn quantization(quantization: i32) -> Result<Quantization, InputError> {
+    match v1::Quantization::try_from(quantization) {
+        Ok(v1::Quantization::Unspecified) => Ok(Quantization::default()),
+        Ok(v1::Quantization::None) => Ok(Quantization::None),
+        Ok(v1::Quantization::Int8) => Ok(Quantization::Int8),
+        Ok(v1::Quantization::Binary) => Ok(Quantization::Binary),
+        Err(_) => {
+            let problem = "must be QUANTIZATION_NONE, QUANTIZATION_INT8 or QUANTIZATION_BINARY, or be left out";
+            Err(InputError::new("quantization", problem))
+        }
+    }
+}
+
+/// How blocks of a graph keep vectors, for the wire.
+#[must_use]
+pub fn quantization_to_wire(quantization: Quantization) -> v1::Quantization {
+    match quantization {
+        Quantization::None => v1::Quantization::None,
+        Quantization::Int8 => v1::Quantization::Int8,
+        Quantization::Binary => v1::Quantization::Binary,
     }
 }
 

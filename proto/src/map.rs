@@ -5,7 +5,8 @@ use bytes::Bytes;
 use prost::Message as _;
 use shoal_model::{
     Change, Classify, ClusterId, ClusterMap, Collection, CollectionId, CollectionSpec, Command, Epoch, ErrorKind,
-    HashRange, IndexSpec, IndexVersion, Node, NodeId, OperationId, ReplicaId, Shard, ShardId, ShardReplica, StoreId,
+    GraphSpec, HashRange, IndexSpec, IndexVersion, Node, NodeId, OperationId, ReplicaId, Shard, ShardId, ShardReplica,
+    StoreId,
 };
 
 use crate::convert;
@@ -210,13 +211,18 @@ fn index_to_wire(index: &IndexSpec) -> wire::MapIndexSpec {
         dim: index.dim,
         metric: convert::metric_to_wire(index.metric).into(),
         embedding: index.embedding.clone(),
+        ef_construction: index.graph.ef_construction,
+        quantization: convert::quantization_to_wire(index.graph.quantization).into(),
+        seed: index.graph.seed,
     }
 }
 
 fn index_from_wire(index: Option<wire::MapIndexSpec>) -> Result<IndexSpec, MapDecodeError> {
     let index = index.ok_or(malformed("index specification"))?;
     let metric = convert::metric(index.metric).map_err(|_| malformed("metric"))?;
-    Ok(IndexSpec { dim: index.dim, metric, embedding: index.embedding })
+    let quantization = convert::quantization(index.quantization).map_err(|_| malformed("quantization"))?;
+    let graph = GraphSpec { ef_construction: index.ef_construction, quantization, seed: index.seed };
+    Ok(IndexSpec { dim: index.dim, metric, embedding: index.embedding, graph })
 }
 
 fn shard_to_wire(shard: &Shard) -> wire::MapShard {
@@ -248,10 +254,11 @@ fn shard_from_wire(shard: wire::MapShard) -> Result<Shard, MapDecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_model::{Metric, placement::place};
+    use shoal_model::{Metric, Quantization, placement::place};
 
     fn commands() -> Vec<Command> {
-        let index = IndexSpec { dim: 384, metric: Metric::Cosine, embedding: "minilm".into() };
+        let graph = GraphSpec { ef_construction: 64, quantization: Quantization::Int8, seed: 7 };
+        let index = IndexSpec { dim: 384, metric: Metric::Cosine, embedding: "minilm".into(), graph };
         let register = |store: u128| Command::RegisterNode {
             store: StoreId(store),
             name: format!("node-{store}"),

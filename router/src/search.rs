@@ -83,12 +83,19 @@ fn node_request(request: v1::SearchRequest) -> wire::SearchRequest {
         with_payload: !request.without_payload,
         payload_fields: request.payload_fields,
         with_vectors: request.with_vectors,
+        exact: request.exact,
+        recall_target: request.recall_target,
+        ef_search: request.ef_search,
     }
 }
 
 fn node_answer(answer: wire::SearchResponse) -> NodeAnswer<Found> {
-    let work =
-        v1::SearchWork { distances: answer.distances, hops: 0, refined: answer.refined, filtered: answer.filtered };
+    let work = v1::SearchWork {
+        distances: answer.distances,
+        hops: answer.hops,
+        refined: answer.refined,
+        filtered: answer.filtered,
+    };
     let body = Found { hits: answer.hits, work, search_us: answer.search_us, refine_us: answer.refine_us };
     NodeAnswer { body, answered: answer.answered, failures: answer.failures }
 }

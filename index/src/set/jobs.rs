@@ -17,7 +17,7 @@ use super::plan::Job;
 use super::point_set::{Held, PointSet};
 use super::view::View;
 use crate::delta::{Delta, DeltaRow, DeltaView};
-use crate::segment::{Rows, Segment};
+use crate::segment::{BuildError, Parameters, Rows, Segment, Target};
 
 /// A job that runs, as the writer knows it.
 #[derive(Debug)]
@@ -48,6 +48,17 @@ pub struct Product {
     segment: Option<Frozen>,
     /// How many of the job's dead it knows.
     buried: usize,
+}
+
+/// Why a job came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The segment could not be made.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The segment is not what was asked for.
+    #[error(transparent)]
+    Set(#[from] SetError),
 }
 
 /// Points of a job that died since it began, but for those that its product knew.
@@ -215,6 +226,22 @@ impl JobInput {
             }
         }
         rows
+    }
+
+    /// Does the job, on the threads of the current rayon pool: makes a segment of what lives in the parts, writes it to
+    /// `target`, and looks it through.
+    ///
+    /// Errors: all of [`JobError`]; files may be left behind then.
+    pub fn execute(
+        &self,
+        parameters: &Parameters,
+        target: &Target,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Product, JobError> {
+        if self.is_empty() {
+            return Ok(self.nothing()?);
+        }
+        Ok(self.product(Segment::build(&self.rows(), parameters, target, stop)?)?)
     }
 
     /// A segment that was made of this input, looked through: it has every point in the version that was given, and

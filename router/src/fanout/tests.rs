@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use shoal_model::{
-    ClusterId, CollectionId, Command, ErrorKind, IndexSpec, Metric, OperationId, Outcome as Applied, StoreId,
+    ClusterId, CollectionId, Command, ErrorKind, GraphSpec, IndexSpec, Metric, OperationId, Outcome as Applied, StoreId,
 };
 use shoal_model::{CollectionSpec, Reply};
 
@@ -33,7 +33,7 @@ fn map(nodes: u64, placement: &[&[u64]]) -> (Arc<ClusterMap>, CollectionId) {
             name: "c".into(),
             shards: u32::try_from(placement.len()).expect("few"),
             replicas,
-            index: IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new() },
+            index: IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT },
         },
         placement: placement.iter().map(|nodes| nodes.iter().map(|node| NodeId(*node)).collect()).collect(),
     });

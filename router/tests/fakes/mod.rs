@@ -14,7 +14,9 @@ mod node;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use shoal_model::{ClusterId, ClusterMap, CollectionSpec, Command, IndexSpec, Metric, NodeId, OperationId, StoreId};
+use shoal_model::{
+    ClusterId, ClusterMap, CollectionSpec, Command, GraphSpec, IndexSpec, Metric, NodeId, OperationId, StoreId,
+};
 use shoal_proto::status::from_status;
 use shoal_proto::v1::collections_service_client::CollectionsServiceClient;
 use shoal_proto::v1::points_service_client::PointsServiceClient;
@@ -121,7 +123,7 @@ pub fn create(map: &mut ClusterMap, name: &str, shards: u32) {
             name: name.into(),
             shards,
             replicas: 1,
-            index: IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new() },
+            index: IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT },
         },
         placement: (0..shards as usize).map(|shard| vec![nodes[shard % nodes.len()]]).collect(),
     });
