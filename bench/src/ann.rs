@@ -12,7 +12,7 @@ use crate::error::BenchError;
 use crate::machine::{Machine, measuring_core, other_load};
 use crate::report::{Report, Standing, columns, number};
 use crate::set::{Set, Shared};
-use crate::{peer, report};
+use crate::{hnsw_rs, peer, report};
 use gates::{Measured, TARGETS};
 use sweep::Pace;
 
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Folder of the data set
     #[arg(long, value_name = "DIR")]
     set: PathBuf,
-    /// Libraries to run beside: hnswlib, faiss, symqg, usearch
+    /// Libraries to run beside: hnswlib, faiss, symqg, usearch, hnsw_rs
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     peers: Vec<String>,
     /// Write the report as JSON
@@ -51,7 +51,7 @@ pub(crate) struct Args {
 /// Runs it, prints the tables, writes what was asked for.
 pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let peers = peer::contenders(&args.peers)?;
-    if !peers.is_empty() && args.python.is_none() {
+    if peers.iter().any(|name| *name != hnsw_rs::NAME) && args.python.is_none() {
         return Err(BenchError::NoPython);
     }
     args.json.iter().chain(&args.plot).try_for_each(|path| report::check_writable(path))?;
@@ -105,6 +105,10 @@ fn build(args: &Args, peers: &[&'static str], set: &Set, shared: &Shared) -> Res
     let mut contenders =
         vec![built(Contender::shoal(set, K, usize::from(args.threads))?), built(Contender::shoal_exact(set, K))];
     for name in peers {
+        if *name == hnsw_rs::NAME {
+            contenders.push(built(Contender::hnsw_rs(set, K, usize::from(args.threads))?));
+            continue;
+        }
         let python = args.python.as_deref().ok_or(BenchError::NoPython)?;
         contenders.push(built(Contender::peer(name, python, set, shared, K, usize::from(args.threads))?));
     }

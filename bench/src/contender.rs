@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::BenchError;
 use crate::exact::Exact;
+use crate::hnsw_rs::{self, HnswRs};
 use crate::npy::Matrix;
 use crate::peer::{self, Deadlines, Peer};
 use crate::segment::Frozen;
@@ -38,6 +39,7 @@ pub(crate) struct Contender {
 
 enum Engine {
     Ours(Ours),
+    Library(Box<HnswRs>),
     Peer(Box<Peer>),
 }
 
@@ -68,6 +70,14 @@ impl Contender {
         Self { name: "shoal-exact", built, engine: Engine::Ours(Ours::Exact(exact)) }
     }
 
+    /// A library of another project, in this process.
+    pub(crate) fn hnsw_rs(set: &Set, k: usize, threads: usize) -> Result<Self, BenchError> {
+        let watch = Stopwatch::start();
+        let library = HnswRs::build(set, k, threads)?;
+        let built = Built { seconds: watch.elapsed().seconds, bytes: library.file_bytes()? };
+        Ok(Self { name: hnsw_rs::NAME, built, engine: Engine::Library(Box::new(library)) })
+    }
+
     /// A library of another project, in a process of its own.
     pub(crate) fn peer(
         name: &'static str,
@@ -88,38 +98,45 @@ impl Contender {
         matches!(self.engine, Engine::Ours(_))
     }
 
-    /// Keeps a peer on one core from now on. Ours run on the thread that calls them, which the caller pins.
+    /// Keeps a peer on one core from now on. Others run on the thread that calls them, which the caller pins.
     pub(crate) fn pin(&mut self, core: usize) -> Result<(), BenchError> {
         match &mut self.engine {
-            Engine::Ours(_) => Ok(()),
+            Engine::Ours(_) | Engine::Library(_) => Ok(()),
             Engine::Peer(peer) => peer.pin(core),
         }
     }
 
     /// Answers all queries once with one thread; `beam` is at least `k`.
     pub(crate) fn search(&mut self, set: &Set, beam: usize) -> Result<Found, BenchError> {
-        match &mut self.engine {
-            Engine::Ours(ours) => {
-                let watch = Stopwatch::start();
-                let ids = ours.search(&set.queries, beam)?;
-                Ok(Found { ids, seconds: watch.elapsed().seconds })
-            }
-            Engine::Peer(peer) => peer.search(beam),
+        if let Engine::Peer(peer) = &mut self.engine {
+            return peer.search(beam);
         }
+        let watch = Stopwatch::start();
+        let ids = self.engine.answer(&set.queries, beam)?;
+        Ok(Found { ids, seconds: watch.elapsed().seconds })
     }
 
     /// Times answering all queries `passes` times with one thread, after a short warm-up.
     pub(crate) fn time(&mut self, set: &Set, beam: usize, passes: usize) -> Result<Elapsed, BenchError> {
-        match &mut self.engine {
-            Engine::Ours(ours) => {
-                ours.search(&set.queries.head(WARM_UP_QUERIES), beam)?;
-                let watch = Stopwatch::start();
-                for _ in 0..passes {
-                    ours.search(&set.queries, beam)?;
-                }
-                Ok(watch.elapsed())
-            }
-            Engine::Peer(peer) => peer.time(beam, passes, WARM_UP_QUERIES),
+        if let Engine::Peer(peer) = &mut self.engine {
+            return peer.time(beam, passes, WARM_UP_QUERIES);
+        }
+        self.engine.answer(&set.queries.head(WARM_UP_QUERIES), beam)?;
+        let watch = Stopwatch::start();
+        for _ in 0..passes {
+            self.engine.answer(&set.queries, beam)?;
+        }
+        Ok(watch.elapsed())
+    }
+}
+
+impl Engine {
+    /// Answers queries one after the other, on this thread: queries × k.
+    fn answer(&mut self, queries: &Matrix<f32>, beam: usize) -> Result<Matrix<i64>, BenchError> {
+        match self {
+            Self::Ours(ours) => ours.search(queries, beam),
+            Self::Library(library) => Ok(library.search(queries, beam)),
+            Self::Peer(peer) => Ok(peer.search(beam)?.ids),
         }
     }
 }

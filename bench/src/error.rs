@@ -21,6 +21,9 @@ pub(crate) enum BenchError {
         "peers need a Python that has bench/peers/requirements.txt: start this as `cargo xtask bench`, which prepares one, or name one with --python"
     )]
     NoPython,
+    /// A peer that cannot compare so.
+    #[error("peer {peer} is not measured by {metric} here; leave it out of --peers")]
+    PeerMetric { peer: &'static str, metric: &'static str },
     /// The process of a peer did not start.
     #[error("peer {peer} does not start ({program}); name another Python with --python", program = .program.display())]
     PeerStart { peer: String, program: PathBuf, source: io::Error },
@@ -64,7 +67,7 @@ impl BenchError {
 impl Classify for BenchError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Set { .. } | Self::UnknownPeer { .. } => ErrorKind::Invalid,
+            Self::Set { .. } | Self::UnknownPeer { .. } | Self::PeerMetric { .. } => ErrorKind::Invalid,
             Self::NoPython | Self::PeerStart { .. } | Self::Pin { .. } => ErrorKind::Precondition,
             Self::PeerSilent { .. } => ErrorKind::DeadlineExceeded,
             Self::Index(error) => error.kind(),

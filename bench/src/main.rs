@@ -12,6 +12,7 @@ mod delta;
 mod error;
 mod exact;
 mod filter;
+mod hnsw_rs;
 mod machine;
 mod npy;
 mod peer;

@@ -17,13 +17,19 @@ use shoal_model::Metric;
 
 use crate::contender::{Built, Found};
 use crate::error::BenchError;
+use crate::hnsw_rs;
 use crate::npy;
 use crate::set::{Set, Shared};
 use crate::stopwatch::Elapsed;
 
 /// What `--peers` takes, and the contenders that each stands for, the plainest first.
-pub(crate) const PEERS: [(&str, &[&str]); 4] =
-    [("hnswlib", &["hnswlib"]), ("faiss", &["faiss"]), ("symqg", &["symqg", "symqg8"]), ("usearch", &["usearch"])];
+pub(crate) const PEERS: [(&str, &[&str]); 5] = [
+    ("hnswlib", &["hnswlib"]),
+    ("faiss", &["faiss"]),
+    ("symqg", &["symqg", "symqg8"]),
+    ("usearch", &["usearch"]),
+    (hnsw_rs::NAME, &[hnsw_rs::NAME]),
+];
 
 /// Lines of what a peer printed that go into an error.
 const PRINTED_LINES: usize = 12;

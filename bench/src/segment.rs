@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use rayon::ThreadPoolBuilder;
 use shoal_index::segment::{Effort, Parameters, Rows, Scratch, Segment, SegmentQuery, Target};
-use shoal_model::PointId;
+use shoal_model::{GraphSpec, PointId};
 
 use crate::error::BenchError;
 use crate::npy::Matrix;
 use crate::set::Set;
 
 /// Beam of builds: the default of collections.
-const EF_CONSTRUCTION: usize = 100;
+const EF_CONSTRUCTION: usize = GraphSpec::DEFAULT.ef_construction as usize;
 
 /// Of the rotation and the order of points; a constant, so that figures compare.
 const SEED: u64 = 1;
@@ -47,21 +47,17 @@ impl Frozen {
     pub(crate) fn search(&mut self, queries: &Matrix<f32>, beam: usize) -> Result<Matrix<i64>, BenchError> {
         let mut ids = Vec::with_capacity(queries.len() * self.k);
         for vector in queries.rows() {
-            let query = SegmentQuery {
-                vector,
-                k: self.k,
-                effort: Effort::Beam(beam),
-                live: None,
-                filter: None,
-                score_limit: None,
-                stop: &|| false,
-            };
+            let query = query(vector, self.k, Effort::Beam(beam));
             let (hits, _) = self.segment.search(&mut self.scratch, &query)?;
             ids.extend(hits.iter().map(|hit| row(self.segment.versions()[hit.offset as usize])));
             ids.extend(std::iter::repeat_n(-1, self.k - hits.len()));
         }
         Ok(Matrix::new(self.k, ids))
     }
+}
+
+fn query(vector: &[f32], k: usize, effort: Effort) -> SegmentQuery<'_> {
+    SegmentQuery { vector, k, effort, live: None, filter: None, score_limit: None, stop: &|| false }
 }
 
 /// Versions are rows here.

@@ -27,6 +27,8 @@
 //! 2. [`PointSet::seal`] when [`PointSet::is_full`] says so.
 //! 3. Whenever a job may run: [`PointSet::plan`], [`PointSet::begin`]; on a CPU pool [`JobInput::execute`];
 //!    then [`PointSet::install`] and publish. [`PointSet::abandon`] if the job failed.
+//!    Once nothing was written for a while, seal what [`PointSet::is_worth_a_segment`] and go by
+//!    [`PointSet::plan_quiet`].
 //! 4. Drop [`Retired`] parts on a thread that may wait, once they are unused: giving back the memory of a hundred
 //!    thousand points takes milliseconds, which no search should pay.
 //! 5. Keep files: which part came from which is known by [`PartId`].
@@ -55,7 +57,7 @@ pub use frozen::Frozen;
 pub use jobs::{Died, Installed, JobError, JobInput, Product, Retired};
 pub use live::Live;
 pub use part::{JobId, Part, PartId, PartKind};
-pub use plan::{Job, Policy, plan};
+pub use plan::{Job, Policy, plan, plan_quiet};
 pub use point_set::PointSet;
 pub use restart::Restart;
 pub use search::{Found, Look, SetQuery, SetStats};

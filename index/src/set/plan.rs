@@ -6,6 +6,11 @@
 //! beside its first, 4 times from 64 thousand to 16 million. Rewriting at a quarter of tombstones costs three points
 //! built for each that died, and no walk more than a third of its hops.
 //!
+//! While nothing is written there is time to do better: two segments within a factor of [`QUIET_SPREAD`] are worth a merge
+//! then, and an eighth of a full delta a segment, so that a set that was loaded comes to rest as one segment, or a few
+//! whose sizes lie far apart. Writes that come in small lots with pauses build a point eight times for each eightfold
+//! growth at most.
+//!
 //! Source: size-tiered compaction as in Bigtable, OSDI 2006, and Lucene's `TieredMergePolicy`, whose floor is ours too.
 
 use super::part::{Part, PartId, PartKind};
@@ -15,6 +20,13 @@ const MERGE_MIN: usize = 4;
 
 /// The largest segment of a merge has at most so many times the points of the smallest.
 const MERGE_SPREAD: usize = 4;
+
+/// Both, while nothing is written.
+const QUIET_MIN: usize = 2;
+const QUIET_SPREAD: usize = 8;
+
+/// One in so many points of a full delta are worth a segment while nothing is written: fewer take a scan 30 µs.
+const QUIET_DELTA_SHARE: usize = 8;
 
 /// One in so many points is a tombstone before a segment is rewritten for them.
 const DEAD_SHARE: usize = 4;
@@ -68,6 +80,12 @@ impl Policy {
     pub fn is_full(&self, points: usize, bytes: usize) -> bool {
         points > 0 && (points >= self.delta_points_max || bytes >= self.delta_bytes_max)
     }
+
+    /// Whether a delta of so many points and bytes is to be sealed while nothing is written.
+    #[must_use]
+    pub fn is_worth_a_segment(&self, points: usize, bytes: usize) -> bool {
+        self.is_full(points.saturating_mul(QUIET_DELTA_SHARE), bytes.saturating_mul(QUIET_DELTA_SHARE))
+    }
 }
 
 /// The next job on `parts`, those that are in no job yet, the oldest first.
@@ -78,30 +96,40 @@ pub fn plan(parts: &[Part], policy: &Policy) -> Option<Job> {
     let of = |kind| parts.iter().filter(move |part| part.kind == kind);
     let segments: Vec<&Part> = of(PartKind::Segment).collect();
     let build = of(PartKind::Sealed).next().map(|part| Job::Build { delta: part.id });
-    build.or_else(|| drop_dead(&segments)).or_else(|| merge(&segments, policy)).or_else(|| rewrite(&segments))
+    build
+        .or_else(|| drop_dead(&segments))
+        .or_else(|| merge(&segments, policy, MERGE_MIN, MERGE_SPREAD))
+        .or_else(|| rewrite(&segments))
+}
+
+/// The next job on parts of a set that nobody writes to: what [`plan`] says, then larger segments than it asks for.
+#[must_use]
+pub fn plan_quiet(parts: &[Part], policy: &Policy) -> Option<Job> {
+    let segments: Vec<&Part> = parts.iter().filter(|part| part.kind == PartKind::Segment).collect();
+    plan(parts, policy).or_else(|| merge(&segments, policy, QUIET_MIN, QUIET_SPREAD))
 }
 
 fn drop_dead(segments: &[&Part]) -> Option<Job> {
     segments.iter().find(|part| part.live == 0).map(|part| Job::Rewrite { segment: part.id })
 }
 
-/// The smallest segments that are of one size, as many as fit.
-fn merge(segments: &[&Part], policy: &Policy) -> Option<Job> {
+/// The smallest segments that are of one size within a factor of `spread`, as many as fit, if they are at least `min`.
+fn merge(segments: &[&Part], policy: &Policy, min: usize, spread: usize) -> Option<Job> {
     let size = |part: &Part| part.live.max(policy.delta_points_max);
     let mut by_size = segments.to_vec();
     by_size.sort_by_key(|part| (part.live, part.id));
     let run = |start: usize| {
-        let largest = size(by_size[start]).saturating_mul(MERGE_SPREAD);
+        let largest = size(by_size[start]).saturating_mul(spread);
         let end = by_size.partition_point(|part| size(part) <= largest);
-        fitting(&by_size[start..end], policy.segment_points_max)
+        fitting(&by_size[start..end], policy.segment_points_max, min)
     };
     let found = (0..by_size.len()).find_map(run)?;
     Some(Job::Merge { segments: found.iter().map(|part| part.id).collect() })
 }
 
 /// The first of a run that make no segment larger than `points_max`, if they are worth a merge.
-fn fitting<'a, 'p>(run: &'a [&'p Part], points_max: usize) -> Option<&'a [&'p Part]> {
-    if run.len() < MERGE_MIN {
+fn fitting<'a, 'p>(run: &'a [&'p Part], points_max: usize, min: usize) -> Option<&'a [&'p Part]> {
+    if run.len() < min {
         return None;
     }
     let mut points = 0_usize;
@@ -110,9 +138,9 @@ fn fitting<'a, 'p>(run: &'a [&'p Part], points_max: usize) -> Option<&'a [&'p Pa
         (with <= points_max).then(|| points = with).is_some()
     };
     let taken = run.iter().take_while(fits).count();
-    // What is more than half of the largest is merged no more, so that fewer than four are worth it once.
+    // What is more than half of the largest is merged no more, so that fewer are worth it once.
     let fills = taken >= 2 && points > points_max / 2;
-    (taken >= MERGE_MIN || fills).then(|| &run[..taken])
+    (taken >= min || fills).then(|| &run[..taken])
 }
 
 /// The segment with the largest share of tombstones, if that is large.
@@ -187,9 +215,53 @@ mod tests {
     }
 
     #[test]
+    fn a_quiet_set_is_merged_further() {
+        for (name, parts, want) in [
+            ("nothing", vec![], None),
+            ("one", whole(&[100]), None),
+            ("two of a size", whole(&[100, 700]), merge_of(&[0, 1])),
+            ("beyond a factor of eight", whole(&[801, 100]), None),
+            ("tiny ones are of one size", whole(&[1, 3, 900]), merge_of(&[0, 1])),
+            ("the smallest first", whole(&[9_000, 5_000, 100, 200]), merge_of(&[2, 3])),
+            ("no larger than the largest", whole(&[6_000, 6_000]), None),
+            ("what is asked for anyway comes first", [whole(&[100; 2]), vec![sealed(7, 9)]].concat(), {
+                Some(Job::Build { delta: PartId(7) })
+            }),
+        ] {
+            assert_eq!(plan_quiet(&parts, &POLICY), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn small_lots_with_pauses_build_points_a_bounded_number_of_times() {
+        let policy = Policy { segment_points_max: 1_000_000, ..POLICY };
+        let (mut parts, mut next, mut points, mut built, mut most) = (vec![], 0, 0, 0, 0);
+        for _ in 0..4_000 {
+            let size = policy.delta_points_max / QUIET_DELTA_SHARE;
+            parts.push(Part { id: PartId(next), kind: PartKind::Segment, points: size, live: size, bytes: 0 });
+            (next, points) = (next + 1, points + size);
+            while let Some(job) = plan_quiet(&parts, &policy) {
+                let (merged, rest): (Vec<Part>, _) = parts.into_iter().partition(|part| job.parts().contains(&part.id));
+                let live = merged.iter().map(|part| part.live).sum();
+                parts = rest;
+                parts.push(Part { id: PartId(next), kind: PartKind::Segment, points: live, live, bytes: 0 });
+                (next, built) = (next + 1, built + live);
+            }
+            most = most.max(parts.len());
+        }
+        assert_eq!(parts.iter().map(|part| part.live).sum::<usize>(), points);
+        // 48,000 points are 480 full deltas: three times eightfold.
+        assert!(most <= 4, "{most} segments at a time");
+        assert!(built <= 8 * 4 * points, "{built} points built in again of {points}");
+    }
+
+    #[test]
     fn deltas_are_full_by_points_or_bytes() {
         for (points, bytes, want) in [(0, 2 << 20, false), (99, 0, false), (100, 0, true), (1, 1 << 20, true)] {
             assert_eq!(POLICY.is_full(points, bytes), want, "{points} points, {bytes} bytes");
+        }
+        for (points, bytes, want) in [(0, 2 << 20, false), (12, 0, false), (13, 0, true), (1, 1 << 17, true)] {
+            assert_eq!(POLICY.is_worth_a_segment(points, bytes), want, "{points} points, {bytes} bytes, quiet");
         }
     }
 

@@ -129,6 +129,12 @@ impl PointSet {
         self.policy.is_full(self.active.len(), self.active.memory_bytes())
     }
 
+    /// Whether the active delta is large enough to be sealed while nothing is written.
+    #[must_use]
+    pub fn is_worth_a_segment(&self) -> bool {
+        self.policy.is_worth_a_segment(self.active.len(), self.active.memory_bytes())
+    }
+
     /// Has the active delta take no more points, and opens another. `None` if it is empty.
     pub fn seal(&mut self) -> Option<PartId> {
         if self.active.is_empty() {
@@ -145,9 +151,19 @@ impl PointSet {
     /// The next job on parts that are in none.
     #[must_use]
     pub fn plan(&self) -> Option<Job> {
+        plan::plan(&self.idle_parts(), &self.policy)
+    }
+
+    /// The next job on parts that are in none, while nothing is written.
+    #[must_use]
+    pub fn plan_quiet(&self) -> Option<Job> {
+        plan::plan_quiet(&self.idle_parts(), &self.policy)
+    }
+
+    fn idle_parts(&self) -> Vec<Part> {
         let sealed = self.sealed.iter().filter(|sealed| sealed.job.is_none()).map(Sealed::part);
         let segments = self.segments.iter().filter(|held| held.job.is_none()).map(|held| held.part.part());
-        plan::plan(&sealed.chain(segments).collect::<Vec<_>>(), &self.policy)
+        sealed.chain(segments).collect()
     }
 
     /// How many points live.
