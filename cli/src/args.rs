@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use shoal_model::{Metric, PointId};
+use shoal_client::GraphOptions;
+use shoal_model::{Metric, PointId, Quantization};
 
+use crate::effort::Effort;
 use crate::json;
 
 const EXAMPLES: &str = "\
@@ -206,6 +208,9 @@ pub struct CreateArgs {
     /// How it is spread, and what made its vectors
     #[command(flatten)]
     pub spread: SpreadArgs,
+    /// How its graphs are built
+    #[command(flatten)]
+    pub graph: GraphArgs,
 }
 
 /// How a new collection is spread, and what made its vectors.
@@ -220,6 +225,28 @@ pub struct SpreadArgs {
     /// Fingerprint of the model that made the vectors
     #[arg(long, default_value = "", value_name = "NAME")]
     pub embedding: String,
+}
+
+/// How the graphs of a new collection are built; what is left out is as the cluster chooses.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct GraphArgs {
+    /// Beam width while building: more makes a better graph, and takes longer
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "WIDTH")]
+    pub ef_construction: Option<u32>,
+    /// How graphs keep vectors; answers are scored on vectors as they were sent, whichever it is
+    #[arg(long, value_parser = quantization, value_name = "none|int8|binary")]
+    pub quantization: Option<Quantization>,
+    /// Seed of everything random in a build
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seed: Option<u64>,
+}
+
+impl GraphArgs {
+    /// The same for the client.
+    pub(crate) fn options(self) -> GraphOptions {
+        let Self { ef_construction, quantization, seed } = self;
+        GraphOptions { ef_construction, quantization, seed }
+    }
 }
 
 /// Arguments of `import`.
@@ -261,6 +288,9 @@ pub struct ImportArgs {
     /// How a collection that is created is spread
     #[command(flatten)]
     pub spread: SpreadArgs,
+    /// How its graphs are built
+    #[command(flatten)]
+    pub graph: GraphArgs,
     /// Stop after this many rows of the file
     #[arg(long, value_name = "ROWS")]
     pub limit: Option<u64>,
@@ -311,12 +341,35 @@ pub struct SearchArgs {
     /// Leave out payload
     #[arg(long, conflicts_with = "fields")]
     pub no_payload: bool,
-    /// Compare with every point, whatever index there is
-    #[arg(long)]
-    pub exact: bool,
+    /// How hard to look
+    #[command(flatten)]
+    pub effort: EffortArgs,
     /// Share of shards that must answer, 0 to 1
     #[arg(long, default_value_t = 1.0, value_parser = share, value_name = "SHARE")]
     pub min_coverage: f64,
+}
+
+/// How hard to look: as the cluster does by default, or in one of these ways.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[group(multiple = false)]
+pub struct EffortArgs {
+    /// Recall wanted of each shard, above 0 to 1
+    #[arg(long, value_parser = recall, value_name = "RECALL")]
+    pub recall_target: Option<f64>,
+    /// Beam width, at least k
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "WIDTH")]
+    pub ef_search: Option<u32>,
+    /// Compare with every point, whatever index there is
+    #[arg(long)]
+    pub exact: bool,
+}
+
+impl EffortArgs {
+    /// The same for a search.
+    pub(crate) fn effort(self) -> Effort {
+        let Self { recall_target, ef_search, exact } = self;
+        Effort { recall_target, ef_search, exact }
+    }
 }
 
 /// A vector: typed, in a file, or that of a stored point.
@@ -384,13 +437,17 @@ recall     share of the exact top k that came back; with --truth-dist, a hit as 
 With --qrels: precision (relevant among the first k, of k), MRR (1 / rank of the first
 relevant), nDCG (linear gain, as trec_eval) and judged recall (relevant that came back, of
 all relevant), over the queries that have judgments. Queries that fail count as having
-found nothing. Latency is measured here, network included.
+found nothing. Latency is measured here, network included. QPS, hops and distances are of
+queries that were answered, the latter two a query. --recall-target and --ef-search take
+lists: a row each, so that recall can be held against time.
 
 Examples:
   shoal eval packages --queries queries.npy --truth truth_ids.npy \\
       --truth-dist truth_dist.npy
   shoal eval packages --queries queries.npy --truth truth_ids.npy \\
       --filters filters.json --filtered-truth filtered_ids.npy
+  shoal eval packages --queries queries.npy --truth truth_ids.npy \\
+      --ef-search 16,32,64,128 --exact --concurrency 1
   shoal eval papers --queries queries.npy --qrels qrels.tsv \\
       --query-ids queries.jsonl.gz:query_id --doc-key doc_id")]
 pub struct EvalArgs {
@@ -426,15 +483,44 @@ pub struct EvalArgs {
     /// How many points each query asks for
     #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub k: u32,
-    /// Queries under way at once
+    /// Calls under way at once
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub concurrency: u32,
+    /// Queries in one call; each then has the latency of its call
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
     /// Only the first queries of the file
     #[arg(long, value_name = "QUERIES")]
     pub limit: Option<usize>,
-    /// Compare with every point, whatever index there is
+    /// How hard to look
+    #[command(flatten)]
+    pub efforts: EffortsArgs,
+}
+
+/// How hard to look, several times: each effort is measured in turn.
+#[derive(Clone, Debug, Default, Args)]
+pub struct EffortsArgs {
+    /// Recall wanted of each shard, above 0 to 1; several, with commas, are measured in turn
+    #[arg(long, value_delimiter = ',', value_parser = recall, value_name = "RECALL")]
+    pub recall_target: Vec<f64>,
+    /// Beam width, at least k; several, with commas, are measured in turn
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..), value_name = "WIDTH")]
+    pub ef_search: Vec<u32>,
+    /// Compare with every point, whatever index there is; beside the others, that is measured as well
     #[arg(long)]
     pub exact: bool,
+}
+
+impl EffortsArgs {
+    /// What to measure; the cluster's default where nothing is said.
+    pub(crate) fn each(&self) -> Vec<Effort> {
+        let recalls =
+            self.recall_target.iter().map(|recall| Effort { recall_target: Some(*recall), ..Effort::default() });
+        let beams = self.ef_search.iter().map(|beam| Effort { ef_search: Some(*beam), ..Effort::default() });
+        let exact = self.exact.then_some(Effort { exact: true, ..Effort::default() });
+        let efforts: Vec<Effort> = recalls.chain(beams).chain(exact).collect();
+        if efforts.is_empty() { vec![Effort::default()] } else { efforts }
+    }
 }
 
 /// A time; a number alone is seconds.
@@ -455,10 +541,20 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
+fn recall(text: &str) -> Result<f64, String> {
+    let recall = text.parse().ok().filter(|recall| *recall > 0.0 && *recall <= 1.0);
+    recall.ok_or_else(|| "must be a number above 0, and at most 1".to_owned())
+}
+
 fn metric(text: &str) -> Result<Metric, String> {
     let all = [Metric::Cosine, Metric::Dot, Metric::Euclidean];
     let found = all.into_iter().find(|metric| metric.name() == text);
     found.ok_or_else(|| "must be cosine, dot or euclidean".to_owned())
+}
+
+fn quantization(text: &str) -> Result<Quantization, String> {
+    let found = Quantization::ALL.into_iter().find(|quantization| quantization.name() == text);
+    found.ok_or_else(|| "must be none, int8 or binary".to_owned())
 }
 
 #[cfg(test)]
@@ -479,7 +575,13 @@ mod tests {
             "shoal search news --vector [1] --like 3",
             "shoal search news --vector [1] --row 2",
             "shoal collection create news --dim 3 --metric manhattan",
+            "shoal collection create news --dim 3 --metric dot --quantization float8",
+            "shoal collection create news --dim 3 --metric dot --seed 0",
             "shoal search news --vector [1] --k 0",
+            "shoal search news --vector [1] --recall-target 0",
+            "shoal search news --vector [1] --recall-target nan",
+            "shoal search news --vector [1] --ef-search 0",
+            "shoal search news --vector [1] --ef-search 64 --exact",
             "shoal search news --vector [1] --min-coverage 2",
             "shoal search news --vector [1] --min-coverage nan",
             "shoal --timeout 0 status",
@@ -488,6 +590,8 @@ mod tests {
             "shoal import news a.npy --batch 0",
             "shoal import news a.npy --give-up-after 0s",
             "shoal eval news --queries q.npy",
+            "shoal eval news --queries q.npy --truth t.npy --recall-target 0.9,2",
+            "shoal eval news --queries q.npy --truth t.npy --batch 0",
             "shoal serve node",
             "shoal --timeout fast status",
             "shoal get news",
@@ -510,6 +614,21 @@ mod tests {
     fn a_number_alone_is_seconds() {
         for (text, want) in [("5", Some(5_000)), ("250ms", Some(250)), ("0", None), ("0s", None), ("fast", None)] {
             assert_eq!(duration(text).ok(), want.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn efforts_are_measured_in_turn() {
+        for (flags, want) in [
+            ("", vec!["default"]),
+            (
+                " --ef-search 10,64 --exact --recall-target 0.9,0.99",
+                vec!["recall 0.9", "recall 0.99", "ef 10", "ef 64", "exact"],
+            ),
+        ] {
+            let line = format!("shoal eval news --queries q.npy --truth t.npy{flags}");
+            let Command::Eval(args) = Cli::parse_from(line.split(' ')).command else { panic!("not an eval") };
+            assert_eq!(args.efforts.each().into_iter().map(Effort::name).collect::<Vec<_>>(), want, "{line}");
         }
     }
 

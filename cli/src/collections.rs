@@ -4,6 +4,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use serde_json::json;
 use shoal_client::{Collection, NewCollection, NodeStatus, Replica, Shard};
+use shoal_model::GraphSpec;
 
 use crate::args::CreateArgs;
 use crate::command::Context;
@@ -16,6 +17,7 @@ pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<(), Fa
         shards: args.spread.shards,
         replicas: args.spread.replicas,
         embedding: args.spread.embedding,
+        graph: args.graph.options(),
         ..NewCollection::new(args.name, args.dim, args.metric)
     };
     let created = context.client.create_collection(new).await?;
@@ -147,7 +149,8 @@ fn description(collection: &Collection, nodes: &[NodeStatus]) -> String {
     let candidate = collection.candidate_version.map(|version| format!(", candidate {version}")).unwrap_or_default();
     format!(
         "{} (number {}): {} dimensions, {}, {} × {}, about {} points, {}\n\
-         index version {}{candidate}, embedding {embedding}\n\n{}",
+         index version {}{candidate}, embedding {embedding}\n\
+         graphs: {}\n\n{}",
         collection.name,
         collection.id,
         collection.dim,
@@ -157,7 +160,18 @@ fn description(collection: &Collection, nodes: &[NodeStatus]) -> String {
         grouped(collection.points_reported()),
         health(&collection.shards, nodes),
         collection.active_version,
+        graph_text(&collection.graph),
         shards_table(&collection.shards, nodes),
+    )
+}
+
+fn graph_text(graph: &GraphSpec) -> String {
+    format!(
+        "m {}, ef_construction {}, quantization {}, seed {}",
+        GraphSpec::M,
+        graph.ef_construction,
+        graph.quantization.name(),
+        graph.seed
     )
 }
 
@@ -185,7 +199,7 @@ fn shards_table(shards: &[Shard], nodes: &[NodeStatus]) -> String {
 mod tests {
     use super::*;
     use shoal_client::{Replica, ReplicaReport};
-    use shoal_model::{HashRange, Metric};
+    use shoal_model::{HashRange, Metric, Quantization};
 
     fn shard(id: u64, leader: bool, reports: &[bool]) -> Shard {
         let replica = |(i, alive): (usize, &bool)| Replica {
@@ -210,6 +224,7 @@ mod tests {
             dim: 384,
             metric: Metric::Cosine,
             embedding: String::new(),
+            graph: GraphSpec { quantization: Quantization::Int8, ..GraphSpec::DEFAULT },
             active_version: 1,
             candidate_version: None,
             replicas: 2,
@@ -269,6 +284,7 @@ other  384  cosine       2         2   1,500  1 unavailable, 1 degraded
         let want = "\
 news (number 1): 384 dimensions, cosine, 1 shard × 2 replicas, about 1,500 points, 1 degraded
 index version 1, embedding -
+graphs: m 16, ef_construction 100, quantization int8, seed 1
 
 SHARD  RANGE                               NODE  ROLE          APPLIED  POINTS   MEMORY
     2  0000000000000000..7fffffffffffffff     1  leader             41   1,500  3.0 MiB
@@ -281,6 +297,7 @@ SHARD  RANGE                               NODE  ROLE          APPLIED  POINTS  
     fn json_names_what_programs_read() {
         let json = json!(collection(vec![shard(2, true, &[true])]));
         assert_eq!(json["metric"], "cosine");
+        assert_eq!(json["graph"], json!({ "ef_construction": 100, "quantization": "int8", "seed": 1 }));
         assert_eq!(json["shards"][0]["range"], "0000000000000000..7fffffffffffffff");
         assert_eq!(json["shards"][0]["replicas"][0]["report"]["points"], 1_500);
     }

@@ -9,6 +9,7 @@ pub mod args;
 mod collections;
 mod command;
 mod config;
+mod effort;
 mod eval;
 pub mod failure;
 mod folders;

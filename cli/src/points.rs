@@ -27,9 +27,9 @@ pub(crate) async fn search(context: &Context, args: &SearchArgs) -> Result<(), F
         min_coverage: Some(args.min_coverage),
         without_payload: args.no_payload,
         payload_fields: args.fields.clone(),
-        exact: args.exact,
         ..SearchOptions::default()
     };
+    let options = args.effort.effort().of(options);
     let answer = context.client.search(&args.collection, &vector, &options).await?;
     output::print(context.format, || hits_table(&answer, args), || answer_json(&answer))?;
     let coverage = &answer.info.coverage;

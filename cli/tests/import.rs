@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use shoal_model::{Metric, PointId, Value};
+use shoal_proto::v1;
 use support::{FakeRouter, Run, shoal};
 
 struct Files {
@@ -58,11 +59,16 @@ async fn all_rows_arrive_with_their_payload() {
     let file = files.write("a.jsonl", lines(1_000, None));
     let arguments =
         ["import", "c", &file, "--create", "--metric", "dot", "--batch", "64", "--state", &files.state(), "-o", "json"];
-    let (code, out, err) = shoal(&endpoint, &arguments).await;
+    let graph = ["--ef-construction", "64", "--quantization", "binary", "--seed", "7"];
+    let (code, out, err) = shoal(&endpoint, &[&arguments[..], &graph[..]].concat()).await;
     assert_eq!(code, 0, "{err}");
     let report: serde_json::Value = serde_json::from_str(&out).expect("stdout is one JSON value");
     assert_eq!((&report["rows"], &report["rows_before"]), (&1_000.into(), &0.into()));
     let state = router.lock();
+    let index = state.collection.as_ref().and_then(|collection| collection.index.clone()).expect("it was created");
+    let quantization = v1::Quantization::Binary.into();
+    let want = v1::GraphParams { m: 0, ef_construction: 64, quantization, seed: 7 };
+    assert_eq!((index.dim, index.graph), (2, Some(want)));
     assert_eq!(state.points.len(), 1_000);
     assert_eq!(state.points[&PointId::Number(999)].payload["n"], Value::Integer(999));
     assert!(!Path::new(&files.state()).exists(), "a finished run leaves no state");

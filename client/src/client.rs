@@ -26,7 +26,7 @@ use crate::retry::pause_after;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest answer that is read: 10,000 hits with vectors of a thousand dimensions fit.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+pub(crate) const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// A connection to a cluster. Clones share it.
 #[derive(Clone, Debug)]
@@ -93,6 +93,11 @@ impl Client {
     #[must_use]
     pub fn with_patience(&self, patience: Duration) -> Self {
         Self { patience: Some(patience), ..self.clone() }
+    }
+
+    /// Time that a call is given.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Creates a collection. A retry of the same intent finds its own work.
@@ -240,7 +245,11 @@ impl Client {
     }
 
     /// Sends `message` until it is answered, refused for good, or out of time.
-    async fn call<Q: Clone, A, F>(&self, message: Q, send: impl Fn(Channel, Request<Q>) -> F) -> Result<A, ClientError>
+    pub(crate) async fn call<Q: Clone, A, F>(
+        &self,
+        message: Q,
+        send: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<A, ClientError>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {

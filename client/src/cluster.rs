@@ -1,7 +1,7 @@
 //! Answers about collections and the cluster. They serialise as they are, for programs that read JSON.
 
 use serde::{Serialize, Serializer};
-use shoal_model::{HashRange, Metric};
+use shoal_model::{GraphSpec, HashRange, Metric};
 use shoal_proto::{convert, v1};
 
 use crate::error::{ClientError, malformed};
@@ -19,6 +19,8 @@ pub struct Collection {
     pub metric: Metric,
     /// Fingerprint of the model that made the vectors; may be empty.
     pub embedding: String,
+    /// How the graphs of its segments are built.
+    pub graph: GraphSpec,
     /// Version that answers searches.
     pub active_version: u32,
     /// Version being rolled out, if any.
@@ -169,6 +171,7 @@ pub(crate) fn collection(collection: Option<v1::Collection>) -> Result<Collectio
         dim: index.dim,
         metric: convert::metric(index.metric).map_err(|e| malformed(&e))?,
         embedding: index.embedding,
+        graph: convert::graph(index.graph).map_err(|e| malformed(&e))?,
         active_version: collection.active_version,
         candidate_version: Some(collection.candidate_version).filter(|version| *version > 0),
         replicas: collection.replicas,

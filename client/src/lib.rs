@@ -33,6 +33,7 @@
 //! Does not know about: how the cluster finds its answers, or any file format.
 
 mod answer;
+mod batch;
 mod client;
 mod cluster;
 mod error;
@@ -40,7 +41,10 @@ mod options;
 mod retry;
 
 pub use answer::{Answer, AnswerInfo, Coverage, Gap, Hit, Page, Record, SearchWork, StageTimings};
+pub use batch::BatchSearch;
 pub use client::{Client, DEFAULT_TIMEOUT};
 pub use cluster::{ClusterStatus, Collection, CoordinatorStatus, NodeStatus, Replica, ReplicaReport, Shard, Warning};
 pub use error::ClientError;
-pub use options::{Consistency, NewCollection, ReadOptions, ScrollOptions, SearchOptions, VectorEncoding};
+pub use options::{
+    Consistency, GraphOptions, NewCollection, ReadOptions, ScrollOptions, SearchOptions, VectorEncoding,
+};

@@ -1,6 +1,6 @@
 //! What a caller may ask for beyond the obvious.
 
-use shoal_model::{Filter, Metric, OperationId, PointId, Token};
+use shoal_model::{Filter, Metric, OperationId, PointId, Quantization, Token};
 use shoal_proto::{convert, v1};
 
 /// How fresh an answer must be.
@@ -47,6 +47,8 @@ pub struct NewCollection {
     pub metric: Metric,
     /// Fingerprint of the model that made the vectors; may be empty.
     pub embedding: String,
+    /// How the graphs of its segments are built.
+    pub graph: GraphOptions,
     /// How many shards divide it; 0: one for each node there is.
     pub shards: u32,
     /// Replicas of each shard; 0: 1.
@@ -60,7 +62,8 @@ impl NewCollection {
     #[must_use]
     pub fn new(name: impl Into<String>, dim: u32, metric: Metric) -> Self {
         let name = name.into();
-        Self { name, dim, metric, embedding: String::new(), shards: 0, replicas: 0, operation: None }
+        let (embedding, graph) = (String::new(), GraphOptions::default());
+        Self { name, dim, metric, embedding, graph, shards: 0, replicas: 0, operation: None }
     }
 
     /// The request; draws the operation's id where none is given, so that all attempts of a call share one.
@@ -72,11 +75,34 @@ impl NewCollection {
                 dim: self.dim,
                 metric: convert::metric_to_wire(self.metric).into(),
                 embedding: self.embedding.clone(),
-                graph: None,
+                graph: Some(self.graph.to_wire()),
             }),
             shards: self.shards,
             replicas: self.replicas,
             operation_id: self.operation.unwrap_or_else(drawn).to_string(),
+        }
+    }
+}
+
+/// How graphs are built. What is absent is left to the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GraphOptions {
+    /// Beam width while building: more makes a better graph, and takes longer.
+    pub ef_construction: Option<u32>,
+    /// How the graph keeps vectors.
+    pub quantization: Option<Quantization>,
+    /// Seed of everything random in a build, not 0.
+    pub seed: Option<u64>,
+}
+
+impl GraphOptions {
+    fn to_wire(self) -> v1::GraphParams {
+        let quantization = self.quantization.map(convert::quantization_to_wire).unwrap_or_default();
+        v1::GraphParams {
+            m: 0,
+            ef_construction: self.ef_construction.unwrap_or_default(),
+            quantization: quantization.into(),
+            seed: self.seed.unwrap_or_default(),
         }
     }
 }
@@ -124,11 +150,11 @@ pub struct SearchOptions {
     pub payload_fields: Vec<String>,
     /// Brings the vectors of hits.
     pub with_vectors: bool,
-    /// Recall wanted, above 0 to 1: the cluster picks the beam width.
+    /// Recall wanted of each shard, above 0 to 1; absent: the cluster's default.
     pub recall_target: Option<f64>,
-    /// Beam width, at least `k`.
+    /// Beam width, at least `k`; says nothing beside a wanted recall.
     pub ef_search: Option<u32>,
-    /// Compares with every point, whatever index there is.
+    /// Compares with every point, whatever index there is; the two above then say nothing.
     pub exact: bool,
     /// Index version to ask; 0: the active one.
     pub index_version: u32,

@@ -6,14 +6,15 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use shoal_client::{Client, ClientError, SearchOptions};
+use shoal_client::{BatchSearch, Client, ClientError, SearchOptions};
 use shoal_model::{Classify as _, ErrorKind, InputError, Metric};
-use shoal_proto::status::{RemoteError, to_status};
+use shoal_proto::status::{RemoteError, from_status, to_search_failure, to_status};
 use shoal_proto::v1::search_service_server::{SearchService, SearchServiceServer};
 use shoal_proto::{convert, server, v1};
 use tonic::{Request, Response, Status};
 
-/// Answers searches from a script: each entry is an error to give; when the script is over, answers are empty.
+/// Answers searches from a script: each entry is an error to give; when the script is over, answers are empty. In a
+/// batch, each search takes the next entry.
 struct Scripted {
     script: Mutex<VecDeque<Status>>,
     hang: bool,
@@ -35,9 +36,22 @@ impl SearchService for Scripted {
 
     async fn search_batch(
         &self,
-        _: Request<v1::SearchBatchRequest>,
+        request: Request<v1::SearchBatchRequest>,
     ) -> Result<Response<v1::SearchBatchResponse>, Status> {
-        Err(shoal_proto::status::not_served_yet("SearchBatch"))
+        let mut script = self.script.lock().expect("no panics");
+        let item = |search: v1::SearchRequest| {
+            let metric = convert::metric_to_wire(Metric::Cosine).into();
+            // The answer says which search it is of.
+            let work = Some(v1::SearchWork { distances: search.k.into(), ..Default::default() });
+            let answer = v1::SearchResponse { metric, work, ..Default::default() };
+            let result = match script.pop_front() {
+                None => v1::search_batch_item::Result::Answer(answer),
+                Some(status) => v1::search_batch_item::Result::Failure(to_search_failure(&from_status(&status))),
+            };
+            v1::SearchBatchItem { result: Some(result) }
+        };
+        let items = request.into_inner().searches.into_iter().map(item).collect();
+        Ok(Response::new(v1::SearchBatchResponse { items }))
     }
 }
 
@@ -73,6 +87,37 @@ async fn search(endpoints: &[String], timeout_ms: u64) -> Result<(), ClientError
 async fn what_is_transient_is_tried_again() {
     let endpoint = start(vec![status(ErrorKind::Unavailable), status(ErrorKind::Overloaded)], false).await;
     assert_eq!(search(&[endpoint], 5_000).await, Ok(()));
+}
+
+#[tokio::test]
+async fn searches_of_a_batch_are_tried_again_each_for_itself() {
+    let refusal = to_status(&InputError::new("k", "is 4, must be 1 to 3"));
+    let transient = || status(ErrorKind::Unavailable);
+    // The second attempt is for the second and the third search.
+    let script = vec![refusal, transient(), transient(), transient()];
+    let client = Client::connect(&[start(script, false).await]).expect("an address");
+    let options = [4, 5, 6].map(|k| SearchOptions { k, ..SearchOptions::default() });
+    let searches: Vec<_> =
+        options.iter().map(|options| BatchSearch { collection: "c", vector: &[1.0], options }).collect();
+    let outcomes = client.search_batch(&searches).await.expect("the call is served");
+    let told: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| outcome.as_ref().map(|answer| answer.work.distances).map_err(|e| (e.kind(), e.field())))
+        .collect();
+    assert_eq!(told, [Err((ErrorKind::Invalid, "k")), Ok(5), Ok(6)]);
+}
+
+#[tokio::test]
+async fn a_batch_that_stays_out_of_reach_says_so() {
+    let script = (0..1_000).map(|_| status(ErrorKind::Unavailable)).collect();
+    let client = Client::connect(&[start(script, false).await]).expect("an address");
+    let search = BatchSearch { collection: "c", vector: &[1.0], options: &SearchOptions::default() };
+    let started = Instant::now();
+    let outcomes = client.with_timeout(Duration::from_millis(300)).search_batch(&[search, search]).await;
+    let kinds: Vec<_> =
+        outcomes.expect("the call is served").into_iter().map(|outcome| outcome.map_err(|e| e.kind())).collect();
+    assert!(kinds.iter().all(|kind| matches!(kind, Err(ErrorKind::Unavailable))), "{kinds:?}");
+    assert!(started.elapsed() < Duration::from_secs(5), "no call outlives its deadline by much");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_model::{
-    ClusterMap, Collection, CollectionSpec, Command, GraphSpec, IndexSpec, InputError, MapError, NodeId, placement,
+    ClusterMap, Collection, CollectionSpec, Command, IndexSpec, InputError, MapError, NodeId, placement,
 };
 use shoal_proto::v1;
 use shoal_proto::v1::collections_service_client::CollectionsServiceClient;
@@ -103,9 +103,6 @@ fn unknown(name: &str) -> CoordinatorError {
 /// What a creation asks for, with defaults filled in. What is not served yet is refused by name.
 fn specification(request: &v1::CreateCollectionRequest, map: &ClusterMap) -> Result<CollectionSpec, CoordinatorError> {
     let index = request.index.as_ref().ok_or_else(|| InputError::new("index", "is missing: give dim and metric"))?;
-    if index.graph.is_some() {
-        return Err(CoordinatorError::NotServedYet { what: "index.graph (searches are exact)".to_owned() });
-    }
     if request.replicas > 1 {
         let what = format!("replicas: {} (each shard has one)", request.replicas);
         return Err(CoordinatorError::NotServedYet { what });
@@ -115,12 +112,16 @@ fn specification(request: &v1::CreateCollectionRequest, map: &ClusterMap) -> Res
         name: request.name.clone(),
         shards: if request.shards == 0 { one_each } else { request.shards },
         replicas: request.replicas.max(1),
-        index: IndexSpec {
-            dim: index.dim,
-            metric: convert::metric(index.metric)?,
-            embedding: index.embedding.clone(),
-            graph: GraphSpec::DEFAULT,
-        },
+        index: index_spec(index).map_err(|e| e.within("index"))?,
+    })
+}
+
+fn index_spec(index: &v1::IndexSpec) -> Result<IndexSpec, InputError> {
+    Ok(IndexSpec {
+        dim: index.dim,
+        metric: convert::metric(index.metric)?,
+        embedding: index.embedding.clone(),
+        graph: convert::graph(index.graph).map_err(|e| e.within("graph"))?,
     })
 }
 
@@ -150,7 +151,7 @@ pub(crate) fn describe(
             dim: collection.index.dim,
             metric: convert::metric_to_wire(collection.index.metric).into(),
             embedding: collection.index.embedding.clone(),
-            graph: None,
+            graph: Some(convert::graph_to_wire(collection.index.graph)),
         }),
         candidate_version: 0,
         replicas: collection.replicas,
@@ -254,32 +255,61 @@ pub(crate) fn describe_all(map: &ClusterMap, heard: &BTreeMap<NodeId, Heartbeat>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_model::{Classify as _, ErrorKind};
+    use shoal_model::{Classify as _, ErrorKind, GraphSpec, Limits, Metric, OperationId, Quantization, StoreId};
 
     fn request() -> v1::CreateCollectionRequest {
         let index = v1::IndexSpec { dim: 3, metric: v1::Metric::Dot.into(), ..Default::default() };
         v1::CreateCollectionRequest { name: "c".into(), index: Some(index), ..Default::default() }
     }
 
+    fn with_graph(change: impl FnOnce(&mut v1::GraphParams)) -> v1::CreateCollectionRequest {
+        let mut request = request();
+        change(request.index.get_or_insert_default().graph.get_or_insert_default());
+        request
+    }
+
     #[test]
-    fn defaults_are_filled_in_and_the_unserved_is_named() {
+    fn defaults_are_filled_in_and_refusals_name_their_field() {
         let map = ClusterMap::default();
         let spec = specification(&request(), &map).expect("good");
-        assert_eq!((spec.shards, spec.replicas), (1, 1));
+        assert_eq!((spec.shards, spec.replicas, spec.index.graph), (1, 1, GraphSpec::DEFAULT));
 
-        let with_index = |change: &dyn Fn(&mut v1::IndexSpec)| {
+        let metric = |metric| {
             let mut request = request();
-            change(request.index.get_or_insert_default());
+            request.index.get_or_insert_default().metric = metric;
             request
         };
-        for (name, request, want) in [
-            ("no index", v1::CreateCollectionRequest { index: None, ..request() }, ErrorKind::Invalid),
-            ("no metric", with_index(&|index| index.metric = 0), ErrorKind::Invalid),
-            ("unknown metric", with_index(&|index| index.metric = 99), ErrorKind::Invalid),
-            ("graph", with_index(&|index| index.graph = Some(v1::GraphParams::default())), ErrorKind::Unimplemented),
-            ("replicas", v1::CreateCollectionRequest { replicas: 3, ..request() }, ErrorKind::Unimplemented),
+        use ErrorKind::{Invalid, Unimplemented};
+        for (name, request, kind, field) in [
+            ("no index", v1::CreateCollectionRequest { index: None, ..request() }, Invalid, "index"),
+            ("no metric", metric(0), Invalid, "index.metric"),
+            ("unknown metric", metric(99), Invalid, "index.metric"),
+            ("another degree", with_graph(|graph| graph.m = 32), Invalid, "index.graph.m"),
+            ("no such form", with_graph(|graph| graph.quantization = 9), Invalid, "index.graph.quantization"),
+            ("beam", with_graph(|graph| graph.ef_construction = 4_097), Invalid, "index.graph.ef_construction"),
+            ("replicas", v1::CreateCollectionRequest { replicas: 3, ..request() }, Unimplemented, ""),
         ] {
-            assert_eq!(specification(&request, &map).map_err(|e| e.kind()), Err(want), "{name}");
+            let checked = specification(&request, &map).and_then(|spec| Ok(spec.check(&Limits::default())?));
+            let error = checked.expect_err(name);
+            assert_eq!((error.kind(), error.field()), (kind, field), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn a_collection_tells_the_parameters_in_force() {
+        let mut map = ClusterMap::default();
+        let address = "http://127.0.0.1:1".to_owned();
+        map.apply(Command::RegisterNode { store: StoreId(1), name: "n".into(), address, zone: String::new() });
+        let asked = with_graph(|graph| {
+            graph.quantization = v1::Quantization::Int8.into();
+            graph.seed = 9;
+        });
+        let spec = specification(&asked, &map).expect("good");
+        let placement = placement::place(&map, spec.shards, spec.replicas).expect("one node");
+        map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });
+        let told = describe(&map, map.collection("c").expect("created"), &BTreeMap::new()).index.expect("always there");
+        assert_eq!((told.dim, told.metric()), (3, convert::metric_to_wire(Metric::Dot)));
+        let want = GraphSpec { quantization: Quantization::Int8, seed: 9, ..GraphSpec::DEFAULT };
+        assert_eq!(told.graph, Some(convert::graph_to_wire(want)));
     }
 }

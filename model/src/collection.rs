@@ -1,5 +1,7 @@
 //! What a collection is: its name, how its points are embedded and indexed, how it is spread.
 
+use serde::Serialize;
+
 use crate::{CollectionId, IndexVersion, InputError, Limits, Metric, OperationId, ShardId};
 
 /// What the creator of a collection asks for.
@@ -29,7 +31,7 @@ pub struct IndexSpec {
 }
 
 /// How the graph of each segment is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct GraphSpec {
     /// Beam of the walks that find a point's neighbours: more make a better graph and take longer.
     pub ef_construction: u32,
@@ -41,7 +43,8 @@ pub struct GraphSpec {
 
 /// How blocks of a graph keep vectors, beside the 1-bit codes that walks go by. Answers are scored on vectors as they
 /// were sent, whichever it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Quantization {
     /// In the shortest form that loses nothing.
     #[default]
@@ -52,7 +55,25 @@ pub enum Quantization {
     Binary,
 }
 
+impl Quantization {
+    /// All of them, the most faithful first.
+    pub const ALL: [Self; 3] = [Self::None, Self::Int8, Self::Binary];
+
+    /// The name used in commands.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Int8 => "int8",
+            Self::Binary => "binary",
+        }
+    }
+}
+
 impl GraphSpec {
+    /// Links of each node, as HNSW counts them: twice that on the one layer that there is, which is what a block holds.
+    pub const M: u32 = 16;
+
     /// What a creator gets who asks for nothing.
     pub const DEFAULT: Self = Self { ef_construction: 100, quantization: Quantization::None, seed: 1 };
 
@@ -94,12 +115,12 @@ impl CollectionSpec {
         check_name(&self.name)?;
         check_between("shards", self.shards, limits.shards_max)?;
         check_between("replicas", self.replicas, limits.replicas_max)?;
-        check_between("dim", self.index.dim, limits.dim_max)?;
+        check_between("index.dim", self.index.dim, limits.dim_max)?;
         if self.index.embedding.len() > 256 {
-            return Err(InputError::new("embedding", "is longer than 256 bytes"));
+            return Err(InputError::new("index.embedding", "is longer than 256 bytes"));
         }
-        check_between("graph.ef_construction", self.index.graph.ef_construction, GraphSpec::EF_CONSTRUCTION_MAX)?;
-        Ok(())
+        let beam = self.index.graph.ef_construction;
+        check_between("index.graph.ef_construction", beam, GraphSpec::EF_CONSTRUCTION_MAX)
     }
 }
 
@@ -134,6 +155,11 @@ mod tests {
         };
         let limits = Limits::default();
         assert_eq!(good.check(&limits), Ok(()));
+        let with = |change: &dyn Fn(&mut IndexSpec)| {
+            let mut spec = good.clone();
+            change(&mut spec.index);
+            spec
+        };
         for (want, spec) in [
             ("name", CollectionSpec { name: String::new(), ..good.clone() }),
             ("name", CollectionSpec { name: "../etc".into(), ..good.clone() }),
@@ -141,8 +167,11 @@ mod tests {
             ("name", CollectionSpec { name: "x".repeat(129), ..good.clone() }),
             ("shards", CollectionSpec { shards: 0, ..good.clone() }),
             ("replicas", CollectionSpec { replicas: 8, ..good.clone() }),
-            ("dim", CollectionSpec { index: IndexSpec { dim: 0, ..good.index.clone() }, ..good.clone() }),
-            ("dim", CollectionSpec { index: IndexSpec { dim: 65_537, ..good.index.clone() }, ..good.clone() }),
+            ("index.dim", with(&|index| index.dim = 0)),
+            ("index.dim", with(&|index| index.dim = 65_537)),
+            ("index.embedding", with(&|index| index.embedding = "x".repeat(257))),
+            ("index.graph.ef_construction", with(&|index| index.graph.ef_construction = 0)),
+            ("index.graph.ef_construction", with(&|index| index.graph.ef_construction = 4_097)),
         ] {
             assert_eq!(spec.check(&limits).map_err(|e| e.field), Err(want.to_owned()));
         }

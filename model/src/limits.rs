@@ -12,6 +12,8 @@ pub struct Limits {
     pub dim_max: u32,
     /// Highest `k` of a search.
     pub k_max: u32,
+    /// Highest `ef_search` of a search.
+    pub ef_search_max: u32,
     /// Points or ids in one write or lookup.
     pub batch_points_max: u32,
     /// Queries in one batched search.
@@ -45,6 +47,7 @@ impl Default for Limits {
         Self {
             dim_max: 65_536,
             k_max: 10_000,
+            ef_search_max: 10_000,
             batch_points_max: 4_096,
             batch_queries_max: 1_024,
             payload_bytes_max: 1 << 20,
@@ -71,6 +74,7 @@ impl Limits {
         for (field, value) in [
             ("limits.dim_max", self.dim_max),
             ("limits.k_max", self.k_max),
+            ("limits.ef_search_max", self.ef_search_max),
             ("limits.batch_points_max", self.batch_points_max),
             ("limits.batch_queries_max", self.batch_queries_max),
             ("limits.shards_max", self.shards_max),

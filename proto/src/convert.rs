@@ -5,8 +5,8 @@ use bytes::Bytes;
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 use shoal_model::{
-    Condition, Filter, InputError, Metric, OperationId, Payload, Point, PointId, Predicate, Quantization, Range,
-    Scalar, Value,
+    Condition, Filter, GraphSpec, InputError, Metric, OperationId, Payload, Point, PointId, Predicate, Quantization,
+    Range, Scalar, Value,
 };
 
 use crate::v1;
@@ -222,6 +222,37 @@ pub fn quantization_to_wire(quantization: Quantization) -> v1::Quantization {
     }
 }
 
+/// How graphs are built; what is absent or 0 is what the cluster chooses.
+pub fn graph(params: Option<v1::GraphParams>) -> Result<GraphSpec, InputError> {
+    let params = params.unwrap_or_default();
+    if params.m != 0 && params.m != GraphSpec::M {
+        let problem = format!(
+            "is {}, must be {} or left out: blocks of a graph hold {} links",
+            params.m,
+            GraphSpec::M,
+            2 * GraphSpec::M
+        );
+        return Err(InputError::new("m", problem));
+    }
+    let default = GraphSpec::DEFAULT;
+    Ok(GraphSpec {
+        ef_construction: if params.ef_construction == 0 { default.ef_construction } else { params.ef_construction },
+        quantization: quantization(params.quantization)?,
+        seed: if params.seed == 0 { default.seed } else { params.seed },
+    })
+}
+
+/// How graphs are built, for the wire.
+#[must_use]
+pub fn graph_to_wire(graph: GraphSpec) -> v1::GraphParams {
+    v1::GraphParams {
+        m: GraphSpec::M,
+        ef_construction: graph.ef_construction,
+        quantization: quantization_to_wire(graph.quantization).into(),
+        seed: graph.seed,
+    }
+}
+
 /// A filter from the wire, not yet checked against caps. Prost bounds the recursion.
 pub fn filter(filter: Option<v1::Filter>) -> Result<Filter, InputError> {
     filter.map_or_else(|| Ok(Filter::default()), |filter| clauses(filter).map_err(|e| e.within("filter")))
@@ -352,6 +383,22 @@ mod tests {
         };
         let filter = Filter { must: vec![Condition::Nested(inner)], ..Filter::default() };
         assert_eq!(self::filter(Some(filter_to_wire(&filter))), Ok(filter));
+    }
+
+    #[test]
+    fn graph_parameters_survive_the_wire_and_have_defaults() {
+        assert_eq!(graph(None), Ok(GraphSpec::DEFAULT));
+        assert_eq!(graph(Some(v1::GraphParams::default())), Ok(GraphSpec::DEFAULT));
+        for quantization in Quantization::ALL {
+            let spec = GraphSpec { ef_construction: 7, quantization, seed: u64::MAX };
+            assert_eq!(graph(Some(graph_to_wire(spec))), Ok(spec), "{}", quantization.name());
+        }
+        for (want, params) in [
+            ("m", v1::GraphParams { m: 32, ..Default::default() }),
+            ("quantization", v1::GraphParams { quantization: 9, ..Default::default() }),
+        ] {
+            assert_eq!(graph(Some(params)).map_err(|e| e.field), Err(want.to_owned()));
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use shoal_model::{Classify, ErrorKind};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::v1;
+
 const DOMAIN: &str = "shoal";
 
 /// An error that came over the wire.
@@ -116,6 +118,20 @@ fn from_code(code: Code) -> ErrorKind {
     }
 }
 
+/// What went wrong with one search of a batch, for its caller.
+pub fn to_search_failure(error: &impl Classify) -> v1::SearchFailure {
+    let status = to_status(error);
+    let code = u32::try_from(i32::from(status.code())).unwrap_or_default();
+    v1::SearchFailure { code, message: status.message().to_owned(), field: shortened(error.field()) }
+}
+
+/// What a search of a batch tells.
+#[must_use]
+pub fn from_search_failure(failure: v1::SearchFailure) -> RemoteError {
+    let code = i32::try_from(failure.code).map_or(Code::Unknown, Code::from_i32);
+    RemoteError { kind: from_code(code), field: failure.field, message: failure.message }
+}
+
 /// The status of a call that exists in the API and is not served yet.
 #[must_use]
 pub fn not_served_yet(what: &str) -> Status {
@@ -138,6 +154,14 @@ mod tests {
             let status = to_status(&error);
             assert_eq!(status.code(), code, "{name}");
             assert_eq!(from_status(&status), error, "{name}");
+        }
+    }
+
+    #[test]
+    fn failures_in_a_batch_tell_what_can_be_done() {
+        for kind in [ErrorKind::Invalid, ErrorKind::NotFound, ErrorKind::Overloaded, ErrorKind::DeadlineExceeded] {
+            let error = RemoteError { kind, field: "vector[1]".into(), message: "what is wrong".into() };
+            assert_eq!(from_search_failure(to_search_failure(&error)), error);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use shoal_model::{Classify as _, CollectionSpec, ErrorKind, InputError, ShardId};
+use shoal_model::{Classify as _, CollectionSpec, ErrorKind, InputError, Limits, ShardId};
 use shoal_proto::server;
 use shoal_proto::status::to_status;
 use shoal_proto::{trace, v1};
@@ -19,7 +19,7 @@ use crate::fanout::{Gap, Grouping, Plan};
 use crate::flight::{Airspace, Landed, NodeAnswer, NodeCall};
 use crate::freshness::Freshness;
 use crate::lookup::{Located, Pacer};
-use crate::{RouterConfig, RouterError};
+use crate::{RouterConfig, RouterError, check};
 
 /// Share of a request's time that is kept for joining the answers and sending the result.
 const RESERVE_SHARE: u32 = 20;
@@ -98,10 +98,7 @@ impl Shared {
         let deadline = server::deadline(&metadata, timeout_ms, limits).into();
         let too_many = |_| RouterError::TooManyRequests { max: self.config.in_flight_max };
         let _permit = self.admission.try_acquire().map_err(too_many)?;
-        if timeout_ms > limits.timeout_ms_max {
-            let problem = format!("is {timeout_ms}, the cap is {}", limits.timeout_ms_max);
-            return Err(InputError::new("timeout_ms", problem).into());
-        }
+        check::timeout(timeout_ms, limits)?;
         answer(message, &Call { metadata, begun, admitted: Instant::now(), deadline }).await
     }
 
@@ -134,6 +131,13 @@ impl Shared {
 }
 
 impl Call {
+    /// The same call for a part of it that names its own time, 0 for none.
+    pub(crate) fn part(&self, timeout_ms: u32, limits: &Limits) -> Result<Self, InputError> {
+        check::timeout(timeout_ms, limits)?;
+        let deadline = server::deadline(&self.metadata, timeout_ms, limits).into();
+        Ok(Self { metadata: MetadataMap::new(), deadline, ..*self })
+    }
+
     /// When nodes must have answered, since the request began.
     fn time_for_nodes(&self) -> Duration {
         let whole = self.deadline.saturating_duration_since(self.begun);

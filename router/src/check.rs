@@ -21,6 +21,24 @@ pub(crate) fn batch(field: &str, count: usize, limits: &Limits) -> Result<(), In
     Ok(())
 }
 
+/// The number of searches in one request.
+pub(crate) fn searches(count: usize, limits: &Limits) -> Result<(), InputError> {
+    if count == 0 || count > limits.batch_queries_max as usize {
+        let problem = format!("has {count} entries, must have 1 to {}", limits.batch_queries_max);
+        return Err(InputError::new("searches", problem));
+    }
+    Ok(())
+}
+
+/// The time that a request names, 0 for none.
+pub(crate) fn timeout(timeout_ms: u32, limits: &Limits) -> Result<(), InputError> {
+    if timeout_ms > limits.timeout_ms_max {
+        let problem = format!("is {timeout_ms}, the cap is {}", limits.timeout_ms_max);
+        return Err(InputError::new("timeout_ms", problem));
+    }
+    Ok(())
+}
+
 /// Points to write; returns their ids in order.
 pub(crate) fn points(points: &[v1::Point], index: &IndexSpec, limits: &Limits) -> Result<Vec<PointId>, RouterError> {
     let mut ids = Vec::with_capacity(points.len());
@@ -101,14 +119,23 @@ pub(crate) fn search(request: &v1::SearchRequest, limits: &Limits) -> Result<(),
     if let Some(share) = request.min_coverage.filter(|share| !(0.0..=1.0).contains(share)) {
         return Err(InputError::new("min_coverage", format!("is {share}, must be 0 to 1")).into());
     }
-    if let Some(recall) = request.recall_target.filter(|recall| !(*recall > 0.0 && *recall <= 1.0)) {
-        return Err(InputError::new("recall_target", format!("is {recall}, must be above 0 and at most 1")).into());
-    }
-    if let Some(beam) = request.ef_search.filter(|beam| *beam < request.k) {
-        let problem = format!("is {beam}, must be at least k, which is {}", request.k);
-        return Err(InputError::new("ef_search", problem).into());
-    }
+    effort(request, limits)?;
     Ok(payload_fields(&request.payload_fields, limits)?)
+}
+
+/// How hard a search is to look. Called with a `k` that is within its own bounds.
+fn effort(request: &v1::SearchRequest, limits: &Limits) -> Result<(), InputError> {
+    if let Some(recall) = request.recall_target.filter(|recall| !(*recall > 0.0 && *recall <= 1.0)) {
+        return Err(InputError::new("recall_target", format!("is {recall}, must be above 0 and at most 1")));
+    }
+    let Some(beam) = request.ef_search else { return Ok(()) };
+    if beam < request.k {
+        return Err(InputError::new("ef_search", format!("is {beam}, must be at least k, which is {}", request.k)));
+    }
+    if beam > limits.ef_search_max {
+        return Err(InputError::new("ef_search", format!("is {beam}, the cap is {}", limits.ef_search_max)));
+    }
+    Ok(())
 }
 
 fn payload_fields(names: &[String], limits: &Limits) -> Result<(), InputError> {

@@ -1,5 +1,7 @@
 //! Everything that can go wrong on a router.
 
+use std::sync::Arc;
+
 use shoal_model::{Classify, ErrorKind, InputError, TokenError};
 use shoal_proto::server::ServerError;
 use shoal_proto::status::RemoteError;
@@ -63,6 +65,9 @@ pub enum RouterError {
     /// A node or coordinator answered with an error.
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    /// What several searches of a batch have met together.
+    #[error(transparent)]
+    Shared(Arc<RouterError>),
     /// A node's answer breaks the protocol.
     #[error("a node's answer is malformed: {0}")]
     Malformed(InputError),
@@ -80,6 +85,7 @@ impl Classify for RouterError {
             Self::Input(error) => error.kind(),
             Self::Token(error) => error.kind(),
             Self::Remote(error) => error.kind(),
+            Self::Shared(error) => error.kind(),
             Self::UnknownCollection { .. } => ErrorKind::NotFound,
             Self::NotServedYet { .. } => ErrorKind::Unimplemented,
             Self::TooManyRequests { .. } | Self::TooManyUnknown => ErrorKind::Overloaded,
@@ -94,6 +100,7 @@ impl Classify for RouterError {
             Self::Input(error) => error.field(),
             Self::Token(_) => "consistency.tokens",
             Self::Remote(error) => error.field(),
+            Self::Shared(error) => error.field(),
             Self::UnknownCollection { .. } => "collection",
             _ => "",
         }

@@ -29,6 +29,7 @@ pub(crate) struct Airspace {
 
 /// A call to one node.
 pub(crate) struct NodeCall {
+    pub(crate) node: NodeId,
     pub(crate) channel: Channel,
     /// At least one.
     pub(crate) targets: Vec<Target>,
@@ -77,7 +78,7 @@ impl Airspace {
                     Action::Call { call: id, node, targets } => {
                         let within = ends_at.saturating_duration_since(Instant::now());
                         let channel = self.channel(fanout.map(), node);
-                        let made = channel.map(|channel| call(NodeCall { channel, targets, within }));
+                        let made = channel.map(|channel| call(NodeCall { node, channel, targets, within }));
                         calls.push(outcome_of(id, node, made));
                     }
                     Action::RefreshMap { beyond } => self.refresh(beyond),

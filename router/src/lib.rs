@@ -6,13 +6,16 @@
 //! - `lookup`: from a collection's name to its place in the map.
 //! - `split`: which shard holds an id.
 //! - `freshness`: how fresh an answer must be, and how fresh it is.
+//! - `batch`: several searches at once; `coalesce`: those of their calls that go to one node as one.
 //! - `points`, `search`: the gRPC services for data; `forward`: those that coordinators answer.
 //!
 //! Does not know about: indexes, disks, Raft, what a node does with a shard. It follows the cluster map
 //! (`shoal_proto::map_watch`) and owns none of it.
 
+mod batch;
 mod call;
 mod check;
+mod coalesce;
 mod config;
 mod coordinators;
 mod error;

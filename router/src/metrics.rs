@@ -28,6 +28,12 @@ struct Method {
     method: &'static str,
 }
 
+/// How a search of a batch ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Batched {
+    result: &'static str,
+}
+
 /// How a call to a node ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NodeCall {
@@ -45,6 +51,7 @@ struct Reason {
 pub(crate) struct Metrics {
     requests: Family<Ended, Counter>,
     seconds: Family<Method, Histogram>,
+    batched: Family<Batched, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
     node_calls: Family<NodeCall, Counter>,
     retries: Family<Reason, Counter>,
@@ -60,6 +67,7 @@ impl Metrics {
             requests: Family::default(),
             // 100 µs to 52 s.
             seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(100e-6, 2.0, 20))),
+            batched: Family::default(),
             in_flight: Gauge::default(),
             node_calls: Family::default(),
             retries: Family::default(),
@@ -71,9 +79,11 @@ impl Metrics {
         for cause in [Cause::StaleEpoch, Cause::NotReady, Cause::Unreachable] {
             drop(metrics.retries.get_or_create(&Reason { reason: cause.name() }));
         }
+        drop(metrics.batched.get_or_create(&Batched { result: "ok" }));
         let registry = registry.sub_registry_with_prefix("shoal_router");
         registry.register("requests", "Requests by method and result", metrics.requests.clone());
         registry.register("request_seconds", "Time that requests took", metrics.seconds.clone());
+        registry.register("batched_searches", "Searches of batches by result", metrics.batched.clone());
         registry.register("in_flight", "Requests under way", metrics.in_flight.clone());
         registry.register("node_calls", "Calls to nodes by result", metrics.node_calls.clone());
         registry.register("shard_retries", "Shards asked again, by the failure before", metrics.retries.clone());
@@ -88,6 +98,11 @@ impl Metrics {
     pub(crate) fn request(&self, method: &'static str) -> InFlight<'_> {
         self.in_flight.inc();
         InFlight { metrics: self, method, started: Instant::now(), result: "CANCELLED" }
+    }
+
+    /// A search of a batch has ended.
+    pub(crate) fn batched<A>(&self, answer: &Result<A, RouterError>) {
+        self.batched.get_or_create(&Batched { result: result_name(answer) }).inc();
     }
 
     /// A call to a node has ended.
@@ -116,6 +131,10 @@ impl Metrics {
     }
 }
 
+fn result_name<A>(answer: &Result<A, RouterError>) -> &'static str {
+    answer.as_ref().err().map_or("ok", |error| kind_name(error.kind()))
+}
+
 /// A request under way; counts it when it ends, also when its caller goes away.
 pub(crate) struct InFlight<'a> {
     metrics: &'a Metrics,
@@ -127,7 +146,7 @@ pub(crate) struct InFlight<'a> {
 impl InFlight<'_> {
     /// The request has an answer.
     pub(crate) fn ended<A>(&mut self, answer: &Result<A, RouterError>) {
-        self.result = answer.as_ref().err().map_or("ok", |error| kind_name(error.kind()));
+        self.result = result_name(answer);
     }
 }
 

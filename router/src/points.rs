@@ -68,7 +68,7 @@ impl Shared {
             coverage_min: 1.0,
         };
         let target = Freshness::default();
-        let written = self.fan_out(call, located, errand, |NodeCall { channel, targets, within }| {
+        let written = self.fan_out(call, located, errand, |NodeCall { channel, targets, within, .. }| {
             let own = targets.first().and_then(|target| Some((target.shard, writes.get(&target.shard)?.clone())));
             let (shard, mut write) = own.unwrap_or_default();
             write.target = targets.first().map(|asked| target.target(*asked));
@@ -90,7 +90,7 @@ impl Shared {
             grouping: Grouping::PerShard,
             coverage_min: 1.0,
         };
-        let read = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within }| {
+        let read = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within, .. }| {
             let target = targets.first();
             let message = wire::GetRequest {
                 target: target.map(|target| freshness.target(*target)),
@@ -114,7 +114,7 @@ impl Shared {
         let freshness = Freshness::new(request.consistency)?;
         let located = self.locate(&request.collection, call.deadline).await?;
         let errand = Errand::of_all_shards(&located, "all must", 1.0);
-        let counted = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within }| {
+        let counted = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within, .. }| {
             let message = wire::CountRequest { targets: freshness.targets(&targets), filter: request.filter.clone() };
             let mut node = self.client(channel);
             async move {
@@ -136,7 +136,7 @@ impl Shared {
         let errand = Errand::of_all_shards(&located, "all must", 1.0);
         // One more than wanted tells whether there are more, unless the cap forbids to ask for it.
         let limit = u32::try_from(wanted).unwrap_or(u32::MAX).saturating_add(1).min(limits.batch_points_max);
-        let page = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within }| {
+        let page = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within, .. }| {
             let message = wire::ScrollRequest {
                 targets: freshness.targets(&targets),
                 filter: request.filter.clone(),

@@ -12,6 +12,7 @@ use tracing::info_span;
 use crate::call::{Answered, Call, Errand, Shared, brief};
 use crate::flight::{NodeAnswer, NodeCall};
 use crate::freshness::Freshness;
+use crate::lookup::Located;
 use crate::nodes::timed;
 use crate::{RouterError, check};
 
@@ -44,18 +45,37 @@ struct Found {
 
 impl Shared {
     async fn search(&self, request: v1::SearchRequest, call: &Call) -> Result<v1::SearchResponse, RouterError> {
+        let name = request.collection.clone();
+        let ask = |NodeCall { channel, within, .. }, message: wire::SearchRequest| {
+            let mut node = self.client(channel);
+            async move { Ok(node.search(timed(message, within)).await?.into_inner()) }
+        };
+        self.search_by(request, call, self.locate(&name, call.deadline), ask).await
+    }
+
+    /// Serves one search: `locate` finds its collection, `ask` carries its calls to nodes.
+    pub(crate) async fn search_by<F>(
+        &self,
+        request: v1::SearchRequest,
+        call: &Call,
+        locate: impl Future<Output = Result<Located, RouterError>>,
+        ask: impl Fn(NodeCall, wire::SearchRequest) -> F,
+    ) -> Result<v1::SearchResponse, RouterError>
+    where
+        F: Future<Output = Result<wire::SearchResponse, Status>>,
+    {
         check::search(&request, &self.config.limits)?;
         let freshness = Freshness::new(request.consistency.clone())?;
-        let located = self.locate(&request.collection, call.deadline).await?;
+        let located = locate.await?;
         let collection = located.collection();
         check::search_of(&request, collection.active.0, &collection.index)?;
         let errand = Errand::of_all_shards(&located, "too few for min_coverage", request.min_coverage.unwrap_or(1.0));
         let k = request.k as usize;
         let message = node_request(request);
-        let found = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within }| {
-            let message = wire::SearchRequest { targets: freshness.targets(&targets), ..message.clone() };
-            let mut node = self.client(channel);
-            async move { Ok(node_answer(node.search(timed(message, within)).await?.into_inner())) }
+        let found = self.fan_out(call, &located, errand, |call| {
+            let message = wire::SearchRequest { targets: freshness.targets(&call.targets), ..message.clone() };
+            let answer = ask(call, message);
+            async move { Ok(node_answer(answer.await?)) }
         });
         let mut found = found.await?;
         let lists = candidates(&mut found)?;
@@ -137,7 +157,7 @@ impl SearchService for Search {
         request: Request<v1::SearchBatchRequest>,
     ) -> Result<Response<v1::SearchBatchResponse>, Status> {
         let span = info_span!("router.search_batch", searches = request.get_ref().searches.len());
-        let answer = async |_, _: &Call| Err(RouterError::not_served("SearchBatch"));
+        let answer = async |message, call: &Call| self.0.search_batch(message, call).await;
         self.0.serve("search_batch", span, 0, request, answer).await
     }
 }

@@ -10,6 +10,7 @@ use tonic::Code::{self, InvalidArgument, NotFound};
 fn limits() -> Limits {
     Limits {
         k_max: 100,
+        ef_search_max: 200,
         batch_points_max: 8,
         payload_bytes_max: 64,
         payload_depth_max: 2,
@@ -110,7 +111,9 @@ async fn bad_searches_are_refused_by_field() {
         ("coverage of NaN", v1::SearchRequest { min_coverage: Some(f64::NAN), ..good.clone() }, "min_coverage"),
         ("recall of 0", v1::SearchRequest { recall_target: Some(0.0), ..good.clone() }, "recall_target"),
         ("recall above 1", v1::SearchRequest { recall_target: Some(1.01), ..good.clone() }, "recall_target"),
+        ("recall of NaN", v1::SearchRequest { recall_target: Some(f64::NAN), ..good.clone() }, "recall_target"),
         ("narrow beam", v1::SearchRequest { ef_search: Some(9), ..good.clone() }, "ef_search"),
+        ("wide beam", v1::SearchRequest { ef_search: Some(201), ..good.clone() }, "ef_search"),
         (
             "empty field name",
             v1::SearchRequest { payload_fields: vec![String::new()], ..good.clone() },

@@ -80,6 +80,22 @@ async fn an_answer_says_what_it_rests_on() {
 }
 
 #[tokio::test]
+async fn wanted_effort_reaches_the_nodes_and_their_work_is_summed() {
+    let rig = Rig::start(2, 4).await;
+    rig.fill(8).await;
+    let plain = search(&[1.0, 0.0], 3);
+    for (name, request, hops) in [
+        ("default", plain.clone(), 20),
+        ("a beam", v1::SearchRequest { ef_search: Some(16), ..plain.clone() }, 32),
+        ("exact", v1::SearchRequest { exact: true, ef_search: Some(16), ..plain }, 0),
+    ] {
+        let found = rig.searches().search(request).await.expect("served").into_inner();
+        let work = found.work.expect("always there");
+        assert_eq!((work.hops, work.distances), (hops, 8), "{name}: over two nodes");
+    }
+}
+
+#[tokio::test]
 async fn deadlines_travel_and_shrink() {
     let rig = Rig::start(1, 1).await;
     rig.fill(1).await;
@@ -113,7 +129,6 @@ async fn what_is_not_served_yet_says_so() {
         ("filter", rig.points().delete(by_filter).await.err()),
         ("priority", rig.searches().search(urgent).await.err()),
         ("SetPayload", rig.points().set_payload(v1::SetPayloadRequest::default()).await.err()),
-        ("SearchBatch", rig.searches().search_batch(v1::SearchBatchRequest::default()).await.err()),
         (
             "CreateIndexVersion",
             rig.collections().create_index_version(v1::CreateIndexVersionRequest::default()).await.err(),

@@ -153,8 +153,12 @@ async fn without_any_coordinator_calls_fail_in_time() {
 #[tokio::test]
 async fn a_caller_sees_the_collections_it_has_just_made_and_removed() {
     let rig = Rig::start(2, 2).await;
-    let create = v1::CreateCollectionRequest { name: "new".into(), ..Default::default() };
-    rig.collections().create_collection(create).await.expect("served");
+    let graph =
+        v1::GraphParams { ef_construction: 64, quantization: v1::Quantization::Int8.into(), ..Default::default() };
+    let index = Some(v1::IndexSpec { dim: 2, graph: Some(graph), ..Default::default() });
+    let create = v1::CreateCollectionRequest { name: "new".into(), index: index.clone(), ..Default::default() };
+    let created = rig.collections().create_collection(create).await.expect("served").into_inner().collection;
+    assert_eq!(created.and_then(|collection| collection.index), index, "the coordinator is told all of it");
     rig.nodes.iter().for_each(|node| node.follow(&rig.coordinator.shown.borrow()));
     let count = v1::CountRequest { collection: "new".into(), ..Default::default() };
     rig.points().count(count.clone()).await.expect("the map shows it");

@@ -98,12 +98,17 @@ async fn check_searches(channel: &Channel) {
         ("zero", v1::SearchRequest { vector: vector(&[0.0, 0.0]), ..search() }, "vector"),
         ("a deep filter", v1::SearchRequest { filter: Some(nested(17)), ..search() }, "filter"),
         ("a wide filter", v1::SearchRequest { filter: Some(wide(1_025)), ..search() }, "filter"),
+        ("a narrow beam", v1::SearchRequest { ef_search: Some(2), ..search() }, "ef_search"),
+        ("a beam beyond the cap", v1::SearchRequest { ef_search: Some(u32::MAX), ..search() }, "ef_search"),
+        ("recall 0", v1::SearchRequest { recall_target: Some(0.0), ..search() }, "recall_target"),
         ("coverage over 1", v1::SearchRequest { min_coverage: Some(1.5), ..search() }, "min_coverage"),
         ("coverage NaN", v1::SearchRequest { min_coverage: Some(f64::NAN), ..search() }, "min_coverage"),
         ("limit NaN", v1::SearchRequest { score_limit: Some(f32::NAN), ..search() }, "score_limit"),
     ] {
         check(name, client.search(request).await.map(drop), ErrorKind::Invalid, field);
     }
+    let batch = v1::SearchBatchRequest { searches: vec![search(); 1_025] };
+    check("a large batch", client.search_batch(batch).await.map(drop), ErrorKind::Invalid, "searches");
     let urgent = v1::SearchRequest { priority: v1::Priority::Batch.into(), ..search() };
     let status = client.search(urgent).await.expect_err("priorities are not served yet");
     assert_eq!(from_status(&status).kind, ErrorKind::Unimplemented);
@@ -112,6 +117,7 @@ async fn check_searches(channel: &Channel) {
 async fn check_collections(channel: &Channel) {
     let mut client = CollectionsServiceClient::new(channel.clone());
     let index = |dim, metric: v1::Metric| Some(v1::IndexSpec { dim, metric: metric.into(), ..Default::default() });
+    let with_graph = |graph| index(2, v1::Metric::Dot).map(|index| v1::IndexSpec { graph: Some(graph), ..index });
     let good =
         || v1::CreateCollectionRequest { name: "fresh".into(), index: index(2, v1::Metric::Dot), ..Default::default() };
     for (name, request, kind, field) in [
@@ -121,13 +127,28 @@ async fn check_collections(channel: &Channel) {
             "dim 0",
             v1::CreateCollectionRequest { index: index(0, v1::Metric::Dot), ..good() },
             ErrorKind::Invalid,
-            "dim",
+            "index.dim",
         ),
         (
             "no metric",
             v1::CreateCollectionRequest { index: index(2, v1::Metric::Unspecified), ..good() },
             ErrorKind::Invalid,
-            "metric",
+            "index.metric",
+        ),
+        (
+            "another degree",
+            v1::CreateCollectionRequest { index: with_graph(v1::GraphParams { m: 8, ..Default::default() }), ..good() },
+            ErrorKind::Invalid,
+            "index.graph.m",
+        ),
+        (
+            "a wide beam",
+            v1::CreateCollectionRequest {
+                index: with_graph(v1::GraphParams { ef_construction: 1 << 20, ..Default::default() }),
+                ..good()
+            },
+            ErrorKind::Invalid,
+            "index.graph.ef_construction",
         ),
         ("many shards", v1::CreateCollectionRequest { shards: 99_999, ..good() }, ErrorKind::Invalid, "shards"),
         (

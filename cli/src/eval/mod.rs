@@ -6,6 +6,7 @@ pub(crate) mod run;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::json;
 use shoal_client::{Collection, SearchOptions};
@@ -15,9 +16,10 @@ use self::metrics::{Gains, Truth};
 use self::run::{Measurement, Right, Summary};
 use crate::args::EvalArgs;
 use crate::command::Context;
+use crate::effort::Effort;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, columns};
-use crate::progress::Progress;
+use crate::progress::{Progress, rate, whole};
 
 /// Everything that the files say.
 struct Inputs {
@@ -40,6 +42,7 @@ pub(crate) async fn run(context: &Context, args: &EvalArgs) -> Result<(), Failur
         collection: &args.collection,
         queries: &inputs.queries,
         concurrency: args.concurrency as usize,
+        batch: args.batch as usize,
         doc_key: args.doc_key.as_deref(),
     };
     let mut summaries = Vec::new();
@@ -48,11 +51,16 @@ pub(crate) async fn run(context: &Context, args: &EvalArgs) -> Result<(), Failur
             truth: inputs.truth.as_deref(),
             judgments: inputs.judgments.as_ref().map(|(judgments, names)| (judgments, names.as_slice())),
         };
-        summaries.push(measure(&measurement, args, None, right).await?);
+        for effort in args.efforts.each() {
+            summaries.push(measure(&measurement, args, None, effort, right).await?);
+        }
     }
     for (i, filter) in inputs.filters.iter().enumerate() {
         let truth = inputs.filtered.as_ref().and_then(|filtered| filtered.get(i)).map(Vec::as_slice);
-        summaries.push(measure(&measurement, args, Some(filter), Right { truth, judgments: None }).await?);
+        for effort in args.efforts.each() {
+            let right = Right { truth, judgments: None };
+            summaries.push(measure(&measurement, args, Some(filter), effort, right).await?);
+        }
     }
     output::print(
         context.format,
@@ -124,6 +132,7 @@ async fn measure(
     measurement: &Measurement<'_>,
     args: &EvalArgs,
     filter: Option<&NamedFilter>,
+    effort: Effort,
     right: Right<'_>,
 ) -> Result<Summary, Failure> {
     let name = filter.map(|filter| filter.name.clone());
@@ -133,23 +142,33 @@ async fn measure(
         min_coverage: Some(0.0),
         without_payload: args.doc_key.is_none(),
         payload_fields: args.doc_key.clone().into_iter().collect(),
-        exact: args.exact,
         ..SearchOptions::default()
     };
     let what = name.as_ref().map_or("eval".to_owned(), |name| format!("eval {name}"));
+    let what = if effort == Effort::default() { what } else { format!("{what}, {}", effort.name()) };
     let progress = Progress::new(what, "queries", Some(measurement.queries.len() as u64));
-    let outcomes = measurement.run(&options, &progress).await;
+    let started = Instant::now();
+    let outcomes = measurement.run(&effort.of(options), &progress).await;
+    let elapsed = started.elapsed();
     progress.finish();
     measurement.check_names(&outcomes, right)?;
-    Ok(Summary { filter: name, ..measurement.summarise(&outcomes, args.k as usize, right) })
+    let summary = measurement.summarise(&outcomes, args.k as usize, right);
+    let answered = (summary.queries - summary.errors) as u64;
+    Ok(Summary { filter: name, effort, qps: Some(rate(answered, elapsed)), ..summary })
 }
 
-/// A row for each filter. Columns that say nothing are left out.
+/// A row for each filter and effort. Columns that say nothing are left out.
 fn table(summaries: &[Summary]) -> String {
     let k = summaries.first().map_or(0, |summary| summary.k);
     let share = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
     let judged = summaries.iter().any(|summary| summary.ndcg.is_some());
-    let mut header = vec!["filter".to_owned(), "queries".to_owned(), format!("recall@{k}")];
+    let efforts = summaries.iter().any(|summary| summary.effort != Effort::default());
+    let mut header = vec!["filter".to_owned()];
+    if efforts {
+        header.push("effort".to_owned());
+    }
+    let named = header.len();
+    header.extend(["queries".to_owned(), format!("recall@{k}")]);
     if judged {
         header.extend([
             format!("precision@{k}"),
@@ -158,24 +177,29 @@ fn table(summaries: &[Summary]) -> String {
             format!("judged recall@{k}"),
         ]);
     }
-    header.extend(["p50 ms", "p95 ms", "p99 ms", "mean ms", "errors", "partial"].map(str::to_owned));
+    header.push("qps".to_owned());
+    header
+        .extend(["p50 ms", "p95 ms", "p99 ms", "mean ms", "hops", "distances", "errors", "partial"].map(str::to_owned));
     let row = |summary: &Summary| {
-        let mut row = vec![
-            summary.filter.clone().unwrap_or_else(|| "(none)".to_owned()),
-            summary.queries.to_string(),
-            share(summary.recall),
-        ];
+        let mut row = vec![summary.filter.clone().unwrap_or_else(|| "(none)".to_owned())];
+        if efforts {
+            row.push(summary.effort.name());
+        }
+        row.extend([summary.queries.to_string(), share(summary.recall)]);
         if judged {
             row.extend([summary.precision, summary.mrr, summary.ndcg, summary.judged_recall].map(share));
         }
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), whole);
+        row.push(number(summary.qps));
         let latency = &summary.latency_ms;
         let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
         row.extend([latency.p50, latency.p95, latency.p99, latency.mean].map(ms));
+        row.extend([summary.hops, summary.distances].map(number));
         row.extend([summary.errors.to_string(), summary.partial.to_string()]);
         row
     };
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let right: Vec<usize> = (1..header.len()).collect();
+    let right: Vec<usize> = (named..header.len()).collect();
     columns(&header, summaries.iter().map(row).collect(), &right)
 }
 
@@ -211,20 +235,30 @@ mod tests {
             queries: 495,
             k: 10,
             recall: Some(1.0),
+            qps: Some(1_234.4),
+            hops: Some(42.25),
+            distances: Some(1_351.5),
             latency_ms: Latency { mean: Some(2.0), p50: Some(1.5), p95: Some(3.25), p99: Some(4.0) },
             ..Summary::default()
         }
     }
 
     #[test]
-    fn tables_have_a_row_for_each_filter() {
+    fn tables_have_a_row_for_each_filter_and_effort() {
         let filtered = Summary { filter: Some("big".into()), recall: Some(0.99996), partial: 2, ..summary() };
         let want = "\
-FILTER  QUERIES  RECALL@10  P50 MS  P95 MS  P99 MS  MEAN MS  ERRORS  PARTIAL
-(none)      495     1.0000    1.50    3.25    4.00     2.00       0        0
-big         495     1.0000    1.50    3.25    4.00     2.00       0        2
+FILTER  QUERIES  RECALL@10    QPS  P50 MS  P95 MS  P99 MS  MEAN MS  HOPS  DISTANCES  ERRORS  PARTIAL
+(none)      495     1.0000  1,234    1.50    3.25    4.00     2.00    42      1,352       0        0
+big         495     1.0000  1,234    1.50    3.25    4.00     2.00    42      1,352       0        2
 ";
-        assert_eq!(table(&[summary(), filtered]), want);
+        assert_eq!(table(&[summary(), filtered.clone()]), want);
+        let effort = Effort { ef_search: Some(64), ..Effort::default() };
+        let want = "\
+FILTER  EFFORT   QUERIES  RECALL@10    QPS  P50 MS  P95 MS  P99 MS  MEAN MS  HOPS  DISTANCES  ERRORS  PARTIAL
+(none)  default      495     1.0000  1,234    1.50    3.25    4.00     2.00    42      1,352       0        0
+big     ef 64        495     1.0000  1,234    1.50    3.25    4.00     2.00    42      1,352       0        2
+";
+        assert_eq!(table(&[summary(), Summary { effort, ..filtered }]), want);
     }
 
     #[test]

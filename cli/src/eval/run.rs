@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use futures::{StreamExt as _, stream};
 use serde::Serialize;
-use shoal_client::{Answer, Client, ClientError, Hit, SearchOptions};
+use shoal_client::{Answer, BatchSearch, Client, ClientError, Hit, SearchOptions, SearchWork};
 use shoal_model::{Metric, PointId, Value};
 
 use super::metrics::{Gains, Judged, Ranked, Truth, judge, mean, percentile, recall};
+use crate::effort::Effort;
 use crate::failure::Failure;
 use crate::progress::Progress;
 
@@ -17,8 +18,10 @@ pub(crate) struct Measurement<'a> {
     pub(crate) client: &'a Client,
     pub(crate) collection: &'a str,
     pub(crate) queries: &'a [Vec<f32>],
-    /// Queries under way at once.
+    /// Calls under way at once.
     pub(crate) concurrency: usize,
+    /// Queries in one call.
+    pub(crate) batch: usize,
     /// Payload field that names a point in judgments; its id where absent.
     pub(crate) doc_key: Option<&'a str>,
 }
@@ -27,7 +30,7 @@ pub(crate) struct Measurement<'a> {
 pub(crate) struct Outcome {
     /// The answer, or why there is none.
     pub(crate) answer: Result<Answer, ClientError>,
-    /// Measured here, in milliseconds.
+    /// Of its call, measured here, in milliseconds.
     pub(crate) latency_ms: f64,
 }
 
@@ -36,6 +39,11 @@ pub(crate) struct Outcome {
 pub(crate) struct Summary {
     /// Name of the filter, if any.
     pub(crate) filter: Option<String>,
+    /// How hard the cluster was to look.
+    #[serde(flatten)]
+    pub(crate) effort: Effort,
+    /// Queries in one call.
+    pub(crate) batch: usize,
     /// Queries sent.
     pub(crate) queries: usize,
     /// Results asked for.
@@ -50,8 +58,14 @@ pub(crate) struct Summary {
     pub(crate) ndcg: Option<f64>,
     /// Share of what was judged relevant that was returned.
     pub(crate) judged_recall: Option<f64>,
+    /// Queries answered in a second; absent where nobody took the time.
+    pub(crate) qps: Option<f64>,
     /// Of queries that were answered.
     pub(crate) latency_ms: Latency,
+    /// Steps through graphs, a query that was answered.
+    pub(crate) hops: Option<f64>,
+    /// Vectors compared, a query that was answered.
+    pub(crate) distances: Option<f64>,
     /// Queries that failed.
     pub(crate) errors: usize,
     /// Queries whose answer lacked a shard.
@@ -81,18 +95,32 @@ pub(crate) struct Right<'a> {
 impl Measurement<'_> {
     /// Sends every query once, in any order; outcomes are in the order of the queries.
     pub(crate) async fn run(&self, options: &SearchOptions, progress: &Progress) -> Vec<Outcome> {
-        let ask = |row: usize| async move {
+        let ask = |queries| async move {
             let started = Instant::now();
-            let answer = self.client.search(self.collection, &self.queries[row], options).await;
-            Outcome { answer, latency_ms: started.elapsed().as_secs_f64() * 1000.0 }
+            let answers = self.ask(queries, options).await;
+            let latency_ms = started.elapsed().as_secs_f64() * 1000.0;
+            answers.into_iter().map(move |answer| Outcome { answer, latency_ms })
         };
         let mut outcomes = Vec::with_capacity(self.queries.len());
-        let mut answers = stream::iter(0..self.queries.len()).map(ask).buffered(self.concurrency);
-        while let Some(outcome) = answers.next().await {
-            outcomes.push(outcome);
+        let mut answers = stream::iter(self.queries.chunks(self.batch)).map(ask).buffered(self.concurrency);
+        while let Some(answered) = answers.next().await {
+            outcomes.extend(answered);
             progress.set(outcomes.len() as u64);
         }
         outcomes
+    }
+
+    /// One call.
+    async fn ask(&self, queries: &[Vec<f32>], options: &SearchOptions) -> Vec<Result<Answer, ClientError>> {
+        if let [vector] = queries {
+            return vec![self.client.search(self.collection, vector, options).await];
+        }
+        let search = |vector| BatchSearch { collection: self.collection, vector, options };
+        let searches: Vec<_> = queries.iter().map(|vector| search(vector.as_slice())).collect();
+        match self.client.search_batch(&searches).await {
+            Ok(answers) => answers,
+            Err(error) => vec![Err(error); queries.len()],
+        }
     }
 
     /// Whether the judgments speak of the queries and of what they found at all. Where they do not, every figure would
@@ -130,9 +158,13 @@ impl Measurement<'_> {
         let errors: Vec<&ClientError> = outcomes.iter().filter_map(|outcome| outcome.answer.as_ref().err()).collect();
         let is_partial =
             |outcome: &&Outcome| outcome.answer.as_ref().is_ok_and(|answer| !answer.info.coverage.is_full());
+        let work = |count: fn(&SearchWork) -> u64| {
+            let answers = outcomes.iter().filter_map(|outcome| outcome.answer.as_ref().ok());
+            mean(&answers.map(|answer| count(&answer.work) as f64).collect::<Vec<_>>())
+        };
         let of = |value: fn(&Judged) -> f64| mean(&judged.iter().map(value).collect::<Vec<_>>());
         Summary {
-            filter: None,
+            batch: self.batch,
             queries: outcomes.len(),
             k,
             recall: right.truth.and_then(|truth| mean_recall(&rankings, truth, k)),
@@ -146,9 +178,12 @@ impl Measurement<'_> {
                 p95: percentile(&latencies, 0.95),
                 p99: percentile(&latencies, 0.99),
             },
+            hops: work(|work| work.hops),
+            distances: work(|work| work.distances),
             errors: errors.len(),
             partial: outcomes.iter().filter(is_partial).count(),
             first_error: errors.first().map(|error| error.to_string()),
+            ..Summary::default()
         }
     }
 
@@ -194,19 +229,20 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    use shoal_client::{AnswerInfo, Coverage, SearchWork};
+    use shoal_client::{AnswerInfo, Coverage};
     use shoal_model::Payload;
 
     use crate::eval::inputs;
 
     fn measurement<'a>(client: &'a Client, doc_key: Option<&'a str>) -> Measurement<'a> {
-        Measurement { client, collection: "c", queries: &[], concurrency: 1, doc_key }
+        Measurement { client, collection: "c", queries: &[], concurrency: 1, batch: 1, doc_key }
     }
 
     fn outcome(hits: Vec<Hit>, latency_ms: f64, answered: u32) -> Outcome {
         let coverage = Coverage { shards_asked: 2, shards_answered: answered, gaps: vec![] };
         let info = AnswerInfo { coverage, ..AnswerInfo::default() };
-        let answer = Answer { hits, metric: Metric::Cosine, info, work: SearchWork::default() };
+        let work = SearchWork { hops: 30, distances: 40, ..SearchWork::default() };
+        let answer = Answer { hits, metric: Metric::Cosine, info, work };
         Outcome { answer: Ok(answer), latency_ms }
     }
 
@@ -231,6 +267,7 @@ mod tests {
         assert_eq!(summary.recall, Some((1.0 + 1.0 + 0.5 + 0.0) / 4.0), "a failed query has found nothing");
         assert_eq!((summary.queries, summary.errors, summary.partial), (4, 1, 1));
         assert_eq!(summary.latency_ms.p50, Some(2.0), "failures have no latency");
+        assert_eq!((summary.hops, summary.distances), (Some(30.0), Some(40.0)), "failures have done no work");
         assert!(summary.first_error.is_some_and(|text| text.contains("on purpose")));
         assert_eq!(summary.ndcg, None, "nothing was judged");
     }

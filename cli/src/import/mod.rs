@@ -89,6 +89,7 @@ async fn find_or_create(client: &Client, args: &ImportArgs, dim: u32) -> Result<
                     shards: args.spread.shards,
                     replicas: args.spread.replicas,
                     embedding: args.spread.embedding.clone(),
+                    graph: args.graph.options(),
                     ..NewCollection::new(&args.collection, dim, metric)
                 };
                 Ok(client.create_collection(new).await?)

@@ -151,7 +151,7 @@ async fn ask(client: &Client, known: bool) -> Result<(Summary, Vec<Outcome>), Fa
     let queries = sample::queries()?;
     let truth = sample::truth(queries.len())?;
     let measurement =
-        Measurement { client, collection: sample::NAME, queries: &queries, concurrency: 1, doc_key: None };
+        Measurement { client, collection: sample::NAME, queries: &queries, concurrency: 1, batch: 1, doc_key: None };
     let options = SearchOptions { k: K, payload_fields: vec!["name".to_owned()], ..SearchOptions::default() };
     let progress = Progress::new("asking", "queries", Some(queries.len() as u64));
     let outcomes = measurement.run(&options, &progress).await;

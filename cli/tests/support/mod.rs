@@ -99,7 +99,7 @@ impl CollectionsService for FakeRouter {
     ) -> Answer<v1::CreateCollectionResponse> {
         let request = request.into_inner();
         let index = request.index.unwrap_or_default();
-        let created = collection(&request.name, index.dim, index.metric);
+        let created = v1::Collection { index: Some(index), ..collection(&request.name, 0, 0) };
         self.lock().collection = Some(created.clone());
         Ok(Response::new(v1::CreateCollectionResponse { collection: Some(created) }))
     }

@@ -126,7 +126,10 @@ impl CollectionsService for FakeCoordinator {
         }
         let mut map = self.map();
         super::create(&mut map, &request.name, 2);
-        let collection = map.collection(&request.name).map(|collection| Self::describe(&map, collection));
+        // The index comes back as it came, so that tests see what has come through.
+        let described =
+            |collection| v1::Collection { index: request.index.clone(), ..Self::describe(&map, collection) };
+        let collection = map.collection(&request.name).map(described);
         self.shown.send_replace(map);
         Ok(Response::new(v1::CreateCollectionResponse { collection }))
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures::stream::{self, BoxStream, StreamExt as _};
 use shoal_model::{ClusterMap, PointId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::shard_service_server::{ShardService, ShardServiceServer};
@@ -44,6 +45,8 @@ struct State {
     /// Targets of each call.
     calls: Vec<Vec<wire::ShardTarget>>,
     timeouts: Vec<String>,
+    /// Searches in each batch.
+    batches: Vec<usize>,
 }
 
 impl FakeNode {
@@ -101,17 +104,30 @@ impl FakeNode {
         self.state().timeouts.clone()
     }
 
+    /// How many searches each batch had.
+    pub fn batches(&self) -> Vec<usize> {
+        self.state().batches.clone()
+    }
+
     /// What becomes of the targets of a call: those that may answer, and the others.
     async fn admit<T>(
         &self,
         request: &Request<T>,
         targets: Vec<wire::ShardTarget>,
     ) -> Result<(Vec<wire::ShardAnswer>, Vec<wire::ShardFailure>), Status> {
+        let timeout = request.metadata().get("grpc-timeout").and_then(|text| text.to_str().ok());
+        self.admit_within(timeout.unwrap_or_default().to_owned(), targets).await
+    }
+
+    async fn admit_within(
+        &self,
+        timeout: String,
+        targets: Vec<wire::ShardTarget>,
+    ) -> Result<(Vec<wire::ShardAnswer>, Vec<wire::ShardFailure>), Status> {
         let trouble = {
             let mut state = self.state();
             state.calls.push(targets.clone());
-            let timeout = request.metadata().get("grpc-timeout").and_then(|text| text.to_str().ok());
-            state.timeouts.push(timeout.unwrap_or_default().to_owned());
+            state.timeouts.push(timeout);
             let lasting = state.lasting;
             state.next.pop_front().or(lasting)
         };
@@ -139,6 +155,39 @@ impl FakeNode {
     }
 }
 
+/// What a search finds among `points`, and among the shards that answer.
+fn find(
+    points: BTreeMap<PointId, v1::Point>,
+    request: wire::SearchRequest,
+    answered: Vec<wire::ShardAnswer>,
+    failures: Vec<wire::ShardFailure>,
+) -> wire::SearchResponse {
+    let query = components(request.vector);
+    let hit = |point: v1::Point| wire::NodeHit {
+        score: components(point.vector.clone()).iter().zip(&query).map(|(a, b)| a * b).sum(),
+        id: point.id,
+        payload: point.payload.filter(|_| request.with_payload),
+        vector: point.vector.filter(|_| request.with_vectors),
+    };
+    let mut hits: Vec<_> = points.into_values().map(hit).collect();
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score));
+    let distances = hits.len() as u64;
+    hits.truncate(request.k as usize);
+    // As effort asks for, so that tests see that it has come through.
+    let hops = if request.exact { 0 } else { request.ef_search.unwrap_or(10).into() };
+    wire::SearchResponse {
+        hits,
+        answered,
+        failures,
+        search_us: 1,
+        // More than the whole flight can have taken.
+        refine_us: 1 << 40,
+        distances,
+        hops,
+        ..Default::default()
+    }
+}
+
 fn refused(target: &wire::ShardTarget, kind: wire::ShardFailureKind) -> wire::ShardFailure {
     wire::ShardFailure { shard_id: target.shard_id, kind: kind.into(), message: "on purpose".into() }
 }
@@ -153,6 +202,8 @@ fn point_id(id: Option<v1::PointId>) -> PointId {
 
 #[tonic::async_trait]
 impl ShardService for FakeNode {
+    type SearchBatchStream = BoxStream<'static, Result<wire::SearchBatchResponse, Status>>;
+
     async fn write(&self, request: Request<wire::WriteRequest>) -> Result<Response<wire::WriteResponse>, Status> {
         use wire::write_response::Result as Written;
         let target = request.get_ref().target.expect("a write has a target");
@@ -173,28 +224,29 @@ impl ShardService for FakeNode {
 
     async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchResponse>, Status> {
         let (answered, failures) = self.admit(&request, request.get_ref().targets.clone()).await?;
-        let request = request.into_inner();
-        let query = components(request.vector);
-        let hit = |point: v1::Point| wire::NodeHit {
-            score: components(point.vector.clone()).iter().zip(&query).map(|(a, b)| a * b).sum(),
-            id: point.id,
-            payload: point.payload.filter(|_| request.with_payload),
-            vector: point.vector.filter(|_| request.with_vectors),
+        let points = self.points_of(&answered);
+        Ok(Response::new(find(points, request.into_inner(), answered, failures)))
+    }
+
+    /// A search that fails as a call does ends the whole batch with it.
+    async fn search_batch(
+        &self,
+        request: Request<wire::SearchBatchRequest>,
+    ) -> Result<Response<Self::SearchBatchStream>, Status> {
+        let items = request.into_inner().items;
+        self.state().batches.push(items.len());
+        let node = self.clone();
+        let answer = move |(position, item): (u32, wire::SearchBatchItem)| {
+            let node = node.clone();
+            async move {
+                let search = item.search.expect("the router fills it in");
+                let within = format!("{}u", item.timeout_us);
+                let (answered, failures) = node.admit_within(within, search.targets.clone()).await?;
+                let answer = find(node.points_of(&answered), search, answered, failures);
+                Ok(wire::SearchBatchResponse { position, answer: Some(answer) })
+            }
         };
-        let mut hits: Vec<_> = self.points_of(&answered).into_values().map(hit).collect();
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score));
-        let distances = hits.len() as u64;
-        hits.truncate(request.k as usize);
-        Ok(Response::new(wire::SearchResponse {
-            hits,
-            answered,
-            failures,
-            search_us: 1,
-            // More than the whole flight can have taken.
-            refine_us: 1 << 40,
-            distances,
-            ..Default::default()
-        }))
+        Ok(Response::new(stream::iter((0..).zip(items)).map(answer).buffer_unordered(usize::MAX).boxed()))
     }
 
     async fn get(&self, request: Request<wire::GetRequest>) -> Result<Response<wire::GetResponse>, Status> {
