@@ -24,6 +24,12 @@ const NARROW: f64 = 0.1;
 /// What the estimates of points that are not wanted are multiplied by: they are visited as bridges only.
 const HANDICAP: f32 = 1.3;
 
+/// Points that are looked for first where a score limits them.
+const WITHIN_FIRST: usize = 32;
+
+/// How many times as many are looked for next, while all that were found are near enough.
+const WITHIN_STEP: usize = 4;
+
 /// How hard to look.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Effort {
@@ -71,6 +77,15 @@ pub struct WalkStats {
     pub refined: u64,
 }
 
+impl WalkStats {
+    /// Adds what another search did.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.hops += other.hops;
+        self.estimated += other.estimated;
+        self.refined += other.refined;
+    }
+}
+
 impl From<Cancelled> for IndexError {
     fn from(_: Cancelled) -> Self {
         Self::Cancelled
@@ -80,6 +95,8 @@ impl From<Cancelled> for IndexError {
 impl Segment {
     /// The nearest `k` points, nearly all of them, nearest first, ties by offset.
     ///
+    /// With a score limit a large `k` costs no more than what lies within the limit: few are looked for at first, and
+    /// more as long as all that were found are near enough.
     /// `scratch` is one of the thread's own and serves all segments; once it has grown, a search allocates its answer.
     /// Errors: `Dimension`; `Cancelled` within 200 µs of `stop` saying so.
     pub fn search(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>) -> Result<(Vec<Hit>, WalkStats), IndexError> {
@@ -91,7 +108,17 @@ impl Segment {
         if self.precision() == Precision::Compact {
             scratch.place.narrow();
         }
-        self.search_place(scratch, query, query.k.min(self.len() as usize))
+        let k_max = query.k.min(self.len() as usize);
+        let mut k = if query.score_limit.is_some() { k_max.min(WITHIN_FIRST) } else { k_max };
+        let mut stats = WalkStats::default();
+        loop {
+            let (hits, work) = self.search_place(scratch, query, k)?;
+            stats.merge(&work);
+            if hits.len() < k || k == k_max {
+                return Ok((hits, stats));
+            }
+            k = k_max.min(WITHIN_STEP * k);
+        }
     }
 
     /// The nearest `k` points to the place that is set.
