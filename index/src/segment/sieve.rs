@@ -278,4 +278,6 @@ fn rank(cells: Cells<'_>, place: &Place, centers: &mut Vec<[f32; LANES]>) {
         place.estimate(cells.entries.layout(), cells.entries.block(batch), square, &mut estimates);
         centers.extend_from_slice(estimates.as_chunks().0);
     }
+    // Free places of the last batch are far, unless a file says otherwise.
+    centers.as_flattened_mut().iter_mut().skip(cells.table.len()).for_each(|center| *center = f32::INFINITY);
 }
