@@ -11,6 +11,7 @@ use crate::contender::Contender;
 use crate::error::BenchError;
 use crate::machine::{Machine, measuring_core, other_load};
 use crate::report::{Report, Standing, columns, number};
+use crate::segment::Tier;
 use crate::set::{Set, Shared};
 use crate::{hnsw_rs, peer, report};
 use gates::{Measured, TARGETS};
@@ -18,6 +19,9 @@ use sweep::Pace;
 
 /// Answers wanted of each query.
 const K: usize = 10;
+
+/// Beam at which one thread and two are compared.
+const SCALING_BEAM: usize = 60;
 
 /// Queries of a set that `--quick` asks at most.
 const QUICK_QUERIES: usize = 1000;
@@ -31,6 +35,9 @@ pub(crate) struct Args {
     /// Libraries to run beside: hnswlib, faiss, symqg, usearch, hnsw_rs
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     peers: Vec<String>,
+    /// How ours keep vectors, a segment each; the gates are about the first
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "none", value_name = "TIERS")]
+    tiers: Vec<Tier>,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -78,12 +85,16 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let measured: Vec<Measured> = iter::zip(&contenders, sweeps)
         .map(|(contender, sweep)| Measured::new(contender, sweep, about.vectors))
         .collect();
+    let mut rows = gates::rows(&measured);
+    if machine.cores > 1 {
+        rows.push(gates::thread_scaling(contenders[0].thread_scaling(&set, SCALING_BEAM)?));
+    }
     let report = Report {
         bench: "ann",
         commit: report::commit(),
         machine,
         data: vec![about],
-        rows: gates::rows(&measured),
+        rows,
         contenders: measured.iter().map(Measured::standing).collect(),
     };
     println!("\n{}\n{}", table(&measured), report.rows_table());
@@ -102,8 +113,9 @@ fn build(args: &Args, peers: &[&'static str], set: &Set, shared: &Shared) -> Res
         eprintln!("built {} in {:.1} s", contender.name, contender.built.seconds);
         contender
     };
-    let mut contenders =
-        vec![built(Contender::shoal(set, K, usize::from(args.threads))?), built(Contender::shoal_exact(set, K))];
+    let ours = args.tiers.iter().map(|tier| Contender::shoal(set, K, usize::from(args.threads), *tier).map(built));
+    let mut contenders = ours.collect::<Result<Vec<_>, _>>()?;
+    contenders.push(built(Contender::shoal_exact(set, K)));
     for name in peers {
         if *name == hnsw_rs::NAME {
             contenders.push(built(Contender::hnsw_rs(set, K, usize::from(args.threads))?));

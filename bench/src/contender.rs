@@ -7,7 +7,7 @@ use crate::exact::Exact;
 use crate::hnsw_rs::{self, HnswRs};
 use crate::npy::Matrix;
 use crate::peer::{self, Deadlines, Peer};
-use crate::segment::Frozen;
+use crate::segment::{Frozen, Tier};
 use crate::set::{Set, Shared};
 use crate::stopwatch::{Elapsed, Stopwatch};
 
@@ -54,11 +54,11 @@ const WARM_UP_QUERIES: usize = 256;
 
 impl Contender {
     /// Ours: a frozen segment.
-    pub(crate) fn shoal(set: &Set, k: usize, threads: usize) -> Result<Self, BenchError> {
+    pub(crate) fn shoal(set: &Set, k: usize, threads: usize, tier: Tier) -> Result<Self, BenchError> {
         let watch = Stopwatch::start();
-        let segment = Frozen::build(set, k, threads)?;
+        let segment = Frozen::build(set, k, threads, tier)?;
         let built = Built { seconds: watch.elapsed().seconds, bytes: segment.file_bytes() };
-        Ok(Self { name: "shoal", built, engine: Engine::Ours(Ours::Segment(Box::new(segment))) })
+        Ok(Self { name: tier.contender(), built, engine: Engine::Ours(Ours::Segment(Box::new(segment))) })
     }
 
     /// Ours without an index: every vector compared, every answer right.
@@ -91,6 +91,14 @@ impl Contender {
         let mut peer = Peer::start(name, command, set, shared, k, Deadlines::default())?;
         let built = peer.build(threads, shared)?;
         Ok(Self { name, built, engine: Engine::Peer(Box::new(peer)) })
+    }
+
+    /// How many times as many queries two threads answer as one; `None` if it is no segment of ours.
+    pub(crate) fn thread_scaling(&self, set: &Set, beam: usize) -> Result<Option<f64>, BenchError> {
+        match &self.engine {
+            Engine::Ours(Ours::Segment(segment)) => segment.thread_scaling(&set.queries, beam).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// Whether it is Shoal's.

@@ -2,18 +2,56 @@
 
 use bytes::Bytes;
 use rayon::ThreadPoolBuilder;
-use shoal_index::segment::{Effort, Parameters, Rows, Scratch, Segment, SegmentQuery, Target};
-use shoal_model::{GraphSpec, PointId};
+use shoal_index::segment::{Effort, Parameters, Precision, Rows, Scratch, Segment, SegmentQuery, Target};
+use shoal_model::{GraphSpec, PointId, Quantization};
 
+use crate::curve::median;
 use crate::error::BenchError;
 use crate::npy::Matrix;
 use crate::set::Set;
+use crate::stopwatch::Stopwatch;
 
 /// Beam of builds: the default of collections.
 const EF_CONSTRUCTION: usize = GraphSpec::DEFAULT.ef_construction as usize;
 
 /// Of the rotation and the order of points; a constant, so that figures compare.
 const SEED: u64 = 1;
+
+/// Samples of one thread and of two, in turns.
+const SCALING_ROUNDS: usize = 7;
+
+/// Passes over the queries are repeated until a sample takes this long.
+const SCALING_SECONDS: f64 = 0.3;
+
+/// How blocks keep vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Tier {
+    /// As they were sent.
+    None,
+    /// A byte a component.
+    Int8,
+    /// 4 bits a component, and no codes of neighbours.
+    Compact,
+}
+
+impl Tier {
+    /// Name of the contender.
+    pub(crate) fn contender(self) -> &'static str {
+        match self {
+            Self::None => "shoal",
+            Self::Int8 => "shoal-int8",
+            Self::Compact => "shoal-compact",
+        }
+    }
+
+    fn quantization(self) -> Quantization {
+        match self {
+            Self::None => Quantization::None,
+            Self::Int8 => Quantization::Int8,
+            Self::Compact => Quantization::Binary,
+        }
+    }
+}
 
 /// A segment, and what one thread needs to ask it.
 pub(crate) struct Frozen {
@@ -24,14 +62,14 @@ pub(crate) struct Frozen {
 
 impl Frozen {
     /// Builds it with `threads`, in memory, to answer with `k` points.
-    pub(crate) fn build(set: &Set, k: usize, threads: usize) -> Result<Self, BenchError> {
+    pub(crate) fn build(set: &Set, k: usize, threads: usize, tier: Tier) -> Result<Self, BenchError> {
         let dim = u32::try_from(set.base.columns()).expect("a dimension is no larger than a file's header says");
         let mut rows = Rows::with_capacity(dim, set.base.len());
         for (row, vector) in (0..).zip(set.base.rows()) {
             rows.push(PointId::Number(row), row, vector, Bytes::new());
         }
-        let parameters =
-            Parameters { metric: set.metric, precision: None, ef_construction: EF_CONSTRUCTION, seed: SEED };
+        let precision = Precision::of(tier.quantization());
+        let parameters = Parameters { metric: set.metric, precision, ef_construction: EF_CONSTRUCTION, seed: SEED };
         let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
         let segment = pool.install(|| Segment::build(&rows, &parameters, &Target::Memory, &|| false))?;
         Ok(Self { segment, scratch: Scratch::new(), k })
@@ -45,10 +83,50 @@ impl Frozen {
 
     /// Answers the queries one after the other.
     pub(crate) fn search(&mut self, queries: &Matrix<f32>, beam: usize) -> Result<Matrix<i64>, BenchError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let found = self.search_with(&mut scratch, queries, beam);
+        self.scratch = scratch;
+        found
+    }
+
+    /// How many times as many queries two threads answer as one, on the wall: the median of samples in turns.
+    pub(crate) fn thread_scaling(&self, queries: &Matrix<f32>, beam: usize) -> Result<f64, BenchError> {
+        let pass = self.seconds_of(queries, beam, 1, 1)?;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+        let passes = (SCALING_SECONDS / pass).ceil() as usize;
+        let ratios: Result<Vec<f64>, BenchError> = (0..SCALING_ROUNDS)
+            .map(|_| {
+                let one = self.seconds_of(queries, beam, passes, 1)?;
+                Ok(2.0 * one / self.seconds_of(queries, beam, passes, 2)?)
+            })
+            .collect();
+        Ok(median(&ratios?).expect("there are rounds"))
+    }
+
+    /// Time on the wall until each of some threads has answered the queries `passes` times.
+    fn seconds_of(&self, queries: &Matrix<f32>, beam: usize, passes: usize, threads: usize) -> Result<f64, BenchError> {
+        let watch = Stopwatch::start();
+        let answer = || {
+            let mut scratch = Scratch::new();
+            (0..passes).try_for_each(|_| self.search_with(&mut scratch, queries, beam).map(drop))
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(answer)).collect();
+            workers.into_iter().try_for_each(|worker| worker.join().expect("a search does not panic"))
+        })?;
+        Ok(watch.elapsed().seconds)
+    }
+
+    fn search_with(
+        &self,
+        scratch: &mut Scratch,
+        queries: &Matrix<f32>,
+        beam: usize,
+    ) -> Result<Matrix<i64>, BenchError> {
         let mut ids = Vec::with_capacity(queries.len() * self.k);
         for vector in queries.rows() {
             let query = query(vector, self.k, Effort::Beam(beam));
-            let (hits, _) = self.segment.search(&mut self.scratch, &query)?;
+            let (hits, _) = self.segment.search(scratch, &query)?;
             ids.extend(hits.iter().map(|hit| row(self.segment.versions()[hit.offset as usize])));
             ids.extend(std::iter::repeat_n(-1, self.k - hits.len()));
         }

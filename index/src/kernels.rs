@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `dot`, `squared_euclidean`, and those of `_f16`, `_u8` and `_i8` | an `f32` query against rows of any width |
 //! | `dot_i8_i8`, `squared_euclidean_i8_i8` | two rows of `i8`, in integers |
+//! | `dot_u4_i8` | a row of 4-bit numbers and one of `i8`, in integers |
 //! | `scan32`, `estimate32` | a query's [`Lut`] against the 1-bit codes of 32 rows |
 //! | `estimate_wide32`, `within32`, `at_least32` | the same in `f32`, and which rows may reach a floor |
 //! | `hadamard`, `signs`, `fill_lut` | what rotation, encoding and tables are made of |
@@ -49,6 +50,9 @@ pub const I8_DIMS_MAX: usize = 32_768;
 
 /// Longest rows of `i8` whose inner product fits 32 bits: 128^2 for each component.
 pub const I8_DOT_DIMS_MAX: usize = 131_056;
+
+/// Longest rows of 4-bit numbers whose product with `i8` fits 32 bits: 15 times 128 for each component.
+pub const U4_DIMS_MAX: usize = 1 << 20;
 
 /// An instruction set that this machine has been seen to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +214,18 @@ impl Kernels {
         whole_blocks(a.len(), b.len());
         assert!(a.len() <= I8_DOT_DIMS_MAX, "sums of {} components may not fit", a.len());
         call!(self, dot_i8_i8(a, b))
+    }
+
+    /// Inner product of a row of 4-bit numbers, at most [`U4_DIMS_MAX`], and one of `i8`, in whole blocks of 64.
+    ///
+    /// Of each block of 64 components, byte `j` has component `j` in its low nibble and `j + 32` in its high one.
+    #[must_use]
+    #[inline]
+    pub fn dot_u4_i8(self, codes: &[u8], query: &[i8]) -> i32 {
+        same_dimension(2 * codes.len(), query.len());
+        assert!(query.len().is_multiple_of(BLOCK_DIMS), "{} components are no whole blocks", query.len());
+        assert!(query.len() <= U4_DIMS_MAX, "sums of {} components may not fit", query.len());
+        call!(self, dot_u4_i8(codes, query))
     }
 
     /// Squared distance of two rows of at most [`I8_DIMS_MAX`] `i8`, padded alike.

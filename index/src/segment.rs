@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `space` | metrics as squared euclidean distance |
 //! | `layout`, `blocks` | where the parts of a block lie; reading and writing them |
+//! | `compact`, `form` | blocks without codes of neighbours; a graph of the one form or the other |
 //! | `place` | a query, ready to be compared |
 //! | `entries` | where walks start |
 //! | `walk`, `queue` | the walk, and the points that wait in it |
@@ -26,7 +27,9 @@ mod blocks;
 mod build;
 mod calibration;
 mod cells;
+mod compact;
 pub(crate) mod entries;
+mod form;
 mod frozen;
 mod ids;
 mod layout;

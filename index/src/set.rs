@@ -60,5 +60,5 @@ pub use part::{JobId, Part, PartId, PartKind};
 pub use plan::{Job, Policy, plan, plan_quiet};
 pub use point_set::PointSet;
 pub use restart::Restart;
-pub use search::{Found, Look, SetQuery, SetStats};
+pub use search::{Found, Look, SetQuery, SetStats, Within};
 pub use view::{Row, View};

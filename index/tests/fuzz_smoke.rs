@@ -89,6 +89,11 @@ fn image() {
 }
 
 #[test]
+fn segment() {
+    smoke("segment", targets::segment::run);
+}
+
+#[test]
 fn payload() {
     smoke("payload", targets::payload::run);
 }

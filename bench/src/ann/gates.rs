@@ -93,6 +93,11 @@ pub(super) fn rows(measured: &[Measured]) -> Vec<Row> {
     rows
 }
 
+/// How many times as many queries two threads answer as one. Time on the wall counts, so it takes an idle machine.
+pub(super) fn thread_scaling(ratio: Option<f64>) -> Row {
+    Row::new("thread_scaling", ratio, "ratio", Better::Higher).expect(Some(1.85), None)
+}
+
 fn own_rows(ours: &Measured) -> Vec<Row> {
     let qps = TARGETS.map(|(label, recall)| {
         Row::new(format!("qps_at_{}", percent(label)), ours.curve().qps_at(recall), "1/s", Better::Higher)

@@ -6,7 +6,7 @@ use arbitrary::{Result, Unstructured};
 use shoal_index::file::{Align, BLOCK_BYTES, Image, ImageWriter, Residency, Tag, Verify};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-const HEADER_BYTES: usize = 4 << 10;
+pub(crate) const HEADER_BYTES: usize = 4 << 10;
 
 /// A small file that is sound.
 static SOUND: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -57,9 +57,10 @@ fn patch(bytes: &mut [u8], u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Makes the checksums right, as anyone can: for a file that ends with those of `blocks` blocks and its own.
-fn seal(bytes: &mut [u8], blocks: usize) {
-    let Some(body_end) = bytes.len().checked_sub(8 * (blocks + 1)).filter(|end| *end >= HEADER_BYTES) else { return };
+/// Makes the checksums right, as anyone can: for a file that ends with those of `blocks` blocks and its own, which is
+/// returned. `None` if it is too short for them.
+pub(crate) fn seal(bytes: &mut [u8], blocks: usize) -> Option<u64> {
+    let body_end = bytes.len().checked_sub(8 * (blocks + 1)).filter(|end| *end >= HEADER_BYTES)?;
     let (head, sums) = bytes.split_at_mut(body_end);
     let (header, body) = head.split_at_mut(HEADER_BYTES);
     let (start, checksum) = header.split_at_mut(HEADER_BYTES - 8);
@@ -71,7 +72,9 @@ fn seal(bytes: &mut [u8], blocks: usize) {
     let mut hasher = Xxh3::new();
     hasher.update(header);
     hasher.update(block_sums);
-    file_sum.copy_from_slice(&hasher.digest().to_le_bytes());
+    let digest = hasher.digest();
+    file_sum.copy_from_slice(&digest.to_le_bytes());
+    Some(digest)
 }
 
 /// What opens keeps its promises; what does not has said so.

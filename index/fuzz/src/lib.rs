@@ -8,4 +8,5 @@ pub mod filter;
 pub mod image;
 pub mod payload;
 pub mod payload_index;
+pub mod segment;
 mod shapes;

@@ -110,8 +110,8 @@ fn regions(points: &Points, seeds: usize, lists: &[List]) -> (Vec<u32>, Vec<u32>
 fn write_rows(points: &Points, layout: &Layout, blocks: &mut [u8]) -> bool {
     let blocks = blocks.par_chunks_exact_mut(layout.stride()).enumerate();
     let write = |(index, block): (usize, &mut [u8])| {
-        let vector = points.vector(offset_of(index));
-        write_row(layout, block, vector, points.space().scale(vector))
+        let (vector, rotated) = (points.vector(offset_of(index)), points.rotated(offset_of(index)));
+        write_row(layout, block, vector, rotated, points.space().scale(vector))
     };
     blocks.map(write).reduce(|| true, |a, b| a && b)
 }

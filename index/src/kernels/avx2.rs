@@ -7,7 +7,7 @@ use super::{LANES, hadamard::hadamard, queue::queue, rows::rows, scans::scans, s
 mod bytes;
 
 use bytes::values;
-pub(super) use bytes::{dot_i8_i8, fill_lut, squared_euclidean_i8_i8};
+pub(super) use bytes::{dot_i8_i8, dot_u4_i8, fill_lut, squared_euclidean_i8_i8};
 
 type Lanes = [__m256; 2];
 

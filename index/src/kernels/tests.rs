@@ -120,6 +120,22 @@ fn integers_are_exact() {
     }
 }
 
+#[test]
+fn products_of_nibbles_are_exact() {
+    let mut rng = StdRng::seed_from_u64(47);
+    for dim in [64, 128, 384, 832, 4_096] {
+        for hostile in [false, true] {
+            let codes: Vec<u8> = (0..dim / 2).map(|_| if hostile { 255 } else { rng.random() }).collect();
+            let query: Vec<i8> = (0..dim).map(|_| if hostile { -128 } else { rng.random() }).collect();
+            let code = |i: usize| codes[i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
+            let want: i64 = (0..dim).map(|i| i64::from(code(i)) * i64::from(query[i])).sum();
+            for kernels in Kernels::all() {
+                assert_eq!(i64::from(kernels.dot_u4_i8(&codes, &query)), want, "{} dim {dim}", kernels.name());
+            }
+        }
+    }
+}
+
 /// Queries of every kind a rotation can give.
 fn rotated_queries(rng: &mut StdRng, dim: usize) -> Vec<Vec<f32>> {
     let mut queries = vec![vec![0.0; dim], vec![-0.0; dim], vec![1.0; dim], vec![-6e17; dim], vec![1e-44; dim]];

@@ -64,11 +64,15 @@ impl<'a> Blocks<'a> {
     }
 
     /// Writes the components of a point's vector, as they were sent but for what the precision lost.
+    ///
+    /// # Panics
+    /// If rows are codes.
     pub(crate) fn read_vector(&self, offset: u32, out: &mut [f32]) {
         match row(self.layout, self.block(offset)) {
             Row::F32(row) => out.copy_from_slice(&row[..out.len()]),
             Row::U8(row) => out.iter_mut().zip(row).for_each(|(out, component)| *out = f32::from(*component)),
             Row::F16(row) => row[..out.len()].reinterpret_cast::<f16>().convert_to_f32_slice(out),
+            Row::Codes(_) => unreachable!("vectors of coded rows are stored"),
         }
     }
 }
@@ -79,6 +83,8 @@ pub(crate) enum Row<'a> {
     F32(&'a [f32]),
     F16(&'a [u16]),
     U8(&'a [u8]),
+    /// Of the place less the centre, rotated, over the row's scale.
+    Codes(&'a [i8]),
 }
 
 /// The row of a block, padding included.
@@ -89,15 +95,21 @@ pub(crate) fn row<'a>(layout: &Layout, block: &'a [u8]) -> Row<'a> {
         Precision::F32 => Row::F32(<[f32]>::ref_from_bytes(bytes).expect("rows start at cache lines")),
         Precision::U8 => Row::U8(bytes),
         Precision::F16 => Row::F16(<[u16]>::ref_from_bytes(bytes).expect("rows start at cache lines")),
+        Precision::Int8 | Precision::Compact => Row::Codes(codes(bytes)),
     }
 }
 
-/// Writes the row of a block. Tells whether nothing was lost.
-pub(crate) fn write_row(layout: &Layout, block: &mut [u8], vector: &[f32], row_scale: f32) -> bool {
-    let head = Head { factor_scale: 1.0, row_scale };
-    block[layout.head_at()].copy_from_slice(head.as_bytes());
+#[inline]
+fn codes(bytes: &[u8]) -> &[i8] {
+    <[i8]>::ref_from_bytes(bytes).expect("bytes are aligned anywhere")
+}
+
+/// Writes the row of a block: `vector`, or its rotated place, with what makes the vector a place. Tells whether nothing
+/// was lost.
+pub(crate) fn write_row(layout: &Layout, block: &mut [u8], vector: &[f32], rotated: &[f32], scale: f32) -> bool {
+    let mut head = Head { factor_scale: 1.0, row_scale: scale, vector_scale: scale };
     let bytes = &mut block[layout.row()];
-    match layout.precision() {
+    let lossless = match layout.precision() {
         Precision::F32 => {
             bytes[..size_of_val(vector)].copy_from_slice(vector.as_bytes());
             true
@@ -107,7 +119,14 @@ pub(crate) fn write_row(layout: &Layout, block: &mut [u8], vector: &[f32], row_s
             let row = <[u16]>::mut_from_bytes(bytes).expect("rows start at cache lines");
             quantize::narrow_f16(vector, &mut row[..vector.len()])
         }
-    }
+        Precision::Int8 | Precision::Compact => {
+            let row = <[i8]>::mut_from_bytes(bytes).expect("bytes are aligned anywhere");
+            head.row_scale = quantize::narrow_i8(rotated, row);
+            false
+        }
+    };
+    block[layout.head_at()].copy_from_slice(head.as_bytes());
+    lossless
 }
 
 /// Writes codes, factors and links of a block. One for each thread.
@@ -145,7 +164,7 @@ impl LinkWriter {
         tail.add[links.len()..].fill(FAR);
         tail.links[..links.len()].copy_from_slice(links);
         tail.links[links.len()..].fill(own);
-        let row_scale = layout.head(block).row_scale;
-        block[layout.head_at()].copy_from_slice(Head { factor_scale, row_scale }.as_bytes());
+        let head = Head { factor_scale, ..*layout.head(block) };
+        block[layout.head_at()].copy_from_slice(head.as_bytes());
     }
 }

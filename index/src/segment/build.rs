@@ -8,16 +8,19 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::blocks::Blocks;
 use super::cells::{self, Cell};
+use super::compact::{self, Compact};
 use super::entries::{self, ENTRIES_MAX};
+use super::form::Form;
 use super::frozen::{Segment, tag};
 use super::layout::{Layout, Precision};
+use super::place::Place;
 use super::queue::Waiting;
 use super::rows::Rows;
 use super::space::Space;
 use super::target::Target;
-use super::walk::{Breadth, Cancelled, Scratch, walk};
+use super::walk::{Cancelled, Scratch};
 use super::{calibration, ids, stored};
-use crate::file::{Align, FileError, Image, ImageWriter, Residency};
+use crate::file::{Align, FileError, Image, ImageWriter, Residency, Tag};
 use crate::graph::{self, Grown, Points, Repair};
 use crate::payload_index::PayloadIndex;
 use crate::quantize;
@@ -75,7 +78,7 @@ pub(super) struct About {
     pub(super) dim: u32,
     /// 0 cosine, 1 dot, 2 euclidean.
     pub(super) metric: u32,
-    /// 0 `f32`, 1 `f16`, 2 `u8`.
+    /// 0 `f32`, 1 `f16`, 2 `u8`, 3 `i8` of rotated places, 4 compact.
     pub(super) precision: u32,
     /// 1 if rows are as they were sent.
     pub(super) lossless: u32,
@@ -116,7 +119,13 @@ struct Draft<'a> {
     samples: Vec<calibration::Sample>,
     /// Offsets of points as they will be in the file: which point lies where.
     order: Vec<u32>,
+    /// What `order` says, by point.
+    places: Vec<u32>,
+    /// Centres named by their place in the file.
     cells: Vec<Cell>,
+    sketches: Vec<u8>,
+    /// Blocks of the compact form, in the order of the file, if that is wanted.
+    compact: Option<Vec<u8>>,
     about: About,
 }
 
@@ -143,7 +152,25 @@ impl<'a> Draft<'a> {
             cells = cells::divide(&points, &entries, &mut order);
             entries = cells.iter().map(|cell| cell.center).collect();
         }
-        let samples = calibrate(&points, &layout, &grown, &entries, stop)?;
+        let mut places = vec![0; order.len()];
+        (0..).zip(&order).for_each(|(place, offset)| places[*offset as usize] = place);
+        let sketches = cells::write_sketches(&points, &order, &cells);
+        cells.iter_mut().for_each(|cell| cell.center = places[cell.center as usize]);
+        let compact = (precision == Precision::Compact).then(|| write_compact(&points, &grown, &order, &places));
+        // The last ones are as random as the first, and no entry points.
+        let first = points.len().saturating_sub(calibration::QUERIES);
+        let queries = (0..).take(points.len()).skip(first);
+        let samples = if let Some(blocks) = &compact {
+            let (padded_dims, cells_of) = (points.rotation().padded_dim(), compact::cells_of(&cells));
+            let form = Form::Compact(Compact::new(padded_dims, blocks, &sketches, &cells, &cells_of));
+            let place = |offset: u32| places[offset as usize];
+            let (queries, entries) = (queries.map(place).collect(), entries.iter().copied().map(place).collect());
+            Trial { points: &points, form, name: |place| order[place as usize], queries, entries, stop }.run()?
+        } else {
+            let form = Form::Full(Blocks::new(&layout, &grown.blocks));
+            let (queries, entries) = (queries.collect(), entries.clone());
+            Trial { points: &points, form, name: |offset| offset, queries, entries, stop }.run()?
+        };
         let about = About {
             points: rows.len() as u64,
             seed: parameters.seed,
@@ -152,11 +179,25 @@ impl<'a> Draft<'a> {
             dim: u32::try_from(dim).expect("it came from 32 bits"),
             metric: metric_code(parameters.metric),
             precision: precision_code(precision),
-            lossless: u32::from(grown.lossless),
+            lossless: u32::from(grown.lossless && !precision.is_coded()),
             ef_construction: u32::try_from(parameters.ef_construction).unwrap_or(u32::MAX),
             spare: 0,
         };
-        Ok(Self { rows, shuffle, points, layout, grown, entries, samples, order, cells, about })
+        Ok(Self {
+            rows,
+            shuffle,
+            points,
+            layout,
+            grown,
+            entries,
+            samples,
+            order,
+            places,
+            cells,
+            sketches,
+            compact,
+            about,
+        })
     }
 
     fn write_stored(&self, target: &Target) -> Result<Image, FileError> {
@@ -171,41 +212,46 @@ impl<'a> Draft<'a> {
 
     fn write(&self, target: &Target, stored: u64) -> Result<Image, FileError> {
         let mut writer = target.graph_writer()?;
-        let mut places = vec![0; self.order.len()];
-        (0..).zip(&self.order).for_each(|(place, offset)| places[*offset as usize] = place);
-        self.write_graph(&places, &mut writer)?;
+        writer.begin_section(tag::BLOCKS, Align::Huge)?;
+        match &self.compact {
+            Some(blocks) => writer.write(blocks)?,
+            None => self.write_blocks(&mut writer)?,
+        }
+        self.write_regions(&mut writer)?;
         self.write_points(&mut writer)?;
         writer.begin_section(tag::CALIBRATION, Align::Page)?;
         writer.write(self.samples.as_bytes())?;
         writer.finish(About { stored, ..self.about }.as_bytes(), target.residency())
     }
 
-    /// Blocks and entries, in the order of the file, links named by `places`.
-    fn write_graph(&self, places: &[u32], writer: &mut ImageWriter) -> Result<(), FileError> {
-        writer.begin_section(tag::BLOCKS, Align::Huge)?;
+    /// Blocks of the full form, in the order of the file.
+    fn write_blocks(&self, writer: &mut ImageWriter) -> Result<(), FileError> {
         let blocks = Blocks::new(&self.layout, &self.grown.blocks);
         let mut block = vec![0_u32; self.layout.stride() / size_of::<u32>()];
         for offset in &self.order {
             let block = block.as_mut_bytes();
             block.copy_from_slice(blocks.block(*offset));
-            self.layout.tail_mut(block).links.iter_mut().for_each(|link| *link = places[*link as usize]);
+            self.layout.tail_mut(block).links.iter_mut().for_each(|link| *link = self.places[*link as usize]);
             writer.write(block)?;
         }
+        Ok(())
+    }
+
+    /// Where walks start, and what scans read.
+    fn write_regions(&self, writer: &mut ImageWriter) -> Result<(), FileError> {
         let layout = entries::layout(self.points.space().dims());
         let padded_dims = self.points.rotation().padded_dim();
         let mut entries = entries::write(&layout, padded_dims, &self.entries, |offset| self.points.rotated(offset));
         for block in entries.chunks_exact_mut(layout.stride()) {
-            layout.tail_mut(block).links.iter_mut().for_each(|link| *link = places[*link as usize]);
+            layout.tail_mut(block).links.iter_mut().for_each(|link| *link = self.places[*link as usize]);
         }
-        writer.begin_section(tag::ENTRIES, Align::Page)?;
-        writer.write(&entries)?;
-        writer.begin_section(tag::SKETCHES, Align::Page)?;
-        writer.write(&cells::write_sketches(&self.points, &self.order, &self.cells))?;
-        writer.begin_section(tag::CELLS, Align::Page)?;
-        let named = |cell: &Cell| Cell { center: places[cell.center as usize], ..*cell };
-        writer.write(self.cells.iter().map(named).collect::<Vec<_>>().as_bytes())?;
-        writer.begin_section(tag::CENTER, Align::Page)?;
-        writer.write(self.points.center().as_bytes())
+        let sections: [(_, &[u8]); 4] = [
+            (tag::ENTRIES, &entries),
+            (tag::SKETCHES, &self.sketches),
+            (tag::CELLS, self.cells.as_bytes()),
+            (tag::CENTER, self.points.center().as_bytes()),
+        ];
+        write_sections(sections, writer)
     }
 
     /// Ids, versions and the payload index, in the order of the file.
@@ -222,44 +268,70 @@ impl<'a> Draft<'a> {
             (tag::VERSIONS, versions.as_bytes()),
             (tag::PAYLOAD, &payload),
         ];
-        sections.into_iter().try_for_each(|(tag, bytes)| {
-            writer.begin_section(tag, Align::Page)?;
-            writer.write(bytes)
-        })
+        write_sections(sections, writer)
     }
 }
 
-fn calibrate(
-    points: &Points,
-    layout: &Layout,
-    grown: &Grown,
-    entry_points: &[u32],
-    stop: &(dyn Fn() -> bool + Sync),
-) -> Result<Vec<calibration::Sample>, Cancelled> {
-    let entry_layout = entries::layout(points.space().dims());
-    let entry_blocks =
-        entries::write(&entry_layout, points.rotation().padded_dim(), entry_points, |offset| points.rotated(offset));
-    let (blocks, entries) = (Blocks::new(layout, &grown.blocks), Blocks::new(&entry_layout, &entry_blocks));
-    // The last ones are as random as the first, and no entry points.
-    let first = points.len().saturating_sub(calibration::QUERIES);
-    let queries: Vec<u32> = (0..).take(points.len()).skip(first).collect();
-    calibration::measure(
-        blocks,
-        &queries,
-        |place, own| place.set(points.space(), points.rotation(), points.center(), points.vector(own)),
-        |scratch: &mut Scratch, own, breadth: Breadth| {
-            let entry = entries::nearest(entries, &scratch.place);
-            walk(
-                blocks,
-                scratch,
-                entry.map(Waiting::start).as_slice(),
-                breadth,
-                |_| 1.0,
-                |near| near.offset != own,
-                stop,
-            )
-        },
-    )
+fn write_sections<const N: usize>(sections: [(Tag, &[u8]); N], writer: &mut ImageWriter) -> Result<(), FileError> {
+    sections.into_iter().try_for_each(|(tag, bytes)| {
+        writer.begin_section(tag, Align::Page)?;
+        writer.write(bytes)
+    })
+}
+
+/// Blocks of the compact form: of each point of `order`, whose place there `places` has.
+fn write_compact(points: &Points, grown: &Grown, order: &[u32], places: &[u32]) -> Vec<u8> {
+    let stride = compact::stride(points.rotation().padded_dim());
+    let mut blocks = vec![0; order.len() * stride];
+    let write = |(own, block): (&u32, &mut [u8])| {
+        let links: Vec<u32> = grown.links[*own].iter().map(|link| places[*link as usize]).collect();
+        let scale = points.space().scale(points.vector(*own));
+        compact::write(places[*own as usize], &links, points.rotated(*own), scale, block);
+    };
+    order.par_iter().zip(blocks.par_chunks_exact_mut(stride)).for_each(write);
+    blocks
+}
+
+/// Walks for points that are known, to find out how hard to look.
+struct Trial<'a, N> {
+    points: &'a Points,
+    form: Form<'a>,
+    /// The point that an offset of the form means.
+    name: N,
+    /// Offsets of the form.
+    queries: Vec<u32>,
+    /// Likewise.
+    entries: Vec<u32>,
+    stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl<N: Fn(u32) -> u32 + Sync> Trial<'_, N> {
+    fn run(&self) -> Result<Vec<calibration::Sample>, Cancelled> {
+        let Self { points, form, name, .. } = self;
+        let layout = entries::layout(points.space().dims());
+        let padded_dims = points.rotation().padded_dim();
+        let entries = entries::write(&layout, padded_dims, &self.entries, |offset| points.rotated(name(offset)));
+        let entries = Blocks::new(&layout, &entries);
+        let distance = |place: &Place, offset: u32| {
+            if form.is_coded() {
+                place.distance_of(points.vector(name(offset)), form.vector_scale(offset))
+            } else {
+                form.distance(place, offset)
+            }
+        };
+        let ask = |place: &mut Place, own: u32| {
+            place.set(points.space(), points.rotation(), points.center(), points.vector(name(own)));
+            place.narrow();
+        };
+        calibration::measure(points.len(), &self.queries, ask, distance, |scratch: &mut Scratch, own, breadth| {
+            let entry = entries::nearest(entries, &scratch.place).map(Waiting::start);
+            let hops = form.walk(scratch, entry.as_slice(), breadth, |_| 1.0, |offset| offset != own, self.stop)?;
+            if form.is_coded() {
+                form.refine(scratch, calibration::K, |_| (), |place, near| distance(place, near.offset));
+            }
+            Ok(hops)
+        })
+    }
 }
 
 /// The shortest precision that keeps all of `vectors` as they are.
@@ -287,5 +359,7 @@ pub(super) fn precision_code(precision: Precision) -> u32 {
         Precision::F32 => 0,
         Precision::F16 => 1,
         Precision::U8 => 2,
+        Precision::Int8 => 3,
+        Precision::Compact => 4,
     }
 }

@@ -6,7 +6,6 @@
 use rayon::prelude::*;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::blocks::Blocks;
 use super::place::Place;
 use super::walk::{Breadth, Cancelled, Near, Scratch};
 
@@ -17,7 +16,7 @@ pub(crate) const QUERIES: usize = 200;
 const RECALL_ENOUGH: f32 = 0.999;
 
 /// Neighbours looked for.
-const K: usize = 10;
+pub(super) const K: usize = 10;
 
 /// Slacks tried.
 const SLACKS: [f32; 16] = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0];
@@ -87,19 +86,21 @@ impl Sample {
     }
 }
 
-/// Asks `queries`, offsets of points. `ask` sets the place of a point as a query, `walk` walks for it.
+/// Asks `queries`, offsets of points. `ask` sets the place of a point as a query, `distance` tells how far from it
+/// another is, `walk` walks for it and leaves what it found in `nearest`, by the same distance.
 ///
 /// Errors: `Cancelled`.
 pub(crate) fn measure(
-    blocks: Blocks<'_>,
+    points: usize,
     queries: &[u32],
     ask: impl Fn(&mut Place, u32) + Sync,
+    distance: impl Fn(&Place, u32) -> f32 + Sync,
     walk: impl Fn(&mut Scratch, u32, Breadth) -> Result<u64, Cancelled> + Sync,
 ) -> Result<Vec<Sample>, Cancelled> {
     let mut truths: Vec<f32> = Vec::with_capacity(queries.len());
     let truth = |scratch: &mut Scratch, own: &u32| {
         ask(&mut scratch.place, *own);
-        farthest_of_nearest(blocks, &scratch.place, *own)
+        farthest_of_nearest(points, &distance, &scratch.place, *own)
     };
     queries.par_iter().map_init(Scratch::new, truth).collect_into_vec(&mut truths);
     let mut samples: Vec<Sample> = Vec::with_capacity(SLACKS.len());
@@ -114,7 +115,7 @@ pub(crate) fn measure(
         };
         let asked = queries.par_iter().zip(&truths).map_init(Scratch::new, one);
         sample.hops = samples.last().map_or(0.0, |before| before.hops);
-        sample.take(&asked.collect::<Result<Vec<_>, Cancelled>>()?, K.min(blocks.len().saturating_sub(1)));
+        sample.take(&asked.collect::<Result<Vec<_>, Cancelled>>()?, K.min(points.saturating_sub(1)));
         samples.push(sample);
         if sample.recall >= RECALL_ENOUGH {
             break;
@@ -134,10 +135,9 @@ impl Sample {
 }
 
 /// Distance of the [`K`]-th nearest but `own`, or of the farthest.
-fn farthest_of_nearest(blocks: Blocks<'_>, place: &Place, own: u32) -> f32 {
-    let all = (0..).take(blocks.len()).filter(|offset| *offset != own);
-    let mut near: Vec<Near> =
-        all.map(|offset| Near { distance: place.distance(blocks.layout(), blocks.block(offset)), offset }).collect();
+fn farthest_of_nearest(points: usize, distance: impl Fn(&Place, u32) -> f32, place: &Place, own: u32) -> f32 {
+    let all = (0..).take(points).filter(|offset| *offset != own);
+    let mut near: Vec<Near> = all.map(|offset| Near { distance: distance(place, offset), offset }).collect();
     if near.len() > K {
         near.select_nth_unstable(K - 1);
         near.truncate(K);

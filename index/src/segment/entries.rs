@@ -26,7 +26,7 @@ pub(crate) fn write<'r>(
     let mut writer = LinkWriter::new(padded_dims);
     let mut blocks = vec![0; offsets.len().div_ceil(DEGREE) * layout.stride()];
     for (block, offsets) in blocks.chunks_exact_mut(layout.stride()).zip(offsets.chunks(DEGREE)) {
-        write_row(layout, block, &[], 1.0);
+        write_row(layout, block, &[], &[], 1.0);
         writer.write(layout, block, offsets[0], &origin, offsets, &rotated);
     }
     blocks

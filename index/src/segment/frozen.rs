@@ -9,7 +9,9 @@ use super::blocks::Blocks;
 use super::build::{About, metric_code, precision_code};
 use super::calibration::{self, Sample};
 use super::cells::{self, Cell};
+use super::compact::{self, CELLS_MAX, Compact};
 use super::entries;
+use super::form::Form;
 use super::ids::Ids;
 use super::layout::{DEGREE, Layout, Precision};
 use super::sieve::Cells;
@@ -55,6 +57,8 @@ pub struct Segment {
     pub(super) space: Space,
     pub(super) rotation: Rotation,
     layout: Layout,
+    /// The cell of each point; empty but for the compact form.
+    cells_of: Vec<u16>,
     entry_layout: Layout,
     pub(super) center: Vec<f32>,
     pub(super) samples: Vec<Sample>,
@@ -96,11 +100,11 @@ impl Segment {
         let image = Arc::new(image);
         let metric = [Metric::Cosine, Metric::Dot, Metric::Euclidean].into_iter();
         let metric = metric.into_iter().find(|m| metric_code(*m) == about.metric).ok_or(malformed("no such metric"))?;
-        let precision = [Precision::F32, Precision::F16, Precision::U8].into_iter();
-        let precision = precision
-            .into_iter()
-            .find(|p| precision_code(*p) == about.precision)
-            .ok_or(malformed("no such precision"))?;
+        let precision = Precision::ALL.into_iter().find(|p| precision_code(*p) == about.precision);
+        let precision = precision.ok_or(malformed("no such precision"))?;
+        if precision.is_coded() && about.lossless == 1 {
+            return Err(malformed("codes are not vectors as they were sent"));
+        }
         if about.dim == 0 || about.dim > DIM_MAX {
             return Err(malformed("no such dimension"));
         }
@@ -110,11 +114,12 @@ impl Segment {
         let dims = u32::try_from(space.dims()).expect("dimensions were checked");
         let part = |tag| Part { image: Arc::clone(&image), tag };
         let payload = PayloadIndex::open(part(tag::PAYLOAD), points);
-        let segment = Self {
+        let mut segment = Self {
             about,
             space,
             rotation: Rotation::new(dims, about.seed),
             layout: Layout::new(about.dim as usize, space.dims(), precision),
+            cells_of: Vec::new(),
             entry_layout: entries::layout(space.dims()),
             center: image.table::<f32>(tag::CENTER)?.to_vec(),
             samples: image.table::<Sample>(tag::CALIBRATION)?.to_vec(),
@@ -123,22 +128,29 @@ impl Segment {
             stored,
         };
         segment.check(points as usize).map_err(malformed)?;
+        if precision == Precision::Compact {
+            segment.cells_of = compact::cells_of(segment.cell_table());
+        }
         Ok(segment)
     }
 
     /// Whether sections fit each other: all that searches rely on.
     fn check(&self, points: usize) -> Result<(), &'static str> {
-        let whole = |tag, layout: &Layout, blocks: usize| {
-            self.image.section(tag).is_some_and(|section| blocks.checked_mul(layout.stride()) == Some(section.len()))
+        let whole = |tag, stride: usize, blocks: usize| {
+            self.image.section(tag).is_some_and(|section| blocks.checked_mul(stride) == Some(section.len()))
         };
-        let entries = self.image.section(tag::ENTRIES).unwrap_or_default().len() / self.entry_layout.stride();
-        if !whole(tag::BLOCKS, &self.layout, points) || !whole(tag::ENTRIES, &self.entry_layout, entries) {
+        let entry_stride = self.entry_layout.stride();
+        let entries = self.image.section(tag::ENTRIES).unwrap_or_default().len() / entry_stride;
+        if !whole(tag::BLOCKS, self.block_stride(), points) || !whole(tag::ENTRIES, entry_stride, entries) {
             return Err("blocks are not as many as points");
         }
         let cells = self.image.table::<Cell>(tag::CELLS).unwrap_or_default();
         let sketches = points.checked_mul(sketch::stride(self.rotation.padded_dim()));
         if sketches != Some(self.section(tag::SKETCHES).len()) || !cells::check(cells, self.len()) {
             return Err("cells do not divide the points");
+        }
+        if self.is_compact() && cells.len() > CELLS_MAX {
+            return Err("there are too many cells");
         }
         if cells.len().div_ceil(DEGREE) != entries {
             return Err("cells are not as many as entry points");
@@ -244,10 +256,25 @@ impl Segment {
     /// # Panics
     /// If there is no such point, or `out` is of another dimension.
     pub fn read_vector(&self, offset: u32, out: &mut [f32]) {
-        match stored::vector(&self.stored, offset, self.space.dim()) {
-            Some(vector) => out.copy_from_slice(vector),
-            None => self.blocks().read_vector(offset, out),
+        match (stored::vector(&self.stored, offset, self.space.dim()), self.form()) {
+            (Some(vector), _) => out.copy_from_slice(vector),
+            (None, Form::Full(blocks)) => blocks.read_vector(offset, out),
+            (None, Form::Compact(_)) => panic!("there is no point {offset}"),
         }
+    }
+
+    /// The vectors of all points as they were sent, one after the other, of a segment whose blocks have them not.
+    pub(super) fn stored_vectors(&self) -> &[f32] {
+        self.stored.table(tag::VECTORS).expect("checked when the segment was opened")
+    }
+
+    /// Neighbours of a point; a free place holds its own offset. A file may name any number.
+    ///
+    /// # Panics
+    /// If there is no such point.
+    #[must_use]
+    pub fn links(&self, offset: u32) -> [u32; DEGREE] {
+        *self.form().links(offset)
     }
 
     /// Packed payload of a point.
@@ -256,19 +283,44 @@ impl Segment {
         stored::payload(&self.stored, offset)
     }
 
-    pub(super) fn blocks(&self) -> Blocks<'_> {
-        Blocks::new(&self.layout, self.section(tag::BLOCKS))
+    /// How vectors are kept in blocks.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.layout.precision()
+    }
+
+    pub(super) fn form(&self) -> Form<'_> {
+        let blocks = self.section(tag::BLOCKS);
+        if self.is_compact() {
+            let (padded_dims, sketches) = (self.rotation.padded_dim(), self.section(tag::SKETCHES));
+            Form::Compact(Compact::new(padded_dims, blocks, sketches, self.cell_table(), &self.cells_of))
+        } else {
+            Form::Full(Blocks::new(&self.layout, blocks))
+        }
+    }
+
+    fn is_compact(&self) -> bool {
+        self.precision() == Precision::Compact
+    }
+
+    /// Bytes of a block.
+    fn block_stride(&self) -> usize {
+        if self.is_compact() { compact::stride(self.rotation.padded_dim()) } else { self.layout.stride() }
     }
 
     /// Points by region, for scans.
     pub(super) fn cells(&self) -> Cells<'_> {
         Cells {
-            table: self.image.table(tag::CELLS).expect("checked when the segment was opened"),
+            table: self.cell_table(),
             sketches: self.section(tag::SKETCHES),
             stride: sketch::stride(self.rotation.padded_dim()),
             entries: self.entries(),
-            blocks: self.blocks(),
+            form: self.form(),
         }
+    }
+
+    fn cell_table(&self) -> &[Cell] {
+        self.image.table(tag::CELLS).expect("checked when the segment was opened")
     }
 
     pub(super) fn entries(&self) -> Blocks<'_> {

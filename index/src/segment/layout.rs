@@ -3,22 +3,26 @@
 //! A block is what one hop reads: contiguous, a whole number of cache lines, in the order in which it is needed.
 //!
 //! ```text
-//! row      the vector as it was sent, f32, f16 or u8, padded to 16 components
-//! head     f32 what factors are multiplied by, f32 the row's scale; zeros up to a cache line
+//! row      the vector as it was sent, f32, f16 or u8, padded to 16 components; or its place less the centre, rotated,
+//!          as i8
+//! head     f32 what factors are multiplied by, f32 the row's scale, f32 the vector's; zeros up to a cache line
 //! codes    1 bit for each dimension of 32 neighbours, interleaved (see `quantize`)
 //! factors  32 × f16 add, 32 × f16 rescale
 //! links    32 × u32 offsets; a free place holds the point's own offset and an infinite distance
 //! ```
 //!
-//! | dimensions | u8 | f16 | f32 |
-//! | --- | --- | --- | --- |
-//! | 384 | 2,240 | 2,624 | 3,392 |
-//! | 768 | 4,160 | 4,928 | 6,464 |
-//! | 784 | 4,416 | 5,184 | 6,784 |
-//! | 1,536 | 8,000 | 9,536 | 12,608 |
+//! | dimensions | u8, i8 | f16 | f32 | compact |
+//! | --- | --- | --- | --- | --- |
+//! | 384 | 2,240 | 2,624 | 3,392 | 352 |
+//! | 768 | 4,160 | 4,928 | 6,464 | 544 |
+//! | 784 | 4,416 | 5,184 | 6,784 | 576 |
+//! | 1,536 | 8,000 | 9,536 | 12,608 | 928 |
+//!
+//! What a compact block has, see `compact`.
 
 use std::ops::Range;
 
+use shoal_model::Quantization;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::kernels::{BATCH, LANES};
@@ -39,14 +43,39 @@ pub enum Precision {
     F16,
     /// A byte a component: exact for whole numbers from 0 to 255, as pictures have them; others are rounded.
     U8,
+    /// A byte a component and a scale, of the vector rotated, so that it is all the same what components are like.
+    ///
+    /// Always loses something: vectors are kept beside the graph as they were sent, and settle what is returned.
+    Int8,
+    /// 4 bits a component, as Int8, and no codes of neighbours: a fifth of the memory, and slower.
+    Compact,
 }
 
 impl Precision {
+    /// All there are, in the order of their codes.
+    pub(crate) const ALL: [Self; 5] = [Self::F32, Self::F16, Self::U8, Self::Int8, Self::Compact];
+
+    /// What an index version asks for; `None` is what loses nothing.
+    #[must_use]
+    pub fn of(quantization: Quantization) -> Option<Self> {
+        match quantization {
+            Quantization::None => None,
+            Quantization::Int8 => Some(Self::Int8),
+            Quantization::Binary => Some(Self::Compact),
+        }
+    }
+
+    /// Whether rows are codes of places, so that vectors are to be kept besides.
+    pub(crate) fn is_coded(self) -> bool {
+        matches!(self, Self::Int8 | Self::Compact)
+    }
+
+    /// Bytes of a component. The compact form is made of blocks with rows of `Int8`.
     fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 => 2,
-            Self::U8 => 1,
+            Self::U8 | Self::Int8 | Self::Compact => 1,
         }
     }
 }
@@ -59,6 +88,8 @@ pub(crate) struct Head {
     pub(crate) factor_scale: f32,
     /// What the row is to be multiplied by to get its place in space.
     pub(crate) row_scale: f32,
+    /// The same of the vector as it was sent.
+    pub(crate) vector_scale: f32,
 }
 
 /// Batch of correction factors and links, as they lie behind the codes.
@@ -85,7 +116,8 @@ pub(crate) struct Layout {
 impl Layout {
     /// For rows of `dim` components, which have `dims` in space.
     pub(crate) fn new(dim: usize, dims: usize, precision: Precision) -> Self {
-        let width = dim.next_multiple_of(LANES);
+        let coded = precision.is_coded();
+        let width = if coded { dims.next_multiple_of(BLOCK_DIMS) } else { dim.next_multiple_of(LANES) };
         let codes_start = (width * precision.bytes() + size_of::<Head>()).next_multiple_of(LINE);
         let codes_end = codes_start + dims.next_multiple_of(BLOCK_DIMS) * BATCH / 8;
         Self { precision, width, codes: codes_start..codes_end, stride: codes_end + size_of::<Tail>() }
@@ -144,7 +176,9 @@ mod tests {
     #[test]
     fn parts_are_whole_lines_in_order() {
         for dim in [1, 3, 16, 17, 100, 384, 768, 784, 1_536, 4_096] {
-            for (precision, dims) in [(Precision::U8, dim), (Precision::F16, dim), (Precision::F32, dim + 1)] {
+            for (precision, dims) in
+                [(Precision::U8, dim), (Precision::F16, dim), (Precision::F32, dim + 1), (Precision::Int8, dim + 1)]
+            {
                 let layout = Layout::new(dim, dims, precision);
                 assert!(layout.row().end <= layout.codes().start, "{dim} {precision:?}");
                 assert!(layout.codes().start.is_multiple_of(LINE) && layout.codes().end.is_multiple_of(LINE));

@@ -6,6 +6,7 @@ use super::blocks::{Row, row};
 use super::layout::{DEGREE, Layout};
 use super::space::Space;
 use crate::kernels::{Kernels, LANES, Lut};
+use crate::quantize;
 use crate::rotation::Rotation;
 
 /// Where a query lies in space. Kept in a scratch and set anew for each query, it needs no memory.
@@ -22,12 +23,22 @@ pub(crate) struct Place {
     /// Squared distance of the query from the segment's centre.
     square: f32,
     lut: Lut,
+    narrow: Narrow,
+}
+
+/// The rotated place in a byte a component, for products with codes of few bits. They lose so much more that it counts
+/// for nothing.
+#[derive(Debug, Default)]
+struct Narrow {
+    components: Vec<i8>,
+    scale: f32,
+    sum: i32,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let (kernels, lut) = (Kernels::best(), Lut::default());
-        Self { kernels, right_angle: None, row: vec![], rotated: vec![], centred: vec![], square: 0.0, lut }
+        let (kernels, lut, narrow) = (Kernels::best(), Lut::default(), Narrow::default());
+        Self { kernels, right_angle: None, row: vec![], rotated: vec![], centred: vec![], square: 0.0, lut, narrow }
     }
 
     /// Takes the place of a query.
@@ -42,6 +53,32 @@ impl Place {
         rotation.rotate(&self.centred, &mut self.rotated);
         self.square = self.kernels.dot(&self.rotated, [&self.rotated])[0];
         self.lut.fill(&self.rotated);
+    }
+
+    /// Makes the place that was set ready for [`Place::dot_u4`].
+    pub(crate) fn narrow(&mut self) {
+        let Narrow { components, scale, sum } = &mut self.narrow;
+        components.resize(self.rotated.len(), 0);
+        *scale = quantize::narrow_i8(&self.rotated, components);
+        *sum = components.iter().map(|component| i32::from(*component)).sum();
+    }
+
+    /// Product of the rotated place with the levels of a 4-bit code.
+    #[inline]
+    pub(crate) fn dot_u4(&self, codes: &[u8]) -> f32 {
+        let Narrow { components, scale, sum } = &self.narrow;
+        #[allow(clippy::cast_precision_loss, reason = "24 bits are plenty")]
+        let (dot, sum) = (self.kernels.dot_u4_i8(codes, components) as f32, *sum as f32);
+        scale * (dot - quantize::NIBBLE_MIDDLE * sum)
+    }
+
+    /// Squared distance in space from a vector as it was sent, given what makes it a place.
+    pub(crate) fn distance_of(&self, vector: &[f32], scale: f32) -> f32 {
+        let row = &self.row[..vector.len()];
+        match self.right_angle {
+            None => self.kernels.squared_euclidean(row, [vector])[0],
+            Some(right_angle) => (right_angle - 2.0 * scale * self.kernels.dot(row, [vector])[0]).max(0.0),
+        }
     }
 
     /// Squared distance of the query from the segment's centre.
@@ -59,6 +96,8 @@ impl Place {
         self.centred.resize(space.dims(), 0.0);
         space.place(vector, &mut self.centred);
         self.set_row(space);
+        self.rotated.clear();
+        self.rotated.extend_from_slice(rotated);
         self.lut.fill(rotated);
     }
 
@@ -78,21 +117,16 @@ impl Place {
     /// Squared distance in space from the row of a block.
     #[inline]
     pub(crate) fn distance(&self, layout: &Layout, block: &[u8]) -> f32 {
-        let row = row(layout, block);
-        match self.right_angle {
-            None => match row {
-                Row::F32(row) => self.kernels.squared_euclidean(&self.row, [row])[0],
-                Row::F16(row) => self.kernels.squared_euclidean_f16(&self.row, row),
-                Row::U8(row) => self.kernels.squared_euclidean_u8(&self.row, row),
-            },
-            Some(right_angle) => {
-                let dot = match row {
-                    Row::F32(row) => self.kernels.dot(&self.row, [row])[0],
-                    Row::F16(row) => self.kernels.dot_f16(&self.row, row),
-                    Row::U8(row) => self.kernels.dot_u8(&self.row, row),
-                };
-                (right_angle - 2.0 * layout.head(block).row_scale * dot).max(0.0)
-            }
+        let (kernels, query) = (self.kernels, &self.row);
+        let turned = |angle: f32, dot: f32| (angle - 2.0 * layout.head(block).row_scale * dot).max(0.0);
+        match (row(layout, block), self.right_angle) {
+            (Row::F32(row), None) => kernels.squared_euclidean(query, [row])[0],
+            (Row::F16(row), None) => kernels.squared_euclidean_f16(query, row),
+            (Row::U8(row), None) => kernels.squared_euclidean_u8(query, row),
+            (Row::F32(row), Some(angle)) => turned(angle, kernels.dot(query, [row])[0]),
+            (Row::F16(row), Some(angle)) => turned(angle, kernels.dot_f16(query, row)),
+            (Row::U8(row), Some(angle)) => turned(angle, kernels.dot_u8(query, row)),
+            (Row::Codes(row), _) => kernels.squared_euclidean_i8(&self.rotated, row, layout.head(block).row_scale),
         }
     }
 

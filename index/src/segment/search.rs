@@ -3,15 +3,18 @@
 use std::cmp::Ordering;
 
 use shoal_model::Metric;
+use zerocopy::IntoBytes;
 
 use super::calibration;
 use super::entries;
+use super::form::Form;
 use super::frozen::Segment;
-use super::layout::DEGREE;
+use super::layout::{DEGREE, Precision};
 use super::queue::Waiting;
 use super::sieve::{Wanted, sieve, starts};
-use super::walk::{Breadth, Cancelled, Scratch, walk};
+use super::walk::{Breadth, Cancelled, Near, Scratch};
 use crate::IndexError;
+use crate::kernels::Kernels;
 use crate::payload_index::Matches;
 use crate::score::Exact;
 
@@ -20,6 +23,12 @@ const NARROW: f64 = 0.1;
 
 /// What the estimates of points that are not wanted are multiplied by: they are visited as bridges only.
 const HANDICAP: f32 = 1.3;
+
+/// Points that are looked for first where a score limits them.
+const WITHIN_FIRST: usize = 32;
+
+/// How many times as many are looked for next, while all that were found are near enough.
+const WITHIN_STEP: usize = 4;
 
 /// How hard to look.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,6 +77,15 @@ pub struct WalkStats {
     pub refined: u64,
 }
 
+impl WalkStats {
+    /// Adds what another search did.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.hops += other.hops;
+        self.estimated += other.estimated;
+        self.refined += other.refined;
+    }
+}
+
 impl From<Cancelled> for IndexError {
     fn from(_: Cancelled) -> Self {
         Self::Cancelled
@@ -77,6 +95,8 @@ impl From<Cancelled> for IndexError {
 impl Segment {
     /// The nearest `k` points, nearly all of them, nearest first, ties by offset.
     ///
+    /// With a score limit a large `k` costs no more than what lies within the limit: few are looked for at first, and
+    /// more as long as all that were found are near enough.
     /// `scratch` is one of the thread's own and serves all segments; once it has grown, a search allocates its answer.
     /// Errors: `Dimension`; `Cancelled` within 200 µs of `stop` saying so.
     pub fn search(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>) -> Result<(Vec<Hit>, WalkStats), IndexError> {
@@ -85,18 +105,43 @@ impl Segment {
             return Err(IndexError::Dimension { want: self.dim(), got });
         }
         scratch.place.set(&self.space, &self.rotation, &self.center, query.vector);
-        let k = query.k.min(self.len() as usize);
+        if self.precision() == Precision::Compact {
+            scratch.place.narrow();
+        }
+        let k_max = query.k.min(self.len() as usize);
+        let mut k = if query.score_limit.is_some() { k_max.min(WITHIN_FIRST) } else { k_max };
+        let mut stats = WalkStats::default();
+        loop {
+            let (hits, work) = self.search_place(scratch, query, k)?;
+            stats.merge(&work);
+            if hits.len() < k || k == k_max {
+                return Ok((hits, stats));
+            }
+            k = k_max.min(WITHIN_STEP * k);
+        }
+    }
+
+    /// The nearest `k` points to the place that is set.
+    fn search_place(
+        &self,
+        scratch: &mut Scratch,
+        query: &SegmentQuery<'_>,
+        k: usize,
+    ) -> Result<(Vec<Hit>, WalkStats), IndexError> {
         if k == 0 {
             return Ok(Default::default());
         }
         let wanted = Wanted { live: query.live, filter: query.filter };
         let mut stats = if self.is_narrow(&wanted) {
-            let (estimated, hops) = sieve(self.cells(), scratch, wanted, k, query.stop)?;
+            let cells = self.cells();
+            let (estimated, hops) = sieve(cells, scratch, wanted, cells.form.width(k), query.stop)?;
+            scratch.met.clear();
+            scratch.met.extend(&scratch.nearest);
             WalkStats { hops, estimated, refined: 0 }
         } else {
             self.walk(scratch, query, k)?
         };
-        let (hits, refined) = self.settle(scratch, query);
+        let (hits, refined) = self.settle(scratch, query, k);
         stats.refined = refined;
         Ok((hits, stats))
     }
@@ -108,16 +153,16 @@ impl Segment {
     }
 
     fn walk(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>, k: usize) -> Result<WalkStats, Cancelled> {
-        let (blocks, entries, stop) = (self.blocks(), self.entries(), query.stop);
+        let (form, entries, stop) = (self.form(), self.entries(), query.stop);
         let breadth = self.breadth(query.effort, k);
         let wanted = Wanted { live: query.live, filter: query.filter };
         let entry = entries::nearest(entries, &scratch.place).map(Waiting::start);
         let entry = entry.as_slice();
         let lives = |live: &[u64], offset: u32| live[offset as usize / 64] >> (offset % 64) & 1 == 1;
         let hops = match (query.live, query.filter) {
-            (None, None) => walk(blocks, scratch, entry, breadth, |_| 1.0, |_| true, stop),
+            (None, None) => form.walk(scratch, entry, breadth, |_| 1.0, |_| true, stop),
             // The dead are few: segments that have many are rewritten.
-            (Some(live), None) => walk(blocks, scratch, entry, breadth, |_| 1.0, |near| lives(live, near.offset), stop),
+            (Some(live), None) => form.walk(scratch, entry, breadth, |_| 1.0, |offset| lives(live, offset), stop),
             (_, Some(_)) => self.walk_among(scratch, wanted, breadth, stop),
         }?;
         let estimated = (hops + entries.len() as u64) * DEGREE as u64;
@@ -137,7 +182,7 @@ impl Segment {
         let (bits, starts) = (std::mem::take(&mut scratch.sieve.wanted), std::mem::take(&mut scratch.sieve.starts));
         let has = |offset: u32| bits[offset as usize / 64] >> (offset % 64) & 1 == 1;
         let handicap = |offset| if has(offset) { 1.0 } else { HANDICAP };
-        let walked = walk(self.blocks(), scratch, &starts, breadth, handicap, |near| has(near.offset), stop);
+        let walked = self.form().walk(scratch, &starts, breadth, handicap, has, stop);
         (scratch.sieve.wanted, scratch.sieve.starts) = (bits, starts);
         walked
     }
@@ -152,22 +197,46 @@ impl Segment {
     }
 
     /// Scores what the walk left in `scratch`, nearest first, and how many that were.
-    fn settle(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>) -> (Vec<Hit>, u64) {
-        let (dim, metric) = (self.space.dim(), self.space.metric());
-        let exact = Exact::new(metric, query.vector);
-        scratch.row.resize(dim, 0.0);
-        let row = &mut scratch.row;
-        let hits = scratch.nearest.drain().map(|near| {
-            self.read_vector(near.offset, row);
-            Hit { offset: near.offset, score: exact.score(row) }
-        });
-        let mut hits: Vec<Hit> = hits.collect();
+    fn settle(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>, k: usize) -> (Vec<Hit>, u64) {
+        let metric = self.space.metric();
+        let form = self.form();
+        let mut hits =
+            if form.is_coded() { self.score_met(form, scratch, query, k) } else { self.score_nearest(scratch, query) };
         let refined = hits.len() as u64;
         if let Some(limit) = query.score_limit {
             hits.retain(|hit| metric.compare(hit.score, limit) != Ordering::Greater);
         }
         sort(metric, &mut hits);
+        hits.truncate(k);
         (hits, refined)
+    }
+
+    /// Scores the nearest, whose distances are as good as their vectors.
+    fn score_nearest(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>) -> Vec<Hit> {
+        let exact = Exact::new(self.space.metric(), query.vector);
+        scratch.row.resize(self.space.dim(), 0.0);
+        let row = &mut scratch.row;
+        let score = |near: Near| {
+            self.read_vector(near.offset, row);
+            Hit { offset: near.offset, score: exact.score(row) }
+        };
+        scratch.nearest.drain().map(score).collect()
+    }
+
+    /// Scores those points that were met and may be among the nearest `k`, by the vectors that are stored.
+    fn score_met(&self, form: Form<'_>, scratch: &mut Scratch, query: &SegmentQuery<'_>, k: usize) -> Vec<Hit> {
+        let exact = Exact::new(self.space.metric(), query.vector);
+        let mut hits = Vec::with_capacity(2 * k);
+        let vectors = self.stored_vectors();
+        let dim = self.space.dim();
+        let vector = |offset: u32| &vectors[offset as usize * dim..][..dim];
+        let prefetch = |offset| Kernels::prefetch(vector(offset).as_bytes());
+        form.refine(scratch, k, prefetch, |place, near| {
+            let vector = vector(near.offset);
+            hits.push(Hit { offset: near.offset, score: exact.score(vector) });
+            place.distance_of(vector, form.vector_scale(near.offset))
+        });
+        hits
     }
 }
 

@@ -3,18 +3,26 @@
 use shoal_model::Metric;
 
 use super::blocks::{Blocks, Row, row};
-use super::frozen::{Segment, tag};
+use super::form::Form;
+use super::frozen::Segment;
 
 /// The vectors of a segment.
 #[derive(Clone, Copy)]
 pub(crate) struct Sent<'a> {
     metric: Metric,
     dim: usize,
-    blocks: Blocks<'a>,
-    /// All vectors, if blocks have lost some of them.
-    stored: Option<&'a [f32]>,
+    form: Form<'a>,
+    vectors: Vectors<'a>,
     /// No less than the length of any of them, for dot.
     reach: f32,
+}
+
+/// Where they lie.
+#[derive(Clone, Copy)]
+enum Vectors<'a> {
+    Blocks(Blocks<'a>),
+    /// One after the other, where blocks have lost some of them.
+    Stored(&'a [f32]),
 }
 
 impl Segment {
@@ -22,8 +30,11 @@ impl Segment {
     pub(crate) fn sent(&self) -> Sent<'_> {
         #[allow(clippy::cast_possible_truncation, reason = "rounded up")]
         let reach = (self.space.reach() as f32).next_up();
-        let stored = self.stored_image().table(tag::VECTORS).ok().filter(|_| !self.is_lossless());
-        Sent { metric: self.metric(), dim: self.space.dim(), blocks: self.blocks(), stored, reach }
+        let vectors = match self.form() {
+            Form::Full(blocks) if self.is_lossless() => Vectors::Blocks(blocks),
+            _ => Vectors::Stored(self.stored_vectors()),
+        };
+        Sent { metric: self.metric(), dim: self.space.dim(), form: self.form(), vectors, reach }
     }
 }
 
@@ -35,13 +46,15 @@ impl<'a> Sent<'a> {
     /// If there is no such point.
     #[inline]
     pub(crate) fn get(&self, offset: u32) -> (Row<'a>, f32) {
-        let (layout, block) = (self.blocks.layout(), self.blocks.block(offset));
         let scale = match self.metric {
-            Metric::Cosine => layout.head(block).row_scale,
+            Metric::Cosine => self.form.vector_scale(offset),
             Metric::Dot => self.reach,
             Metric::Euclidean => 0.0,
         };
-        let vector = self.stored.map(|vectors| Row::F32(&vectors[offset as usize * self.dim..][..self.dim]));
-        (vector.unwrap_or_else(|| row(layout, block)), scale)
+        let vector = match self.vectors {
+            Vectors::Blocks(blocks) => row(blocks.layout(), blocks.block(offset)),
+            Vectors::Stored(vectors) => Row::F32(&vectors[offset as usize * self.dim..][..self.dim]),
+        };
+        (vector, scale)
     }
 }

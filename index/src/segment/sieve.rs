@@ -9,6 +9,7 @@ use std::collections::BinaryHeap;
 
 use super::blocks::Blocks;
 use super::cells::Cell;
+use super::form::Form;
 use super::layout::DEGREE;
 use super::place::Place;
 use super::queue::{Queue, Waiting};
@@ -58,7 +59,7 @@ pub(super) struct Cells<'a> {
     /// Bytes of a sketch.
     pub(super) stride: usize,
     pub(super) entries: Blocks<'a>,
-    pub(super) blocks: Blocks<'a>,
+    pub(super) form: Form<'a>,
 }
 
 /// Which points are wanted.
@@ -82,28 +83,28 @@ pub(super) struct Sieve {
     own: Vec<u32>,
 }
 
-/// Leaves the `k` nearest of the wanted points in `scratch.nearest`. The query's place is set.
+/// Leaves the `width` nearest of the wanted points in `scratch.nearest`. The query's place is set.
 ///
 /// Returns how many points were estimated and how many compared. Errors: `Cancelled`.
 pub(super) fn sieve(
     cells: Cells<'_>,
     scratch: &mut Scratch,
     wanted: Wanted<'_>,
-    k: usize,
+    width: usize,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<(u64, u64), Cancelled> {
     let Scratch { place, nearest, queue, sieve: Sieve { centers, wanted: bits, planes, own, .. }, .. } = scratch;
     nearest.clear();
     queue.clear();
     let slack = Slack::of(place.rotated().len());
-    let breadth = Breadth { slack: slack.point, ..Breadth::beam(k) };
+    let breadth = Breadth { slack: slack.point, ..Breadth::beam(width) };
     let mut scan =
         Scan { cells, place, queue, nearest, breadth, limit: f32::MAX, planes, own, estimated: 0, compared: 0, stop };
     if let Some(few) = wanted.few() {
         few.for_each(|offset| scan.compare(offset));
         return Ok((0, scan.compared));
     }
-    wanted.write(cells.blocks.len(), bits);
+    wanted.write(cells.form.len(), bits);
     rank(cells, scan.place, centers);
     scan.planes.set(scan.place.rotated());
     scan.nearest_cells(centers, bits)?;
@@ -213,7 +214,7 @@ impl Scan<'_> {
         while let Some(next) = ahead.filter(|next| next.estimate <= self.limit) {
             ahead = self.queue.pop();
             if let Some(ahead) = ahead {
-                self.cells.blocks.prefetch_row(ahead.offset);
+                self.cells.form.prefetch_row(ahead.offset);
             }
             self.compare(next.offset);
         }
@@ -227,7 +228,7 @@ impl Scan<'_> {
     }
 
     fn distance(&self, offset: u32) -> f32 {
-        self.place.distance(self.cells.blocks.layout(), self.cells.blocks.block(offset))
+        self.cells.form.distance(self.place, offset)
     }
 }
 
@@ -277,4 +278,6 @@ fn rank(cells: Cells<'_>, place: &Place, centers: &mut Vec<[f32; LANES]>) {
         place.estimate(cells.entries.layout(), cells.entries.block(batch), square, &mut estimates);
         centers.extend_from_slice(estimates.as_chunks().0);
     }
+    // Free places of the last batch are far, unless a file says otherwise.
+    centers.as_flattened_mut().iter_mut().skip(cells.table.len()).for_each(|center| *center = f32::INFINITY);
 }

@@ -14,6 +14,7 @@ use crate::packed;
 use crate::score::Exact;
 
 const SEED: u64 = 20;
+const TIERS: [Option<Precision>; 3] = [None, Some(Precision::Int8), Some(Precision::Compact)];
 const METRICS: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::Euclidean];
 
 fn rows(dim: usize, vectors: &[Vec<f32>]) -> Rows {
@@ -67,10 +68,11 @@ fn truth(metric: Metric, vector: &[f32], vectors: &[Vec<f32>]) -> Vec<f32> {
 
 #[test]
 fn the_nearest_are_found_under_every_metric_and_dimension() {
-    for (dim, metric) in [3, 100, 384, 784].into_iter().flat_map(|dim| METRICS.map(|metric| (dim, metric))) {
+    let cases = [3, 100, 384, 784].into_iter().flat_map(|dim| METRICS.map(|metric| (dim, metric)));
+    for ((dim, metric), precision) in cases.flat_map(|case| TIERS.map(|precision| (case, precision))) {
         let mut rng = StdRng::seed_from_u64(SEED);
         let vectors = clustered(dim, 3_000, &mut rng);
-        let segment = build(metric, dim, &vectors);
+        let segment = build_with(metric, precision, dim, &vectors, 2);
         let (mut found, queries) = (0, 40);
         for own in 0..queries {
             let vector: Vec<f32> = vectors[own * 7].iter().map(|c| c + rng.random_range(-0.3..0.3)).collect();
@@ -82,7 +84,7 @@ fn the_nearest_are_found_under_every_metric_and_dimension() {
             assert!(hits.is_sorted_by(|a, b| metric.compare(a.score, b.score).is_le()), "{metric:?} {dim}");
         }
         let recall = found as f64 / (10 * queries) as f64;
-        assert!(recall >= 0.95, "{metric:?} {dim}: recall {recall}");
+        assert!(recall >= 0.95, "{metric:?} {dim} {precision:?}: recall {recall}");
     }
 }
 
@@ -118,20 +120,22 @@ fn every_point_is_reachable_whatever_lies_where() {
             if metric == Metric::Cosine && name != "uniform" && name != "far" {
                 continue;
             }
-            let segment = build(metric, 24, &vectors);
-            assert!(finds_all(&segment, &uniform[0]), "{name}, {metric:?}");
+            for precision in TIERS {
+                let segment = build_with(metric, precision, 24, &vectors, 2);
+                assert!(finds_all(&segment, &uniform[0]), "{name}, {metric:?}, {precision:?}");
+            }
         }
     }
 }
 
 #[test]
 fn few_points_and_none_are_a_segment() {
-    for len in [0, 1, 2, 10, 33, 64] {
+    for (len, precision) in [0, 1, 2, 10, 33, 64].into_iter().flat_map(|len| TIERS.map(|tier| (len, tier))) {
         let vectors: Vec<Vec<f32>> = (0..len).map(|i| vec![i as f32, 1.0]).collect();
-        let segment = build(Metric::Euclidean, 2, &vectors);
+        let segment = build_with(Metric::Euclidean, precision, 2, &vectors, 2);
         let (hits, stats) = ask(&segment, &query(&[0.2, 1.0], 5));
         assert_eq!(hits.len(), len.min(5), "of {len}");
-        assert_eq!(stats.refined, hits.len() as u64);
+        assert!(stats.refined >= hits.len() as u64 && (precision.is_some() || stats.refined == hits.len() as u64));
         let ids: Vec<PointId> = hits.iter().map(|hit| segment.id(hit.offset)).collect();
         assert_eq!(ids, (0..).map(PointId::Number).take(len.min(5)).collect::<Vec<_>>(), "of {len}");
     }
@@ -163,6 +167,10 @@ fn only_points_that_live_and_are_near_enough_are_found() {
 
 #[test]
 fn no_share_of_passing_points_is_a_hole() {
+    TIERS.into_iter().for_each(no_hole_in);
+}
+
+fn no_hole_in(precision: Option<Precision>) {
     let mut rng = StdRng::seed_from_u64(SEED);
     let vectors = clustered(48, 20_000, &mut rng);
     let mut rows = Rows::with_capacity(48, vectors.len());
@@ -173,7 +181,7 @@ fn no_share_of_passing_points_is_a_hole() {
             marks.iter().enumerate().map(|(at, mark)| (format!("f{at}"), Value::Bool(*mark))).collect();
         rows.push(PointId::Number(i), i, vector, Bytes::from(packed::encode(&payload)));
     }
-    let parameters = Parameters { metric: Metric::Euclidean, precision: None, ef_construction: 80, seed: SEED };
+    let parameters = Parameters { metric: Metric::Euclidean, precision, ef_construction: 80, seed: SEED };
     let segment = Segment::build(&rows, &parameters, &Target::Memory, &|| false).expect("nothing stops the build");
     let mut scratch = Scratch::new();
     for (at, share) in shares.iter().enumerate() {
@@ -193,22 +201,61 @@ fn no_share_of_passing_points_is_a_hole() {
             wanted += truth.len().min(10);
             found += hits.iter().zip(&truth).filter(|(hit, _)| hit.score <= truth[truth.len().min(10) - 1]).count();
         }
-        assert!(found * 100 >= wanted * 93, "share {share}: found {found} of {wanted}");
+        assert!(found * 100 >= wanted * 93, "share {share}, {precision:?}: found {found} of {wanted}");
     }
 }
 
 #[test]
 fn the_same_points_give_the_same_bytes_however_many_threads_build() {
     let vectors = clustered(40, 5_000, &mut StdRng::seed_from_u64(SEED));
-    let [one, two, three] = [1, 2, 3].map(|threads| build_with(Metric::Cosine, None, 40, &vectors, threads));
-    assert_eq!(one.graph_image().checksum(), two.graph_image().checksum(), "with 1 and 2 threads");
-    assert_eq!(one.graph_image().checksum(), three.graph_image().checksum(), "with 1 and 3 threads");
+    for precision in TIERS {
+        let [one, two, three] = [1, 2, 3].map(|threads| build_with(Metric::Cosine, precision, 40, &vectors, threads));
+        assert_eq!(one.graph_image().checksum(), two.graph_image().checksum(), "with 1 and 2 threads");
+        assert_eq!(one.graph_image().checksum(), three.graph_image().checksum(), "with 1 and 3 threads");
+    }
+}
+
+#[test]
+fn scores_are_those_of_vectors_as_they_were_sent_and_few_are_read() {
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let vectors = clustered(100, 4_000, &mut rng);
+    for (metric, precision) in METRICS.into_iter().flat_map(|metric| TIERS.map(|tier| (metric, tier))) {
+        let segment = build_with(metric, precision, 100, &vectors, 2);
+        let (mut refined, queries) = (0, 50);
+        for own in 0..queries {
+            let vector: Vec<f32> = vectors[own * 7].iter().map(|c| c + rng.random_range(-0.3..0.3)).collect();
+            let (hits, stats) = ask(&segment, &query(&vector, 10));
+            refined += stats.refined;
+            for hit in hits {
+                let number = usize::try_from(segment.versions()[hit.offset as usize] - 7).expect("small");
+                let want = Exact::new(metric, &vector).score(&vectors[number]);
+                assert_eq!(hit.score.to_bits(), want.to_bits(), "{metric:?} {precision:?}");
+            }
+        }
+        let most = if precision == Some(Precision::Compact) { 60 } else { 15 };
+        assert!(refined <= most * queries as u64, "{metric:?} {precision:?}: {refined} vectors of {queries} queries");
+    }
+}
+
+#[test]
+fn a_compact_segment_is_as_small_as_the_documents_say() {
+    let vectors = clustered(768, 500, &mut StdRng::seed_from_u64(SEED));
+    let segment = build_with(Metric::Cosine, Some(Precision::Compact), 768, &vectors, 2);
+    let section = |tag| segment.graph_image().section(tag).expect("every segment has it").len();
+    let bytes = section(super::frozen::tag::BLOCKS) + section(super::frozen::tag::SKETCHES);
+    assert_eq!(bytes, 500 * (544 + 128));
 }
 
 #[test]
 fn points_keep_ids_versions_and_vectors() {
     let vectors = clustered(20, 700, &mut StdRng::seed_from_u64(SEED));
-    for (precision, lossless) in [(None, true), (Some(Precision::F32), true), (Some(Precision::F16), false)] {
+    for (precision, lossless) in [
+        (None, true),
+        (Some(Precision::F32), true),
+        (Some(Precision::F16), false),
+        (Some(Precision::Int8), false),
+        (Some(Precision::Compact), false),
+    ] {
         let segment = build_with(Metric::Dot, precision, 20, &vectors, 2);
         assert_eq!(segment.is_lossless(), lossless, "{precision:?}");
         for (i, vector) in (0..).zip(&vectors) {
@@ -275,7 +322,11 @@ fn a_build_that_is_stopped_says_so() {
 #[test]
 fn bytes_that_are_cut_or_changed_are_refused() {
     let vectors = clustered(16, 200, &mut StdRng::seed_from_u64(SEED));
-    let segment = build(Metric::Euclidean, 16, &vectors);
+    TIERS.into_iter().for_each(|precision| refuses_damage(&vectors, precision));
+}
+
+fn refuses_damage(vectors: &[Vec<f32>], precision: Option<Precision>) {
+    let segment = build_with(Metric::Euclidean, precision, 16, vectors, 2);
     let (graph, stored) = (segment.graph_image().bytes().to_vec(), segment.stored_image().bytes().to_vec());
     let again = Segment::from_bytes(&graph, &stored).expect("nothing was changed");
     assert_eq!(ask(&again, &query(&vectors[1], 5)), ask(&segment, &query(&vectors[1], 5)));

@@ -14,6 +14,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use super::blocks::Blocks;
+use super::compact::Aid;
 use super::layout::DEGREE;
 use super::place::Place;
 use super::queue::{Queue, Waiting};
@@ -70,6 +71,65 @@ impl PartialOrd for Near {
     }
 }
 
+/// What a walk reads of a graph, in one form or the other.
+pub(crate) trait Steps: Copy {
+    /// How many points there are.
+    fn len(&self) -> usize;
+
+    /// Makes `aid` ready for a walk to `place`.
+    fn prepare(&self, _place: &Place, _aid: &mut Aid) {}
+
+    /// Asks for the block of a point ahead of time.
+    fn prefetch(&self, offset: u32);
+
+    /// Asks for what [`Steps::estimate`] reads beside the block.
+    fn approach(&self, _aid: &Aid, _seen: &Seen, _offset: u32) {}
+
+    /// Squared distance of a point, as well as the form knows it.
+    fn distance(&self, place: &Place, offset: u32) -> f32;
+
+    /// Neighbours of a point; a free place holds its own offset. A file may say anything.
+    fn links(&self, offset: u32) -> &[u32; DEGREE];
+
+    /// Estimates of the squared distances of the neighbours of a point whose own is `distance`. What was seen may be told
+    /// to be infinitely far.
+    fn estimate(&self, place: &Place, aid: &mut Aid, seen: &Seen, offset: u32, distance: f32, out: &mut [f32; DEGREE]);
+}
+
+impl Steps for Blocks<'_> {
+    fn len(&self) -> usize {
+        Blocks::len(self)
+    }
+
+    #[inline]
+    fn prefetch(&self, offset: u32) {
+        Blocks::prefetch(self, offset);
+    }
+
+    #[inline]
+    fn distance(&self, place: &Place, offset: u32) -> f32 {
+        place.distance(self.layout(), self.block(offset))
+    }
+
+    #[inline]
+    fn links(&self, offset: u32) -> &[u32; DEGREE] {
+        &self.layout().tail(self.block(offset)).links
+    }
+
+    #[inline]
+    fn estimate(
+        &self,
+        place: &Place,
+        _aid: &mut Aid,
+        _seen: &Seen,
+        offset: u32,
+        distance: f32,
+        out: &mut [f32; DEGREE],
+    ) {
+        place.estimate(self.layout(), self.block(offset), distance, out);
+    }
+}
+
 /// What a walk needs besides the graph. Keep one for each thread.
 #[derive(Debug)]
 pub struct Scratch {
@@ -81,6 +141,9 @@ pub struct Scratch {
     pub(super) row: Vec<f32>,
     pub(super) queue: Queue,
     pub(super) sieve: Sieve,
+    /// Points that were accepted, where their distances are to be settled.
+    pub(super) met: Vec<Near>,
+    aid: Aid,
     seen: Seen,
 }
 
@@ -95,6 +158,8 @@ impl Scratch {
             row: Vec::new(),
             queue: Queue::default(),
             sieve: Sieve::default(),
+            met: Vec::new(),
+            aid: Aid::default(),
             seen: Seen::default(),
         }
     }
@@ -111,7 +176,7 @@ impl Default for Scratch {
 ///
 /// Returns how many points were visited. Errors: `Cancelled`, within [`PATIENCE_HOPS`] of `stop` saying so.
 pub(crate) fn walk(
-    blocks: Blocks<'_>,
+    graph: impl Steps,
     scratch: &mut Scratch,
     entries: &[Waiting],
     breadth: Breadth,
@@ -119,11 +184,11 @@ pub(crate) fn walk(
     mut accept: impl FnMut(Near) -> bool,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<u64, Cancelled> {
-    let Scratch { place, nearest, queue, seen, .. } = scratch;
-    let layout = blocks.layout();
+    let Scratch { place, nearest, queue, aid, seen, .. } = scratch;
     nearest.clear();
     queue.clear();
-    seen.clear(blocks.len());
+    seen.clear(graph.len());
+    graph.prepare(place, aid);
     for entry in entries {
         if seen.insert(entry.offset) {
             queue.push(entry.estimate, entry.offset);
@@ -144,16 +209,16 @@ pub(crate) fn walk(
         hops += 1;
         ahead = queue.pop();
         if let Some(ahead) = ahead {
-            blocks.prefetch(ahead.offset);
+            graph.prefetch(ahead.offset);
         }
-        let block = blocks.block(current.offset);
-        let distance = place.distance(layout, block);
+        graph.approach(aid, seen, current.offset);
+        let distance = graph.distance(place, current.offset);
         let near = Near { distance, offset: current.offset };
         if accept(near) {
             limit = limit.min(admit(nearest, near, breadth));
         }
-        place.estimate(layout, block, distance, &mut estimates);
-        let links = &layout.tail(block).links;
+        graph.estimate(place, aid, seen, current.offset, distance, &mut estimates);
+        let links = graph.links(current.offset);
         let mut near = kernels.below32(&estimates, limit);
         while near != 0 {
             let at = near.trailing_zeros() as usize;
@@ -186,7 +251,7 @@ pub(super) fn admit(nearest: &mut BinaryHeap<Near>, near: Near, breadth: Breadth
 
 /// Points that were in the pool: a bit each, cleared by what was set.
 #[derive(Debug, Default)]
-struct Seen {
+pub(crate) struct Seen {
     words: Vec<u64>,
     len: usize,
     touched: Vec<u32>,
@@ -202,7 +267,7 @@ impl Seen {
     }
 
     #[inline]
-    fn is_new(&self, offset: u32) -> bool {
+    pub(super) fn is_new(&self, offset: u32) -> bool {
         (offset as usize) < self.len && self.words[offset as usize / 64] >> (offset % 64) & 1 == 0
     }
 

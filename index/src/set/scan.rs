@@ -65,6 +65,7 @@ fn compare(kernels: Kernels, metric: Metric, query: &[f32], row: Row<'_>) -> f32
         (_, Row::F32(row)) => kernels.dot(&query[..row.len()], [row])[0],
         (_, Row::F16(row)) => kernels.dot_f16(query, row),
         (_, Row::U8(row)) => kernels.dot_u8(query, row),
+        (_, Row::Codes(_)) => unreachable!("vectors of coded rows are stored, and compared as such"),
     }
 }
 

@@ -32,10 +32,22 @@ pub struct SetQuery<'a> {
     pub look: Look,
     /// Only points that pass; prepared for the view that is searched.
     pub filter: Option<&'a ViewFilter>,
-    /// Only points at least this near: a lowest score for cosine and dot, a highest for euclidean.
+    /// Only points at least this near: a lowest score for cosine and dot, a highest for euclidean. What is not within it
+    /// costs little, however large `k` is.
     pub score_limit: Option<f32>,
     /// Asked as the search goes; once it says yes, the search ends with `Cancelled`.
     pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// All points within a limit, or as many as were wanted at most.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Within {
+    /// Nearest first, ties by id.
+    pub found: Vec<Found>,
+    /// Whether there are more points within the limit.
+    pub is_cut: bool,
+    /// What the search did.
+    pub stats: SetStats,
 }
 
 /// A point that was found.
@@ -79,9 +91,7 @@ impl SetStats {
     }
 
     fn add_walk(&mut self, other: &WalkStats) {
-        self.walk.hops += other.hops;
-        self.walk.estimated += other.estimated;
-        self.walk.refined += other.refined;
+        self.walk.merge(other);
     }
 }
 
@@ -96,6 +106,20 @@ impl View {
     /// If the filter was prepared for another view.
     pub fn search(&self, scratch: &mut Scratch, query: &SetQuery<'_>) -> Result<(Vec<Found>, SetStats), IndexError> {
         self.search_part(0, 1, scratch, query)
+    }
+
+    /// All points within the query's score limit, nearest first, of more than `k` the nearest. Without a limit all points
+    /// are within.
+    ///
+    /// As with [`View::search`], walks miss the share of points that their effort allows. Errors and panics: as there.
+    pub fn within(&self, scratch: &mut Scratch, query: &SetQuery<'_>) -> Result<Within, IndexError> {
+        let SetQuery { vector, k, look, filter, score_limit, stop } = *query;
+        // One more than wanted tells whether there are more.
+        let beyond = SetQuery { vector, k: k.saturating_add(1), look, filter, score_limit, stop };
+        let (mut found, stats) = self.search(scratch, &beyond)?;
+        let is_cut = found.len() > k;
+        found.truncate(k);
+        Ok(Within { found, is_cut, stats })
     }
 
     /// [`View::search`] over the `part`-th of `parts` shares, for a thread each: an equal share of the points of each

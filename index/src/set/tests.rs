@@ -2,6 +2,7 @@
 
 mod edges;
 mod interleaving;
+mod ranges;
 mod scanning;
 
 use std::collections::BTreeMap;

@@ -153,3 +153,27 @@ pub(in crate::kernels) fn squared_euclidean_i8_i8(a: &[i8], b: &[i8]) -> i32 {
     }
     total(sums)
 }
+
+/// Pairs of products stay below 2^12 in magnitude, so four of them fit 16 bits.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::kernels) fn dot_u4_i8(codes: &[u8], query: &[i8]) -> i32 {
+    let (nibble, one) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    let mut sums = _mm256_setzero_si256();
+    for (codes, query) in codes.as_chunks::<32>().0.iter().zip(query.as_chunks::<32>().0.as_chunks::<2>().0) {
+        let codes = load(codes);
+        let (low, high) = (_mm256_and_si256(codes, nibble), _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble));
+        let pairs = _mm256_add_epi16(
+            _mm256_maddubs_epi16(low, load_signed(&query[0])),
+            _mm256_maddubs_epi16(high, load_signed(&query[1])),
+        );
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, one));
+    }
+    total(sums)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_signed(bytes: &[i8; 32]) -> __m256i {
+    // SAFETY: reads 32 bytes, which there are; needs no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}

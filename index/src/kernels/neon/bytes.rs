@@ -119,3 +119,9 @@ pub(in crate::kernels) fn squared_euclidean_i8_i8(a: &[i8], b: &[i8]) -> i32 {
     }
     vaddvq_u32(sums).cast_signed()
 }
+
+/// In plain Rust, which compilers turn into widening products.
+#[target_feature(enable = "neon")]
+pub(in crate::kernels) fn dot_u4_i8(codes: &[u8], query: &[i8]) -> i32 {
+    crate::kernels::scalar::dot_u4_i8(codes, query)
+}

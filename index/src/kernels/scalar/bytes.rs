@@ -48,3 +48,15 @@ pub(in crate::kernels) fn dot_i8_i8(a: &[i8], b: &[i8]) -> i32 {
 pub(in crate::kernels) fn squared_euclidean_i8_i8(a: &[i8], b: &[i8]) -> i32 {
     a.iter().zip(b).map(|(a, b)| (i32::from(*a) - i32::from(*b)).pow(2)).sum()
 }
+
+pub(in crate::kernels) fn dot_u4_i8(codes: &[u8], query: &[i8]) -> i32 {
+    let blocks = codes.as_chunks::<32>().0.iter().zip(query.as_chunks::<64>().0);
+    let product = |code: u8, component: i8| i32::from(code) * i32::from(component);
+    blocks
+        .map(|(codes, query)| {
+            let (low, high) = query.split_at(32);
+            let both = codes.iter().zip(low.iter().zip(high));
+            both.map(|(code, (low, high))| product(code & 15, *low) + product(code >> 4, *high)).sum::<i32>()
+        })
+        .sum()
+}

@@ -28,13 +28,15 @@ fn hard_vectors(rng: &mut StdRng, dim: usize, count: usize) -> Vec<Vec<f32>> {
 type Narrow = fn(f32) -> f32;
 
 /// Precisions, and vectors that they keep whole or not.
-fn kinds() -> [(&'static str, Option<Precision>, Narrow); 5] {
+fn kinds() -> [(&'static str, Option<Precision>, Narrow); 7] {
     [
         ("f32", None, |c| c),
         ("f16 that loses nothing", None, |c| half::f16::from_f32(c).to_f32()),
         ("f16 and f32", Some(Precision::F16), |c| c),
         ("u8 that loses nothing", None, |c| (c * 100.0).abs().round() + 1.0),
         ("u8 and f32", Some(Precision::U8), |c| c * 9.0),
+        ("i8 and f32", Some(Precision::Int8), |c| c),
+        ("compact and f32", Some(Precision::Compact), |c| c),
     ]
 }
 
