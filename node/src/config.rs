@@ -95,10 +95,9 @@ impl NodeConfig {
         if self.search_queue_max == 0 {
             return Err(InputError::new("node.search_queue_max", "must be at least 1"));
         }
-        for (field, value) in [
-            ("node.delta_points_max", self.delta_points_max),
-            ("node.deltas_waiting_max", self.deltas_waiting_max),
-        ] {
+        for (field, value) in
+            [("node.delta_points_max", self.delta_points_max), ("node.deltas_waiting_max", self.deltas_waiting_max)]
+        {
             if value == 0 {
                 return Err(InputError::new(field, "must be at least 1"));
             }

@@ -190,12 +190,13 @@ impl Jobs {
         }
     }
 
-    async fn end(&mut self, mut ended: Ended, mut machine: ShardMachine) -> Result<ShardMachine, NodeError> {
-        let (product, took) = match ended.result {
+    async fn end(&mut self, ended: Ended, mut machine: ShardMachine) -> Result<ShardMachine, NodeError> {
+        let Ended { id, lane, kind, number, target, result } = ended;
+        let (product, took) = match result {
             Ok(made) => made,
             Err(failure) => {
-                machine.abandon(ended.id)?;
-                self.failed(ended.lane, ended.kind, &failure);
+                machine.abandon(id)?;
+                self.failed(lane, kind, &failure);
                 return Ok(machine);
             }
         };
@@ -208,16 +209,16 @@ impl Jobs {
                     (product, took)
                 };
                 let buried = tokio::task::spawn_blocking(bury).await;
-                ended.result = buried.map_err(|error| Unfinished::Panicked(error.to_string()).into());
-                Event::Ended(Box::new(ended))
+                let result = buried.map_err(|error| Unfinished::Panicked(error.to_string()).into());
+                Event::Ended(Box::new(Ended { id, lane, kind, number, target, result }))
             });
             return Ok(machine);
         }
-        let (store, number) = (self.store.clone(), ended.number);
+        let store = self.store.clone();
         let install = move || machine.install(product, number, &*store).map(|replaced| (machine, replaced));
         let installed = tokio::task::spawn_blocking(install).await;
         let (machine, replaced) = installed.map_err(|error| NodeError::Task(error.to_string()))??;
-        self.done(ended.lane, ended.kind, took);
+        self.done(lane, kind, took);
         self.tasks.spawn(reclaim(replaced, self.store.clone(), self.cancel.clone()));
         Ok(machine)
     }
@@ -351,11 +352,123 @@ impl fmt::Display for Description<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use prometheus_client::registry::Registry;
+    use shoal_index::set::Policy;
+    use shoal_model::{GraphSpec, HashRange, IndexSpec, Limits, LogIndex, Metric};
+    use shoal_proto::{convert, v1};
+    use shoal_runtime::{Batch, MemoryStore};
+
     use super::*;
+    use crate::builder::parameters;
+    use crate::command;
+
+    const SHARD: ShardId = ShardId(7);
+    const POLICY: Policy = Policy { delta_points_max: 500, delta_bytes_max: 1 << 30, segment_points_max: 10_000 };
+
+    fn spec() -> IndexSpec {
+        IndexSpec { dim: 8, metric: Metric::Euclidean, embedding: String::new(), graph: GraphSpec::DEFAULT }
+    }
+
+    /// Writes `points` of them.
+    fn filled(points: u64, store: &dyn Store, root: Option<&Path>) -> ShardMachine {
+        let (mut machine, _) = ShardMachine::open(store, SHARD, &spec(), POLICY, root).expect("opens");
+        let vector = |number: u64| (0..8).map(|i| ((number * 31 + i * 7) % 1_009) as f32).collect::<Vec<f32>>();
+        let point = |number| v1::Point {
+            id: Some(v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) }),
+            vector: Some(convert::vector_to_wire(&vector(number))),
+            ..Default::default()
+        };
+        for first in (0..points).step_by(100) {
+            let upserts = (first..first + 100).map(point).collect();
+            let entry = command::encode(upserts, vec![], &spec(), HashRange::FULL, &Limits::default());
+            let entry = entry.expect("a good command");
+            machine.apply(LogIndex(1 + first / 100), entry, &mut Batch::default()).expect("applies");
+        }
+        machine
+    }
+
+    fn jobs(store: &Arc<dyn Store>) -> Jobs {
+        let builder = Arc::new(Builder::start(1).expect("a thread"));
+        let metrics = Metrics::register(&mut Registry::default());
+        Jobs::new(SHARD, builder, parameters(&spec()), metrics, store.clone())
+    }
 
     #[test]
     fn pauses_grow_and_stay_bounded() {
         let seconds = [1, 2, 3, 6, 7, 100, u32::MAX].map(|failures| pause_after(failures).as_secs());
         assert_eq!(seconds, [1, 2, 4, 32, 60, 60, 60]);
+    }
+
+    #[tokio::test]
+    async fn jobs_go_on_until_nothing_is_left_to_do() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let mut machine = filled(4_000, &*store, None);
+        let mut jobs = jobs(&store);
+        loop {
+            jobs.begin(&mut machine).expect("planned");
+            if jobs.status().running.is_empty() {
+                break;
+            }
+            let event = jobs.next().await.expect("no task fails");
+            machine = jobs.handle(event, machine).await.expect("installed");
+        }
+        let view = machine.publish();
+        assert_eq!((view.points.len(), view.sealed), (4_000, 0));
+        assert_eq!(view.points.points_scanned(shoal_index::set::Look::Walk(shoal_index::segment::Effort::Beam(1))), 0);
+        assert_eq!(jobs.status(), JobsStatus::default());
+        jobs.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_cancels_what_runs_and_what_waits() {
+        let (store, root) = (Arc::new(MemoryStore::new()), tempfile::tempdir().expect("a temporary folder"));
+        let store: Arc<dyn Store> = store;
+        let mut machine = filled(5_000, &*store, Some(root.path()));
+        let (mut first, mut second) = (jobs(&store), jobs(&store));
+        second.builder = first.builder.clone();
+        first.begin(&mut machine).expect("planned");
+        let mut other = filled(5_000, &*store, None);
+        second.begin(&mut other).expect("planned");
+        assert_eq!(second.status().running, ["building a segment of 500 points"]);
+        // Were it not cancelled it would wait for ever: nobody takes the first job's end.
+        second.stop().await;
+        first.stop().await;
+        let folder = segment_files::folder_of(root.path(), SHARD);
+        assert_eq!(std::fs::read_dir(folder).expect("the shard's folder").count(), 0, "no file is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_fails_is_told_and_tried_again() {
+        let (store, root) = (Arc::new(MemoryStore::new()), tempfile::tempdir().expect("a temporary folder"));
+        let store: Arc<dyn Store> = store;
+        let mut machine = filled(500, &*store, Some(root.path()));
+        let mut jobs = jobs(&store);
+        let folder = segment_files::folder_of(root.path(), SHARD);
+        std::fs::remove_dir_all(&folder).expect("removed");
+        for failures in 1..=3 {
+            jobs.begin(&mut machine).expect("planned");
+            assert_eq!(jobs.status().running.len(), 1);
+            let event = jobs.next().await.expect("no task fails");
+            machine = jobs.handle(event, machine).await.expect("borne");
+            let status = jobs.status();
+            assert!(status.cannot_build && status.failures.len() == 1, "{status:?}");
+            assert!(status.failures[0].contains("building a segment of 500 points"), "{status:?}");
+            jobs.begin(&mut machine).expect("nothing is planned");
+            assert!(jobs.status().running.is_empty(), "it rests");
+            let began = Instant::now();
+            let event = jobs.next().await.expect("no task fails");
+            assert!(matches!(event, Event::Rested));
+            assert_eq!(began.elapsed().as_secs(), pause_after(failures).as_secs(), "failure {failures}");
+            machine = jobs.handle(event, machine).await.expect("noted");
+            assert_eq!(machine.publish().points.len(), 500, "points are searched as they were");
+        }
+        std::fs::create_dir(&folder).expect("made");
+        jobs.begin(&mut machine).expect("planned");
+        let event = jobs.next().await.expect("no task fails");
+        machine = jobs.handle(event, machine).await.expect("installed");
+        assert_eq!((machine.publish().sealed, jobs.status().cannot_build), (0, false));
+        jobs.stop().await;
     }
 }

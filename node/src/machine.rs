@@ -155,12 +155,7 @@ impl ShardMachine {
     }
 
     /// Has a product take the place of the parts it was made of, and lists it in `store` instead of them.
-    pub(crate) fn install(
-        &mut self,
-        product: Product,
-        number: u64,
-        store: &dyn Store,
-    ) -> Result<Replaced, NodeError> {
+    pub(crate) fn install(&mut self, product: Product, number: u64, store: &dyn Store) -> Result<Replaced, NodeError> {
         let mut batch = Batch::default();
         if let Some(segment) = product.segment() {
             self.files.list(&mut batch, number, segment);
@@ -273,87 +268,4 @@ pub(crate) fn erase(store: &dyn Store, shard: ShardId, root: Option<&Path>) -> R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use shoal_model::{HashRange, Limits, Metric};
-    use shoal_proto::v1;
-    use shoal_runtime::MemoryStore;
-
-    const SHARD: ShardId = ShardId(7);
-
-    fn spec() -> IndexSpec {
-        IndexSpec { dim: 2, metric: Metric::Euclidean, embedding: String::new(), graph: GraphSpec::DEFAULT }
-    }
-
-    fn entry(upserts: &[(u64, f32)], deletes: &[u64]) -> Bytes {
-        let id = |number: u64| v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) };
-        let point = |&(number, x): &(u64, f32)| v1::Point {
-            id: Some(id(number)),
-            vector: Some(convert::vector_to_wire(&[x, 0.0])),
-            ..Default::default()
-        };
-        let upserts = upserts.iter().map(point).collect();
-        let deletes = deletes.iter().copied().map(id).collect();
-        command::encode(upserts, deletes, &spec(), HashRange::FULL, &Limits::default()).expect("a good command")
-    }
-
-    fn ids(machine: &mut ShardMachine) -> Vec<u64> {
-        let view = machine.publish();
-        let all = view.points.scroll(None, 100, None, &|| false).expect("nothing stops it");
-        let number = |id: &PointId| match id {
-            PointId::Number(number) => *number,
-            other => panic!("never stored {other}"),
-        };
-        all.iter().map(|(id, _)| number(id)).collect()
-    }
-
-    #[test]
-    fn a_crash_between_apply_and_sync_is_mended_by_replay() {
-        let log = [entry(&[(1, 1.0), (2, 2.0)], &[]), entry(&[(3, 3.0)], &[1]), Bytes::new(), entry(&[(1, 9.0)], &[2])];
-        for crash_after in 0..=log.len() {
-            for kept in 0..=crash_after {
-                let store = MemoryStore::new();
-                let mut machine = ShardMachine::open(&store, SHARD, &spec()).expect("empty");
-                for (i, entry) in (1..).zip(&log[..crash_after]) {
-                    let mut batch = Batch::default();
-                    machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies");
-                    machine.seal(&mut batch);
-                    store.write(batch).expect("memory does not fail");
-                }
-                store.crash(kept);
-                let mut machine = ShardMachine::open(&store, SHARD, &spec()).expect("reopens");
-                assert_eq!(machine.applied(), LogIndex(kept as u64), "the position is that of the points");
-                for (i, entry) in (1..).zip(&log) {
-                    let mut batch = Batch::default();
-                    machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies");
-                }
-                assert_eq!(ids(&mut machine), [1, 3], "crash after {crash_after}, {kept} batches kept");
-            }
-        }
-    }
-
-    #[test]
-    fn an_entry_no_node_would_propose_stops_the_replica() {
-        let store = MemoryStore::new();
-        let mut machine = ShardMachine::open(&store, SHARD, &spec()).expect("empty");
-        let error = machine.apply(LogIndex(1), Bytes::from_static(b"\xff\xff"), &mut Batch::default());
-        assert!(matches!(error, Err(NodeError::Malformed { what: "log entry", .. })));
-    }
-
-    #[test]
-    fn erasing_leaves_the_neighbours() {
-        let store = MemoryStore::new();
-        for shard in [ShardId(6), SHARD, ShardId(8)] {
-            let mut machine = ShardMachine::open(&store, shard, &spec()).expect("empty");
-            let mut batch = Batch::default();
-            machine.apply(LogIndex(1), entry(&[(1, 1.0)], &[]), &mut batch).expect("applies");
-            machine.seal(&mut batch);
-            store.write(batch).expect("memory does not fail");
-        }
-        erase(&store, SHARD).expect("erased");
-        for (shard, want) in [(ShardId(6), 1), (SHARD, 0), (ShardId(8), 1)] {
-            let machine = ShardMachine::open(&store, shard, &spec()).expect("opens");
-            assert_eq!((machine.delta.len(), machine.applied().0), (want, want as u64), "shard {shard}");
-        }
-    }
-}
+mod tests;

@@ -61,6 +61,7 @@ pub(crate) struct Metrics {
     sealed_deltas: Gauge,
     jobs: Family<Job, Counter>,
     job_seconds: Family<Kind, Histogram>,
+    jobs_under_way: Gauge,
     bad_segments: Counter,
     map_epoch: Gauge,
 }
@@ -85,6 +86,7 @@ impl Metrics {
             jobs: Family::default(),
             // 10 ms to 1.5 hours.
             job_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(10e-3, 2.0, 20))),
+            jobs_under_way: Gauge::default(),
             bad_segments: Counter::default(),
             map_epoch: Gauge::default(),
         };
@@ -102,10 +104,34 @@ impl Metrics {
         registry.register("delta_points", "Points that are in no segment yet", metrics.delta_points.clone());
         registry.register("sealed_deltas", "Deltas that wait to be built", metrics.sealed_deltas.clone());
         registry.register("index_jobs", "Builds and merges that ended, by kind and result", metrics.jobs.clone());
-        registry.register("index_job_seconds", "Time that builds and merges ran that were done", metrics.job_seconds.clone());
-        registry.register("bad_segments", "Segments that were missing or bad when opened", metrics.bad_segments.clone());
+        registry.register(
+            "index_job_seconds",
+            "Time that builds and merges ran that were done",
+            metrics.job_seconds.clone(),
+        );
+        registry.register(
+            "bad_segments",
+            "Segments that were missing or bad when opened",
+            metrics.bad_segments.clone(),
+        );
+        registry.register(
+            "index_jobs_under_way",
+            "Jobs that run or wait for their turn",
+            metrics.jobs_under_way.clone(),
+        );
         registry.register("map_epoch", "Version of the cluster map in force", metrics.map_epoch.clone());
+        metrics.begin_jobs_at_zero();
         metrics
+    }
+
+    /// What has not happened yet is told, too, so that a rate of failures starts at nothing and not at one.
+    fn begin_jobs_at_zero(&self) {
+        for kind in ["build", "merge", "rewrite"] {
+            drop(self.job_seconds.get_or_create(&Kind { kind }));
+            for result in ["done", "failed", "cancelled"] {
+                drop(self.jobs.get_or_create(&Job { kind, result }));
+            }
+        }
     }
 
     /// Counts a call.
@@ -159,6 +185,8 @@ impl Metrics {
         self.leaders.set(total(&leads));
         self.points.set(total(&|replica| replica.view().points.len()));
         self.memory_bytes.set(total(&|replica| replica.view().points.memory_bytes()));
+        // Jobs first: a job that ends in between is then told together with what it made.
+        self.jobs_under_way.set(total(&|replica| replica.jobs().running.len()));
         self.observe_parts(&all.iter().flat_map(|replica| replica.view().points.parts()).collect::<Vec<_>>());
         self.map_epoch.set(i64::try_from(replicas.followed().borrow().0).unwrap_or(i64::MAX));
     }

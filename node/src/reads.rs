@@ -453,11 +453,7 @@ fn look(request: &wire::SearchRequest) -> Result<Look, InputError> {
     Ok(Look::Walk(effort))
 }
 
-fn search_slice(
-    slice: &Slice,
-    scratch: &mut Scratch,
-    work: &Work,
-) -> Result<(Vec<Found>, SetStats), IndexError> {
+fn search_slice(slice: &Slice, scratch: &mut Scratch, work: &Work) -> Result<(Vec<Found>, SetStats), IndexError> {
     let query = SetQuery {
         vector: &work.vector,
         k: work.k,
@@ -470,7 +466,10 @@ fn search_slice(
 }
 
 /// Reads rows, off the threads that serve sockets if that may touch a mapped file.
-async fn read_rows<T: Send + 'static>(is_read: bool, read: impl FnOnce() -> T + Send + 'static) -> Result<T, NodeError> {
+async fn read_rows<T: Send + 'static>(
+    is_read: bool,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NodeError> {
     if !is_read {
         return Ok(read());
     }

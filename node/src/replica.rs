@@ -220,11 +220,7 @@ impl ApplyTask {
         }
     }
 
-    async fn apply(
-        &self,
-        entries: Vec<Apply<Written>>,
-        machine: ShardMachine,
-    ) -> Result<ShardMachine, NodeError> {
+    async fn apply(&self, entries: Vec<Apply<Written>>, machine: ShardMachine) -> Result<ShardMachine, NodeError> {
         let store = self.store.clone();
         let (mut machine, replies) = run_blocking(move || apply_together(machine, entries, &*store)).await??;
         let view = machine.publish();

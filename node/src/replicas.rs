@@ -64,12 +64,7 @@ pub(crate) fn saved_map(store: &dyn Store) -> Result<ClusterMap, NodeError> {
 
 impl Replicas {
     /// Nothing is open yet.
-    pub(crate) fn new(
-        node: NodeId,
-        store: Arc<dyn Store>,
-        consensus: Consensus<Written>,
-        indexing: Indexing,
-    ) -> Self {
+    pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, consensus: Consensus<Written>, indexing: Indexing) -> Self {
         let (followed, _) = watch::channel(Epoch::default());
         Self { node, store, consensus, indexing, open: RwLock::default(), followed }
     }
