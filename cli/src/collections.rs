@@ -150,7 +150,7 @@ fn description(collection: &Collection, nodes: &[NodeStatus]) -> String {
     format!(
         "{} (number {}): {} dimensions, {}, {} × {}, about {} points, {}\n\
          index version {}{candidate}, embedding {embedding}\n\
-         graphs: {}\n\n{}",
+         graphs: {}\n\n{}{}",
         collection.name,
         collection.id,
         collection.dim,
@@ -162,6 +162,7 @@ fn description(collection: &Collection, nodes: &[NodeStatus]) -> String {
         collection.active_version,
         graph_text(&collection.graph),
         shards_table(&collection.shards, nodes),
+        jobs_lines(&collection.shards),
     )
 }
 
@@ -189,10 +190,27 @@ fn shards_table(shards: &[Shard], nodes: &[NodeStatus]) -> String {
                 of(|report| report.applied_index.to_string()),
                 of(|report| grouped(report.points)),
                 of(|report| bytes(report.memory_bytes)),
+                of(|report| report.segments.to_string()),
+                of(|report| grouped(report.delta_points)),
             ]);
         }
     }
-    columns(&["shard", "range", "node", "role", "applied", "points", "memory"], rows, &[0, 2, 4, 5, 6])
+    let header = ["shard", "range", "node", "role", "applied", "points", "memory", "segments", "in deltas"];
+    columns(&header, rows, &[0, 2, 4, 5, 6, 7, 8])
+}
+
+/// What replicas are building, and what they could not build; nothing if there is neither.
+fn jobs_lines(shards: &[Shard]) -> String {
+    let mut text = String::new();
+    for shard in shards {
+        for replica in &shard.replicas {
+            let Some(report) = &replica.report else { continue };
+            let at = format!("shard {} on node {}", shard.id, replica.node_id);
+            text.extend(report.jobs.iter().map(|job| format!("{at}: {job}\n")));
+            text.extend(report.job_failures.iter().map(|failure| format!("{at}: FAILED, is tried again: {failure}\n")));
+        }
+    }
+    if text.is_empty() { text } else { format!("\n{text}") }
 }
 
 #[cfg(test)]
@@ -211,6 +229,12 @@ mod tests {
                 commit_index: 42,
                 points: 1_500,
                 memory_bytes: 3 << 20,
+                segments: 2,
+                delta_points: 300,
+                waiting_points: 200,
+                segment_bytes: 5 << 20,
+                jobs: vec!["building a segment of 200 points".to_owned()],
+                job_failures: vec!["merging 4 segments: no room".to_owned()],
             }),
         };
         let range = HashRange::divide(2)[(id % 2) as usize];
@@ -286,9 +310,12 @@ news (number 1): 384 dimensions, cosine, 1 shard × 2 replicas, about 1,500 poin
 index version 1, embedding -
 graphs: m 16, ef_construction 100, quantization int8, seed 1
 
-SHARD  RANGE                               NODE  ROLE          APPLIED  POINTS   MEMORY
-    2  0000000000000000..7fffffffffffffff     1  leader             41   1,500  3.0 MiB
-    2  0000000000000000..7fffffffffffffff     2  out of reach        -       -        -
+SHARD  RANGE                               NODE  ROLE          APPLIED  POINTS   MEMORY  SEGMENTS  IN DELTAS
+    2  0000000000000000..7fffffffffffffff     1  leader             41   1,500  3.0 MiB         2        300
+    2  0000000000000000..7fffffffffffffff     2  out of reach        -       -        -         -          -
+
+shard 2 on node 1: building a segment of 200 points
+shard 2 on node 1: FAILED, is tried again: merging 4 segments: no room
 ";
         assert_eq!(description(&collection(vec![shard(2, true, &[true, false])]), &[]), want);
     }

@@ -51,11 +51,12 @@ impl Process {
         Ok(Self { name, service, metrics: MetricsServer::start(sockets.metrics, registry)? })
     }
 
-    /// Runs a node over the store in `data`.
+    /// Runs a node over the store in `data`; its segment files are in a folder therein.
     pub(crate) async fn node(name: String, config: NodeConfig, sockets: Sockets, data: &Path) -> Result<Self, Failure> {
         let store = open_store(data).await?;
         let mut registry = Registry::default();
-        let started = Node::start(config, sockets.calls, store, &mut registry).await;
+        let segments = Some(data.join("segments"));
+        let started = Node::start(config, sockets.calls, store, segments, &mut registry).await;
         let service = Service::Node(started.map_err(|error| failure(&name, &error))?);
         Ok(Self { name, service, metrics: MetricsServer::start(sockets.metrics, registry)? })
     }

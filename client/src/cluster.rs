@@ -93,8 +93,20 @@ pub struct ReplicaReport {
     pub commit_index: u64,
     /// Live points.
     pub points: u64,
-    /// Memory of vectors and payload, in bytes.
+    /// Memory of its index, in bytes; segment files that are mapped are not in it.
     pub memory_bytes: u64,
+    /// Segments that its points are in, but for those below.
+    pub segments: u64,
+    /// Points that are in no segment yet: searches compare with each of them.
+    pub delta_points: u64,
+    /// Those of them that wait to be built into a segment.
+    pub waiting_points: u64,
+    /// Bytes of segments.
+    pub segment_bytes: u64,
+    /// Builds and merges that run or wait for their turn, in words.
+    pub jobs: Vec<String>,
+    /// Why builds or merges failed last, in words; none if the last went well.
+    pub job_failures: Vec<String>,
 }
 
 /// The cluster as its coordinators see it.
@@ -193,6 +205,12 @@ fn shard(shard: v1::Shard) -> Shard {
             commit_index: report.commit_index,
             points: report.points,
             memory_bytes: report.memory_bytes,
+            segments: report.segments,
+            delta_points: report.delta_points,
+            waiting_points: report.waiting_points,
+            segment_bytes: report.segment_bytes,
+            jobs: report.jobs,
+            job_failures: report.job_failures,
         }),
     };
     Shard {

@@ -134,7 +134,7 @@ pub(crate) fn describe(
     let replica = |shard: &shoal_model::Shard, replica: &shoal_model::ShardReplica| v1::Replica {
         id: replica.id.0,
         node_id: replica.node.0,
-        report: heard.get(&replica.node).and_then(|heartbeat| heartbeat.shards.get(&shard.id).copied()),
+        report: heard.get(&replica.node).and_then(|heartbeat| heartbeat.shards.get(&shard.id).cloned()),
     };
     let shards = map.shards_of(collection).map(|shard| v1::Shard {
         id: shard.id.0,

@@ -90,7 +90,7 @@ impl Internal {
         if !map.nodes.contains_key(&node) {
             return Err(CoordinatorError::UnknownNode { node: node.0 });
         }
-        let report = |shard: &wire::ShardReport| Some((ShardId(shard.shard_id), shard.report?));
+        let report = |shard: &wire::ShardReport| Some((ShardId(shard.shard_id), shard.report.clone()?));
         let shards = request.shards.iter().filter_map(report).collect();
         self.shared.heard.note(node, Heartbeat { at: Instant::now(), shards, disk_bytes: request.disk_bytes });
         Ok(wire::HeartbeatResponse {})

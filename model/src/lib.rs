@@ -9,6 +9,7 @@
 
 mod cluster_map;
 mod collection;
+mod effort;
 mod error;
 mod filter;
 mod hash_range;
@@ -24,6 +25,7 @@ mod value;
 
 pub use cluster_map::{Change, ClusterMap, Command, MapError, Node, Outcome, Reply, Shard, ShardReplica};
 pub use collection::{Collection, CollectionSpec, GraphSpec, IndexSpec, Quantization};
+pub use effort::RECALL_TARGET_DEFAULT;
 pub use error::{Classify, ErrorKind, InputError};
 pub use filter::{Condition, Filter, Predicate, Range, Scalar};
 pub use hash_range::{HashRange, partitions_exactly};

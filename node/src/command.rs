@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use shoal_index::packed;
 use shoal_model::{
-    GraphSpec, HashRange, IndexSpec, InputError, Limits, Point, PointId, check_distinct, check_payload, check_vector,
+    HashRange, IndexSpec, InputError, Limits, Point, PointId, check_distinct, check_payload, check_vector,
 };
 use shoal_proto::convert;
 use shoal_proto::internal::v1 as wire;
@@ -115,7 +115,7 @@ pub(crate) fn decode(entry: Bytes) -> Result<Command, InputError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_model::Metric;
+    use shoal_model::{GraphSpec, Metric};
 
     const SPEC: IndexSpec =
         IndexSpec { dim: 2, metric: Metric::Cosine, embedding: String::new(), graph: GraphSpec::DEFAULT };

@@ -1,9 +1,11 @@
 //! Threads for searching: as many at a time as there are cores, and a bounded number waiting.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use shoal_index::segment::Scratch;
+use shoal_index::set::Look;
 use tokio::sync::Semaphore;
 
 use crate::NodeError;
@@ -15,6 +17,8 @@ pub(crate) struct CpuPool {
     threads: usize,
     waiting: AtomicU32,
     waiting_max: u32,
+    /// What searches need beside the points, once they have grown: at most one for each thread.
+    scratches: Mutex<Vec<Scratch>>,
 }
 
 /// Tells running searches that nobody waits for them any more: when it is dropped, or past the deadline.
@@ -68,14 +72,40 @@ impl Drop for Waiting<'_> {
 impl CpuPool {
     /// A pool of `threads`, with at most `waiting_max` searches waiting.
     pub(crate) fn new(threads: usize, waiting_max: u32) -> Self {
-        Self { permits: Arc::new(Semaphore::new(threads)), threads, waiting: AtomicU32::new(0), waiting_max }
+        let (permits, waiting) = (Arc::new(Semaphore::new(threads)), AtomicU32::new(0));
+        Self { permits, threads, waiting, waiting_max, scratches: Mutex::default() }
     }
 
-    /// Into how many parts a scan of `rows` is worth splitting.
-    pub(crate) fn parts(&self, rows: usize) -> usize {
-        /// Below this, handing work to another thread costs more than it saves.
-        const ROWS_MIN: usize = 8_192;
-        (rows / ROWS_MIN).clamp(1, self.threads)
+    /// How many searches run at a time.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Into how many parts a search that compares with `points` one by one is worth splitting.
+    pub(crate) fn parts(&self, points: usize, look: Look) -> usize {
+        /// Below a part of so many points, handing work to another thread costs more than it saves: some 0.5 ms.
+        const EXACT_MIN: usize = 8_192;
+        /// A scan of codes is several times as fast.
+        const CODES_MIN: usize = 40_960;
+        let points_min = if look == Look::Exact { EXACT_MIN } else { CODES_MIN };
+        (points / points_min).clamp(1, self.threads)
+    }
+
+    /// Runs a search when a thread is free, with what it needs to walk. Errors: as [`CpuPool::run`].
+    pub(crate) async fn search<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut Scratch) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let pool = self.clone();
+        let with_scratch = move || {
+            let scratches = || pool.scratches.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = scratches().pop();
+            let mut scratch = taken.unwrap_or_default();
+            let done = work(&mut scratch);
+            scratches().push(scratch);
+            done
+        };
+        self.run(with_scratch).await
     }
 
     /// Runs `work` when a thread is free.

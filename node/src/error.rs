@@ -1,9 +1,11 @@
 //! Everything that can go wrong on a node.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use shoal_consensus::ConsensusError;
 use shoal_index::IndexError;
+use shoal_index::set::SetError;
 use shoal_model::{Classify, ErrorKind, InputError, ShardId};
 use shoal_proto::server::ServerError;
 use shoal_proto::status::RemoteError;
@@ -56,6 +58,25 @@ pub enum NodeError {
         /// The cap.
         max: u32,
     },
+    /// Builds are slower than writes.
+    #[error("shard {shard}: {waiting} deltas wait to be built into segments; retry after a pause")]
+    BuildsBehind {
+        /// The shard.
+        shard: ShardId,
+        /// How many.
+        waiting: usize,
+    },
+    /// The folder of segment files cannot be used.
+    #[error("segment folder {}: {source}; make it a folder that this process may write to", path.display())]
+    SegmentFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The index was asked for what cannot be: a bug.
+    #[error(transparent)]
+    Set(#[from] SetError),
     /// Time ran out.
     #[error("deadline passed while {doing}")]
     Deadline {
@@ -89,7 +110,9 @@ impl Classify for NodeError {
             Self::Malformed { .. } => ErrorKind::Corruption,
             Self::StaleEpoch { .. } => ErrorKind::StaleEpoch,
             Self::NotReady { .. } | Self::ReplicaStopped { .. } => ErrorKind::Unavailable,
-            Self::Overloaded { .. } => ErrorKind::Overloaded,
+            Self::Set(error) => error.kind(),
+            Self::SegmentFolder { .. } => ErrorKind::Internal,
+            Self::Overloaded { .. } | Self::BuildsBehind { .. } => ErrorKind::Overloaded,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Server(_) | Self::Task(_) | Self::Late(_) => ErrorKind::Internal,
         }

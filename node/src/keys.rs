@@ -22,6 +22,22 @@ pub(crate) fn shard_of_applied(key: &[u8]) -> Option<ShardId> {
     Some(ShardId(u64::from_be_bytes(number)))
 }
 
+/// Checksum of a segment that holds points of the shard, by its number.
+pub(crate) fn segment(shard: ShardId, number: u64) -> Bytes {
+    [&b"node/segment/"[..], &shard.0.to_be_bytes(), &number.to_be_bytes()].concat().into()
+}
+
+/// First key of [`segment`] of a shard, and first key after them.
+pub(crate) fn segments(shard: ShardId) -> (Bytes, Bytes) {
+    let bound = |number: u64| [&b"node/segment/"[..], &number.to_be_bytes()].concat().into();
+    (bound(shard.0), bound(shard.0.saturating_add(1)))
+}
+
+/// The number in a key made by [`segment`].
+pub(crate) fn number_of_segment(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*key.last_chunk()?))
+}
+
 /// A point's record, in the tables of vectors and of payload.
 pub(crate) fn point(shard: ShardId, id: &PointId) -> Bytes {
     [&shard.0.to_be_bytes()[..], &id.to_key()].concat().into()

@@ -10,11 +10,13 @@
 //! Does not know about: other nodes' shards, how a request is spread over shards or hedged (the router), who
 //! decides where replicas live (the coordinator), what is inside a Raft message (`shoal-consensus`).
 
+mod builder;
 mod command;
 mod config;
 mod cpu_pool;
 mod error;
 mod identity;
+mod jobs;
 mod keys;
 mod machine;
 mod membership;
@@ -23,6 +25,7 @@ mod node;
 mod reads;
 mod replica;
 mod replicas;
+mod segment_files;
 mod service;
 
 pub use config::NodeConfig;

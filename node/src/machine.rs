@@ -5,68 +5,77 @@
 //! rather than go on with less than the others have.
 //!
 //! Points, payload and the position they reflect are written in one batch without a sync of its own: the log
-//! can replay it.
+//! can replay it. In memory they are a [`PointSet`]; the version of a point is the position of the write that made it.
+//! Which parts the set has is no part of the state: segments come and go as jobs end, with the same points in them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shoal_index::{Delta, DeltaView};
-use shoal_model::{GraphSpec, IndexSpec, LogIndex, PointId, ShardId};
+use shoal_index::segment::Target;
+use shoal_index::set::{self, Died, Job, JobId, JobInput, Part, PartId, PartKind, PointSet, Policy, Product, Retired};
+use shoal_index::set::{Restart, SetError};
+use shoal_model::{IndexSpec, LogIndex, PointId, ShardId};
 use shoal_proto::convert;
 use shoal_runtime::{Batch, Store, Table};
 
+use crate::builder::Lane;
 use crate::command::{self, Command};
+use crate::segment_files::{self, Opened, SegmentFiles};
 use crate::{NodeError, keys};
 
 /// What one read sees: all points at one applied position. Cloning it is cloning two words.
 #[derive(Clone)]
 pub(crate) struct View {
-    pub(crate) points: Arc<DeltaView>,
+    pub(crate) points: Arc<set::View>,
     pub(crate) applied: LogIndex,
+    /// Deltas that wait to be built.
+    pub(crate) sealed: usize,
 }
 
 /// The state of one shard replica. Owned by its apply task.
 pub(crate) struct ShardMachine {
     shard: ShardId,
     dim: u32,
-    delta: Delta,
+    policy: Policy,
+    points: PointSet,
+    files: SegmentFiles,
+    /// The number of the files of each segment.
+    numbers: BTreeMap<PartId, u64>,
     applied: LogIndex,
 }
 
+/// What the end of a job left behind.
+pub(crate) struct Replaced {
+    /// Parts to be dropped once no view shows them.
+    pub(crate) retired: Retired,
+    /// Files that are listed no more.
+    pub(crate) files: Vec<Target>,
+}
+
 impl ShardMachine {
-    /// The state that `store` holds, or an empty one. Reads every point once.
-    pub(crate) fn open(store: &dyn Store, shard: ShardId, spec: &IndexSpec) -> Result<Self, NodeError> {
+    /// The state that `store` holds, or an empty one; segments are those of the shard's folder under `root`, if any.
+    ///
+    /// Reads every vector record once, and payload only of points that no segment has. Tells beside it how many
+    /// segments were missing or bad.
+    pub(crate) fn open(
+        store: &dyn Store,
+        shard: ShardId,
+        spec: &IndexSpec,
+        policy: Policy,
+        root: Option<&Path>,
+    ) -> Result<(Self, u64), NodeError> {
         let applied = read_applied(store, shard)?;
-        let mut machine = Self { shard, dim: spec.dim, delta: Delta::new(spec.dim, spec.metric), applied };
-        machine.load_points(store)?;
-        Ok(machine)
-    }
-
-    fn load_points(&mut self, store: &dyn Store) -> Result<(), NodeError> {
-        let (from, to) = keys::points(self.shard);
-        let mut failed = None;
-        store.scan(Table::Vectors, &from, &to, &mut |key, record| match self.load_point(store, key, record) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-        failed.map_or(Ok(()), Err)
-    }
-
-    fn load_point(&mut self, store: &dyn Store, key: &[u8], record: &[u8]) -> Result<(), NodeError> {
-        let id = PointId::from_key(keys::id_part(key)).map_err(|_| self.malformed("point id"))?;
-        let (index, vector) = split_record(record).ok_or_else(|| self.malformed("vector"))?;
-        let vector = convert::vector_from_f32_le(vector).map_err(|_| self.malformed("vector"))?;
-        if vector.len() != self.dim as usize {
-            return Err(self.malformed("vector"));
-        }
-        let payload = store.get(Table::Payload, key)?.ok_or_else(|| self.malformed("payload"))?;
-        let (_, packed) = split_record(&payload).ok_or_else(|| self.malformed("payload"))?;
-        self.delta.upsert(id, index.0, &vector, payload.slice_ref(packed));
-        Ok(())
+        let Opened { files, segments, bad } = SegmentFiles::open(root, store, shard, spec)?;
+        let (numbers, segments): (Vec<u64>, Vec<_>) = segments.into_iter().unzip();
+        let mut restart = PointSet::with_segments(spec.dim, spec.metric, policy, segments)?;
+        Loading { store, shard, dim: spec.dim }.replay(&mut restart)?;
+        let points = restart.finish();
+        let segments = points.parts().into_iter().filter(|part| part.kind == PartKind::Segment);
+        let numbers = segments.map(|part| part.id).zip(numbers).collect();
+        Ok((Self { shard, dim: spec.dim, policy, points, files, numbers, applied }, bad))
     }
 
     /// The position that the state reflects.
@@ -96,13 +105,16 @@ impl ShardMachine {
             batch.put(Table::Vectors, key.clone(), record(index, &convert::vector_to_f32_le(&point.vector)));
             batch.put(Table::Payload, key, record(index, &point.payload));
             // A copy: a slice would keep the whole log entry in memory as long as the point lives.
-            self.delta.upsert(point.id, index.0, &point.vector, Bytes::copy_from_slice(&point.payload));
+            self.points.upsert(point.id, index.0, &point.vector, Bytes::copy_from_slice(&point.payload));
+            if self.points.is_full() {
+                self.points.seal();
+            }
         }
         for id in command.deletes {
             let key = keys::point(self.shard, &id);
             batch.delete(Table::Vectors, key.clone());
             batch.delete(Table::Payload, key);
-            self.delta.delete(&id);
+            self.points.delete(&id);
         }
         Ok(())
     }
@@ -114,7 +126,105 @@ impl ShardMachine {
 
     /// What reads may see from now on.
     pub(crate) fn publish(&mut self) -> View {
-        View { points: self.delta.publish(), applied: self.applied }
+        let points = self.points.publish();
+        let sealed = points.parts().iter().filter(|part| part.kind == PartKind::Sealed).count();
+        View { points, applied: self.applied, sealed }
+    }
+
+    /// The next job of a lane, on parts that are not `taken`.
+    pub(crate) fn plan(&self, lane: Lane, taken: &BTreeSet<PartId>) -> Option<Job> {
+        let kind = match lane {
+            Lane::Build => PartKind::Sealed,
+            Lane::Merge => PartKind::Segment,
+        };
+        let parts = self.points.parts().into_iter();
+        let free: Vec<Part> = parts.filter(|part| part.kind == kind && !taken.contains(&part.id)).collect();
+        set::plan(&free, &self.policy)
+    }
+
+    /// Begins a job; tells the number of the segment that it makes, and where that goes.
+    pub(crate) fn begin(&mut self, job: Job) -> Result<(JobInput, u64, Target), NodeError> {
+        let input = self.points.begin(job)?;
+        let number = self.files.reserve();
+        Ok((input, number, self.files.target(number)))
+    }
+
+    /// What has died that a product does not know.
+    pub(crate) fn died(&self, product: &Product) -> Result<Died, NodeError> {
+        Ok(self.points.died(product)?)
+    }
+
+    /// Has a product take the place of the parts it was made of, and lists it in `store` instead of them.
+    pub(crate) fn install(&mut self, product: Product, number: u64, store: &dyn Store) -> Result<Replaced, NodeError> {
+        let mut batch = Batch::default();
+        if let Some(segment) = product.segment() {
+            self.files.list(&mut batch, number, segment);
+        }
+        let installed = self.points.install(product)?;
+        let mut gone: Vec<u64> = installed.replaced.iter().filter_map(|part| self.numbers.remove(part)).collect();
+        match installed.part {
+            Some(part) => drop(self.numbers.insert(part, number)),
+            // All its points died meanwhile.
+            None => gone.push(number),
+        }
+        gone.iter().for_each(|number| self.files.unlist(&mut batch, *number));
+        let files = match store.write(batch) {
+            Ok(()) => gone.iter().map(|number| self.files.target(*number)).collect(),
+            Err(error) => {
+                // Searches go on with what is in memory; the next start goes by the old list, whose files are there.
+                tracing::warn!(shard = self.shard.0, %error, "the list of segments cannot be written");
+                Vec::new()
+            }
+        };
+        Ok(Replaced { retired: installed.retired, files })
+    }
+
+    /// Ends a job that made nothing.
+    pub(crate) fn abandon(&mut self, job: JobId) -> Result<(), SetError> {
+        self.points.abandon(job)
+    }
+
+    fn malformed(&self, what: &'static str) -> NodeError {
+        NodeError::Malformed { shard: self.shard, what }
+    }
+}
+
+/// Reading the points of a shard back.
+struct Loading<'a> {
+    store: &'a dyn Store,
+    shard: ShardId,
+    dim: u32,
+}
+
+impl Loading<'_> {
+    /// Shows `restart` every point, in the order of ids.
+    fn replay(&self, restart: &mut Restart) -> Result<(), NodeError> {
+        let (from, to) = keys::points(self.shard);
+        let mut failed = None;
+        self.store.scan(Table::Vectors, &from, &to, &mut |key, record| match self.load(key, record, restart) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn load(&self, key: &[u8], record: &[u8], restart: &mut Restart) -> Result<(), NodeError> {
+        let id = PointId::from_key(keys::id_part(key)).map_err(|_| self.malformed("point id"))?;
+        let (index, vector) = split_record(record).ok_or_else(|| self.malformed("vector"))?;
+        if restart.record(&id, index.0) {
+            return Ok(());
+        }
+        let vector = convert::vector_from_f32_le(vector).map_err(|_| self.malformed("vector"))?;
+        if vector.len() != self.dim as usize {
+            return Err(self.malformed("vector"));
+        }
+        let payload = self.store.get(Table::Payload, key)?.ok_or_else(|| self.malformed("payload"))?;
+        let (_, packed) = split_record(&payload).ok_or_else(|| self.malformed("payload"))?;
+        restart.upsert(id, index.0, &vector, payload.slice_ref(packed));
+        Ok(())
     }
 
     fn malformed(&self, what: &'static str) -> NodeError {
@@ -144,97 +254,18 @@ pub(crate) fn split_record(record: &[u8]) -> Option<(LogIndex, &[u8])> {
 }
 
 /// Removes everything of a shard but its log.
-pub(crate) fn erase(store: &dyn Store, shard: ShardId) -> Result<(), NodeError> {
+pub(crate) fn erase(store: &dyn Store, shard: ShardId, root: Option<&Path>) -> Result<(), NodeError> {
+    // Files first: as long as the store knows the shard, a crash has the rest removed at the next start.
+    root.map_or(Ok(()), |root| segment_files::erase(root, shard))?;
     let (from, to) = keys::points(shard);
     let mut batch = Batch::default();
     batch.delete_range(Table::Vectors, from.clone(), to.clone());
     batch.delete_range(Table::Payload, from, to);
+    let (from, to) = keys::segments(shard);
+    batch.delete_range(Table::Meta, from, to);
     batch.delete(Table::Meta, keys::applied(shard));
     Ok(store.write(batch)?)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use shoal_model::{HashRange, Limits, Metric};
-    use shoal_proto::v1;
-    use shoal_runtime::MemoryStore;
-
-    const SHARD: ShardId = ShardId(7);
-
-    fn spec() -> IndexSpec {
-        IndexSpec { dim: 2, metric: Metric::Euclidean, embedding: String::new(), graph: GraphSpec::DEFAULT }
-    }
-
-    fn entry(upserts: &[(u64, f32)], deletes: &[u64]) -> Bytes {
-        let id = |number: u64| v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) };
-        let point = |&(number, x): &(u64, f32)| v1::Point {
-            id: Some(id(number)),
-            vector: Some(convert::vector_to_wire(&[x, 0.0])),
-            ..Default::default()
-        };
-        let upserts = upserts.iter().map(point).collect();
-        let deletes = deletes.iter().copied().map(id).collect();
-        command::encode(upserts, deletes, &spec(), HashRange::FULL, &Limits::default()).expect("a good command")
-    }
-
-    fn ids(machine: &mut ShardMachine) -> Vec<u64> {
-        let view = machine.publish();
-        let all = view.points.scroll(None, 100, None, &|| false).expect("nothing stops it");
-        let number = |id: &PointId| match id {
-            PointId::Number(number) => *number,
-            other => panic!("never stored {other}"),
-        };
-        all.iter().map(|(id, _)| number(id)).collect()
-    }
-
-    #[test]
-    fn a_crash_between_apply_and_sync_is_mended_by_replay() {
-        let log = [entry(&[(1, 1.0), (2, 2.0)], &[]), entry(&[(3, 3.0)], &[1]), Bytes::new(), entry(&[(1, 9.0)], &[2])];
-        for crash_after in 0..=log.len() {
-            for kept in 0..=crash_after {
-                let store = MemoryStore::new();
-                let mut machine = ShardMachine::open(&store, SHARD, &spec()).expect("empty");
-                for (i, entry) in (1..).zip(&log[..crash_after]) {
-                    let mut batch = Batch::default();
-                    machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies");
-                    machine.seal(&mut batch);
-                    store.write(batch).expect("memory does not fail");
-                }
-                store.crash(kept);
-                let mut machine = ShardMachine::open(&store, SHARD, &spec()).expect("reopens");
-                assert_eq!(machine.applied(), LogIndex(kept as u64), "the position is that of the points");
-                for (i, entry) in (1..).zip(&log) {
-                    let mut batch = Batch::default();
-                    machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies");
-                }
-                assert_eq!(ids(&mut machine), [1, 3], "crash after {crash_after}, {kept} batches kept");
-            }
-        }
-    }
-
-    #[test]
-    fn an_entry_no_node_would_propose_stops_the_replica() {
-        let store = MemoryStore::new();
-        let mut machine = ShardMachine::open(&store, SHARD, &spec()).expect("empty");
-        let error = machine.apply(LogIndex(1), Bytes::from_static(b"\xff\xff"), &mut Batch::default());
-        assert!(matches!(error, Err(NodeError::Malformed { what: "log entry", .. })));
-    }
-
-    #[test]
-    fn erasing_leaves_the_neighbours() {
-        let store = MemoryStore::new();
-        for shard in [ShardId(6), SHARD, ShardId(8)] {
-            let mut machine = ShardMachine::open(&store, shard, &spec()).expect("empty");
-            let mut batch = Batch::default();
-            machine.apply(LogIndex(1), entry(&[(1, 1.0)], &[]), &mut batch).expect("applies");
-            machine.seal(&mut batch);
-            store.write(batch).expect("memory does not fail");
-        }
-        erase(&store, SHARD).expect("erased");
-        for (shard, want) in [(ShardId(6), 1), (SHARD, 0), (ShardId(8), 1)] {
-            let machine = ShardMachine::open(&store, shard, &spec()).expect("opens");
-            assert_eq!((machine.delta.len(), machine.applied().0), (want, want as u64), "shard {shard}");
-        }
-    }
-}
+mod tests;

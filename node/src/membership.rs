@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_consensus::Role;
+use shoal_index::set::PartKind;
 use shoal_model::{Classify as _, ClusterId, ErrorKind, NodeId};
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 use shoal_proto::internal::v1::{HeartbeatRequest, RegisterNodeRequest, ShardReport};
@@ -121,12 +122,22 @@ pub(crate) async fn heartbeats(
 fn report(replica: &Replica) -> ShardReport {
     let view = replica.view();
     let group = replica.group_status();
+    let jobs = replica.jobs();
+    let parts = view.points.parts();
+    let of = |kind| parts.iter().filter(move |part| part.kind == kind);
+    let points = |kind| of(kind).map(|part| part.live as u64).sum::<u64>();
     let report = v1::ReplicaReport {
         leader: group.as_ref().is_some_and(|group| group.role == Role::Leader),
         applied_index: view.applied.0,
         commit_index: group.map_or(0, |group| group.committed.0),
         points: view.points.len() as u64,
         memory_bytes: view.points.memory_bytes() as u64,
+        segments: of(PartKind::Segment).count() as u64,
+        delta_points: points(PartKind::Active) + points(PartKind::Sealed),
+        waiting_points: points(PartKind::Sealed),
+        segment_bytes: of(PartKind::Segment).map(|part| part.bytes as u64).sum(),
+        jobs: jobs.running.clone(),
+        job_failures: jobs.failures.clone(),
     };
     ShardReport { shard_id: replica.shard.0, report: Some(report) }
 }

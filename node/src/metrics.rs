@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use shoal_index::set::{Part, PartKind};
 
 use crate::replicas::Replicas;
 
@@ -27,6 +28,22 @@ pub(crate) struct Method {
     pub(crate) method: &'static str,
 }
 
+/// A kind of job.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Kind {
+    /// `build`, `merge` or `rewrite`.
+    pub(crate) kind: &'static str,
+}
+
+/// A job and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Job {
+    /// `build`, `merge` or `rewrite`.
+    pub(crate) kind: &'static str,
+    /// `done`, `failed` or `cancelled`.
+    pub(crate) result: &'static str,
+}
+
 /// The metrics of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -38,6 +55,14 @@ pub(crate) struct Metrics {
     leaders: Gauge,
     points: Gauge,
     memory_bytes: Gauge,
+    segments: Gauge,
+    segment_bytes: Gauge,
+    delta_points: Gauge,
+    sealed_deltas: Gauge,
+    jobs: Family<Job, Counter>,
+    job_seconds: Family<Kind, Histogram>,
+    jobs_under_way: Gauge,
+    bad_segments: Counter,
     map_epoch: Gauge,
 }
 
@@ -54,6 +79,15 @@ impl Metrics {
             leaders: Gauge::default(),
             points: Gauge::default(),
             memory_bytes: Gauge::default(),
+            segments: Gauge::default(),
+            segment_bytes: Gauge::default(),
+            delta_points: Gauge::default(),
+            sealed_deltas: Gauge::default(),
+            jobs: Family::default(),
+            // 10 ms to 1.5 hours.
+            job_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(10e-3, 2.0, 20))),
+            jobs_under_way: Gauge::default(),
+            bad_segments: Counter::default(),
             map_epoch: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("shoal_node");
@@ -64,9 +98,40 @@ impl Metrics {
         registry.register("replicas", "Shard replicas open", metrics.replicas.clone());
         registry.register("leaders", "Shard replicas that lead their group", metrics.leaders.clone());
         registry.register("points", "Live points in open replicas", metrics.points.clone());
-        registry.register("index_memory_bytes", "Memory of vectors and payload", metrics.memory_bytes.clone());
+        registry.register("index_memory_bytes", "Memory of indexes, mapped files aside", metrics.memory_bytes.clone());
+        registry.register("segments", "Segments of open replicas", metrics.segments.clone());
+        registry.register("segment_bytes", "Bytes of segments, in files or memory", metrics.segment_bytes.clone());
+        registry.register("delta_points", "Points that are in no segment yet", metrics.delta_points.clone());
+        registry.register("sealed_deltas", "Deltas that wait to be built", metrics.sealed_deltas.clone());
+        registry.register("index_jobs", "Builds and merges that ended, by kind and result", metrics.jobs.clone());
+        registry.register(
+            "index_job_seconds",
+            "Time that builds and merges ran that were done",
+            metrics.job_seconds.clone(),
+        );
+        registry.register(
+            "bad_segments",
+            "Segments that were missing or bad when opened",
+            metrics.bad_segments.clone(),
+        );
+        registry.register(
+            "index_jobs_under_way",
+            "Jobs that run or wait for their turn",
+            metrics.jobs_under_way.clone(),
+        );
         registry.register("map_epoch", "Version of the cluster map in force", metrics.map_epoch.clone());
+        metrics.begin_jobs_at_zero();
         metrics
+    }
+
+    /// What has not happened yet is told, too, so that a rate of failures starts at nothing and not at one.
+    fn begin_jobs_at_zero(&self) {
+        for kind in ["build", "merge", "rewrite"] {
+            drop(self.job_seconds.get_or_create(&Kind { kind }));
+            for result in ["done", "failed", "cancelled"] {
+                drop(self.jobs.get_or_create(&Job { kind, result }));
+            }
+        }
     }
 
     /// Counts a call.
@@ -85,6 +150,27 @@ impl Metrics {
         self.written.inc_by(points as u64);
     }
 
+    /// Counts a job that was done.
+    pub(crate) fn job_done(&self, kind: &'static str, took: Duration) {
+        self.jobs.get_or_create(&Job { kind, result: "done" }).inc();
+        self.job_seconds.get_or_create(&Kind { kind }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a job that failed.
+    pub(crate) fn job_failed(&self, kind: &'static str) {
+        self.jobs.get_or_create(&Job { kind, result: "failed" }).inc();
+    }
+
+    /// Counts a job whose replica was closed.
+    pub(crate) fn job_cancelled(&self, kind: &'static str) {
+        self.jobs.get_or_create(&Job { kind, result: "cancelled" }).inc();
+    }
+
+    /// Counts segments that were missing or bad.
+    pub(crate) fn bad_segments(&self, segments: u64) {
+        self.bad_segments.inc_by(segments);
+    }
+
     /// Takes stock of the open replicas.
     pub(crate) fn observe(&self, replicas: &Replicas) {
         let all = replicas.all();
@@ -99,6 +185,18 @@ impl Metrics {
         self.leaders.set(total(&leads));
         self.points.set(total(&|replica| replica.view().points.len()));
         self.memory_bytes.set(total(&|replica| replica.view().points.memory_bytes()));
+        // Jobs first: a job that ends in between is then told together with what it made.
+        self.jobs_under_way.set(total(&|replica| replica.jobs().running.len()));
+        self.observe_parts(&all.iter().flat_map(|replica| replica.view().points.parts()).collect::<Vec<_>>());
         self.map_epoch.set(i64::try_from(replicas.followed().borrow().0).unwrap_or(i64::MAX));
+    }
+
+    fn observe_parts(&self, parts: &[Part]) {
+        let sum = |of: &dyn Fn(&Part) -> usize| i64::try_from(parts.iter().map(of).sum::<usize>()).unwrap_or(i64::MAX);
+        let segment = |part: &Part| part.kind == PartKind::Segment;
+        self.segments.set(sum(&|part| usize::from(segment(part))));
+        self.segment_bytes.set(sum(&|part| if segment(part) { part.bytes } else { 0 }));
+        self.delta_points.set(sum(&|part| if segment(part) { 0 } else { part.live }));
+        self.sealed_deltas.set(sum(&|part| usize::from(part.kind == PartKind::Sealed)));
     }
 }

@@ -1,6 +1,7 @@
 //! Putting a node together, and taking it down in order.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
+use crate::builder::Builder;
 use crate::cpu_pool::CpuPool;
 use crate::identity::Identity;
 use crate::membership::{Coordinators, heartbeats, register};
 use crate::metrics::Metrics;
 use crate::reads::Reads;
-use crate::replica::Written;
+use crate::replica::{Indexing, Written};
 use crate::replicas::{Replicas, saved_map};
 use crate::service::ShardCalls;
 use crate::{NodeConfig, NodeError};
@@ -49,11 +51,13 @@ pub struct Node {
 impl Node {
     /// Starts a node on `listener` over `store`, and returns once the coordinators know it.
     ///
+    /// `segments` is the folder of its segment files, which it makes; without one, segments are in memory.
     /// A node that was registered before serves what it holds at once, and registers in the background.
     pub async fn start(
         config: NodeConfig,
         listener: TcpListener,
         store: Arc<dyn Store>,
+        segments: Option<PathBuf>,
         registry: &mut Registry,
     ) -> Result<Self, NodeError> {
         config.validate()?;
@@ -81,9 +85,10 @@ impl Node {
         let lanes = RaftLanes::new(Box::new(resolver(map_watch.clone())));
         let (consensus, thread) = Consensus::<Written>::start(store.clone(), lanes, raft_config(&config))?;
         let raft = tokio::spawn(thread.ended_or_tell(failure.clone()));
-        let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone()));
-        let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
         let metrics = Metrics::register(registry);
+        let indexing = indexing(&config, segments, metrics.clone())?;
+        let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone(), indexing));
+        let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
         let reads =
             Arc::new(Reads { replicas: replicas.clone(), store: store.clone(), pool, limits: config.limits.clone() });
         let calls = ShardCalls { reads, metrics: metrics.clone() };
@@ -128,6 +133,12 @@ fn known_map(store: &dyn Store, cluster: ClusterId) -> Result<ClusterMap, NodeEr
         return Err(NodeError::Malformed { shard: ShardId::default(), what: "cluster map (it is another cluster's)" });
     }
     Ok(known)
+}
+
+fn indexing(config: &NodeConfig, folder: Option<PathBuf>, metrics: Metrics) -> Result<Indexing, NodeError> {
+    let builder = Arc::new(Builder::start(config.build_threads())?);
+    let deltas_waiting_max = config.deltas_waiting_max as usize;
+    Ok(Indexing { builder, policy: config.policy(), deltas_waiting_max, folder, metrics })
 }
 
 /// A proposal may be as large as the request that it comes from.

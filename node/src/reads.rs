@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use shoal_index::{CompiledFilter, Found, IndexError, Query, RowRef, SearchStats, packed};
+use shoal_index::segment::{Effort, Scratch};
+use shoal_index::set::{self, Found, Look, Row, SetFilter, SetQuery, SetStats, ViewFilter};
+use shoal_index::{IndexError, packed};
 use shoal_model::{
-    Classify as _, Epoch, ErrorKind, InputError, Limits, LogIndex, Payload, PointId, Scored, ShardId, check_k,
-    check_vector, merge_top_k,
+    Classify as _, Epoch, ErrorKind, InputError, Limits, LogIndex, Payload, PointId, RECALL_TARGET_DEFAULT, Scored,
+    ShardId, check_k, check_vector, merge_top_k,
 };
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::{convert, v1};
@@ -75,9 +77,9 @@ struct Selection {
 
 impl Selection {
     /// Bytes that a row adds to an answer, about; an upper bound where only some fields are wanted.
-    fn bytes(&self, view: &View, row: RowRef) -> usize {
+    fn bytes(&self, view: &View, row: Row) -> usize {
         let payload = if self.payload { view.points.payload(row).len() } else { 0 };
-        payload + if self.vectors { size_of_val(view.points.vector(row)) } else { 0 }
+        payload + if self.vectors { view.points.dim() as usize * size_of::<f32>() } else { 0 }
     }
 }
 
@@ -85,10 +87,27 @@ impl Selection {
 struct Work {
     vector: Vec<f32>,
     k: usize,
-    filter: Option<CompiledFilter>,
+    look: Look,
     score_limit: Option<f32>,
     stop: Stop,
 }
+
+/// A share of the search of one view.
+struct Slice {
+    /// Position among the open views.
+    position: usize,
+    view: Arc<View>,
+    /// Prepared for the view; shared by its slices.
+    filter: Option<Arc<ViewFilter>>,
+    part: usize,
+    parts: usize,
+}
+
+/// What was found in a slice, by position of its view.
+type SliceResult = (usize, Result<(Vec<Found>, SetStats), IndexError>);
+
+/// Views that failed, by position.
+type Failed = BTreeMap<usize, wire::ShardFailure>;
 
 /// The failure of one shard for the wire.
 pub(crate) fn failure(shard: ShardId, error: &NodeError) -> wire::ShardFailure {
@@ -113,77 +132,129 @@ impl Reads {
     ) -> Result<wire::SearchResponse, NodeError> {
         let interest = Interest::until(deadline);
         check_k(request.k, &self.limits)?;
+        let look = look(&request)?;
         let work = Arc::new(Work {
             vector: convert::vector(request.vector)?,
             k: request.k as usize,
-            filter: self.filter(request.filter)?,
+            look,
             score_limit: request.score_limit,
             stop: interest.stop(),
         });
+        let filter = self.filter(request.filter)?;
         let mut views = self.views(request.targets, deadline).await;
         for (replica, _) in &views.open {
             check_vector(&work.vector, replica.spec.dim, replica.spec.metric)?;
         }
         let started = Instant::now();
-        let (hits, stats) = self.search_views(&mut views, &work).await?;
+        let (hits, stats) = self.search_views(&mut views, filter.as_ref(), &work).await?;
         let searched = Instant::now();
         let selection =
             Selection { payload: request.with_payload, fields: request.payload_fields, vectors: request.with_vectors };
         let size = |hit: &Located| selection.bytes(&views.open[hit.view].1, hit.found.row);
         self.check_size("k", hits.iter().map(size).sum())?;
-        let hits = hits.iter().map(|hit| node_hit(hit, &views, &selection)).collect::<Result<_, _>>()?;
+        let (answered, failures) = (views.answered(), std::mem::take(&mut views.failures));
+        let is_read = selection.payload || selection.vectors;
+        let hits = read_rows(is_read, move || {
+            hits.iter().map(|hit| node_hit(hit, &views, &selection)).collect::<Result<_, _>>()
+        });
         Ok(wire::SearchResponse {
-            hits,
-            answered: views.answered(),
-            failures: views.failures,
+            hits: hits.await??,
+            answered,
+            failures,
             search_us: micros(searched - started),
             refine_us: micros(searched.elapsed()),
-            distances: stats.scanned,
-            refined: stats.rescored,
-            filtered: stats.filtered,
-            hops: 0,
+            distances: stats.scan.scanned + stats.walk.hops,
+            refined: stats.scan.rescored + stats.walk.refined,
+            filtered: stats.scan.filtered,
+            hops: stats.walk.hops,
         })
     }
 
-    /// Searches every open view in as many parts as there are threads for. A view that fails becomes a failure.
+    /// Searches every open view. A view that fails becomes a failure.
+    ///
+    /// What is worth it is split over threads; all else takes no more threads than there are, one view after another,
+    /// as a walk takes hardly longer than handing it to another thread.
     async fn search_views(
         &self,
         views: &mut Views,
+        filter: Option<&Arc<SetFilter>>,
         work: &Arc<Work>,
-    ) -> Result<(Vec<Located>, SearchStats), NodeError> {
-        let mut parts = JoinSet::new();
-        for (position, (_, view)) in views.open.iter().enumerate() {
-            let count = self.pool.parts(view.points.len());
-            for part in 0..count {
-                let (view, work, pool) = (view.clone(), work.clone(), self.pool.clone());
-                parts.spawn(async move {
-                    let scan = move || search_part(&view, part, count, &work);
-                    (position, pool.run(scan).await)
-                });
-            }
-        }
-        let mut lists = Vec::new();
-        let mut stats = SearchStats::default();
-        let mut failed = BTreeMap::new();
-        while let Some(part) = parts.join_next().await {
-            let (position, result) = part.map_err(|error| NodeError::Task(error.to_string()))?;
-            match result.and_then(|searched| Ok(searched?)) {
-                Ok((found, part_stats)) => {
-                    stats.merge(&part_stats);
-                    lists.push((position, found));
+    ) -> Result<(Vec<Located>, SetStats), NodeError> {
+        let Some(metric) = views.open.first().map(|(replica, _)| replica.spec.metric) else {
+            return Ok(Default::default());
+        };
+        let (mut lists, mut stats, mut failed) = (Vec::new(), SetStats::default(), Failed::new());
+        let shard = |position: usize| views.open[position].0.shard;
+        for (positions, result) in self.search_groups(self.groups(views, filter, work.look), work).await? {
+            match result {
+                Ok(slices) => {
+                    for (position, result) in slices {
+                        match result {
+                            Ok((found, slice_stats)) => {
+                                stats.merge(&slice_stats);
+                                lists.push((position, found));
+                            }
+                            Err(error) => {
+                                drop(failed.insert(position, failure(shard(position), &NodeError::Index(error))));
+                            }
+                        }
+                    }
                 }
-                Err(error) => drop(failed.insert(position, error)),
+                Err(error) => failed.extend(positions.iter().map(|at| (*at, failure(shard(*at), &error)))),
             }
         }
         lists.retain(|(position, _)| !failed.contains_key(position));
-        let Some(metric) = views.open.first().map(|(replica, _)| replica.spec.metric) else {
-            return Ok((Vec::new(), stats));
-        };
         let located = |(view, found): (usize, Vec<Found>)| {
             found.into_iter().map(|found| Located { found, view }).collect::<Vec<_>>()
         };
         let hits = merge_top_k(metric, work.k, lists.into_iter().map(located).collect());
-        Ok((views.without(&failed, hits), stats))
+        Ok((views.without(failed, hits), stats))
+    }
+
+    /// The slices of all views, in groups for a thread each.
+    fn groups(&self, views: &Views, filter: Option<&Arc<SetFilter>>, look: Look) -> Vec<Vec<Slice>> {
+        let (mut large, mut small) = (Vec::new(), Vec::new());
+        for (position, (_, view)) in views.open.iter().enumerate() {
+            let parts = self.pool.parts(view.points.points_scanned(look), look);
+            let filter = filter.map(|filter| Arc::new(view.points.filter(filter)));
+            let slices = (0..parts).map(|part| {
+                let (view, filter) = (view.clone(), filter.clone());
+                Slice { position, view, filter, part, parts }
+            });
+            if parts == 1 { small.extend(slices) } else { large.extend(slices.map(|slice| vec![slice])) }
+        }
+        let per_thread = small.len().div_ceil(self.pool.threads()).max(1);
+        let mut groups = large;
+        while !small.is_empty() {
+            groups.push(small.split_off(small.len().saturating_sub(per_thread)));
+        }
+        groups
+    }
+
+    /// Searches groups of slices, each on one thread. Tells with each result which views it is about.
+    async fn search_groups(
+        &self,
+        mut groups: Vec<Vec<Slice>>,
+        work: &Arc<Work>,
+    ) -> Result<Vec<(Vec<usize>, Result<Vec<SliceResult>, NodeError>)>, NodeError> {
+        let run = |group: Vec<Slice>| {
+            let (work, pool) = (work.clone(), self.pool.clone());
+            let positions = group.iter().map(|slice| slice.position).collect();
+            let search = move |scratch: &mut Scratch| {
+                group.iter().map(|slice| (slice.position, search_slice(slice, scratch, &work))).collect()
+            };
+            async move { (positions, pool.search(search).await) }
+        };
+        let last = groups.pop();
+        let mut others: JoinSet<_> = groups.into_iter().map(run).collect();
+        let mut results = Vec::with_capacity(others.len() + 1);
+        if let Some(last) = last {
+            results.push(run(last).await);
+        }
+        while let Some(ended) = others.join_next().await {
+            results.push(ended.map_err(|error| NodeError::Task(error.to_string()))?);
+        }
+        Ok(results)
     }
 
     /// Counts points of all named shards.
@@ -197,9 +268,11 @@ impl Reads {
         let views = self.views(request.targets, deadline).await;
         let points: Vec<_> = views.open.iter().map(|(_, view)| view.points.clone()).collect();
         let stop = interest.stop();
-        let count = move || match filter {
-            None => Ok(points.iter().map(|points| points.len() as u64).sum()),
-            Some(filter) => points.iter().map(|points| points.count(&filter, &|| stop.now())).sum(),
+        let count = move || {
+            let count = |points: &Arc<set::View>| {
+                points.count(filter.as_ref().map(|filter| points.filter(filter)).as_ref(), &|| stop.now())
+            };
+            points.iter().map(count).sum()
         };
         let count: Result<u64, IndexError> = self.pool.run(count).await?;
         Ok(wire::CountResponse { count: count?, answered: views.answered(), failures: views.failures })
@@ -220,36 +293,37 @@ impl Reads {
         let after = request.after.map(|after| convert::point_id(Some(after))).transpose();
         let after = after.map_err(|e| e.within("after"))?;
         let filter = self.filter(request.filter)?;
-        let views = self.views(request.targets, deadline).await;
+        let mut views = self.views(request.targets, deadline).await;
         let points: Vec<_> = views.open.iter().map(|(_, view)| view.points.clone()).collect();
         let stop = interest.stop();
         let scan = move || {
-            let page = |points: &Arc<shoal_index::DeltaView>| {
+            let page = |points: &Arc<set::View>| {
+                let filter = filter.as_ref().map(|filter| points.filter(filter));
                 points.scroll(after.as_ref(), limit, filter.as_ref(), &|| stop.now())
             };
             points.iter().map(page).collect::<Result<Vec<_>, IndexError>>()
         };
         let pages = self.pool.run(scan).await??;
-        let mut rows: Vec<(PointId, RowRef, usize)> = Vec::new();
+        let mut rows: Vec<(PointId, Row, usize)> = Vec::new();
         for (view, page) in pages.into_iter().enumerate() {
             rows.extend(page.into_iter().map(|(id, row)| (id, row, view)));
         }
         rows.sort_by(|a, b| a.0.cmp(&b.0));
         rows.truncate(limit);
         let selection = Selection { payload: request.with_payload, fields: vec![], vectors: request.with_vectors };
-        let size = |(_, row, view): &(PointId, RowRef, usize)| selection.bytes(&views.open[*view].1, *row);
+        let size = |(_, row, view): &(PointId, Row, usize)| selection.bytes(&views.open[*view].1, *row);
         self.check_size("limit", rows.iter().map(size).sum())?;
-        let point = |(id, row, view): &(PointId, RowRef, usize)| {
-            let (payload, vector) = contents(&views.open[*view], *row, &selection)?;
-            Ok::<_, NodeError>(v1::Point {
-                id: Some(convert::point_id_to_wire(id)),
-                vector,
-                payload,
-                version_vectors: BTreeMap::new(),
-            })
-        };
-        let points = rows.iter().map(point).collect::<Result<_, _>>()?;
-        Ok(wire::ScrollResponse { points, answered: views.answered(), failures: views.failures })
+        let (answered, failures) = (views.answered(), std::mem::take(&mut views.failures));
+        let is_read = selection.payload || selection.vectors;
+        let points = read_rows(is_read, move || {
+            let point = |(id, row, view): &(PointId, Row, usize)| {
+                let (payload, vector) = contents(&views.open[*view], *row, &selection)?;
+                let id = Some(convert::point_id_to_wire(id));
+                Ok::<_, NodeError>(v1::Point { id, vector, payload, version_vectors: BTreeMap::new() })
+            };
+            rows.iter().map(point).collect::<Result<_, _>>()
+        });
+        Ok(wire::ScrollResponse { points: points.await??, answered, failures })
     }
 
     /// Points of one shard by id, from disk.
@@ -292,10 +366,10 @@ impl Reads {
         Err(InputError::new(field, problem))
     }
 
-    fn filter(&self, filter: Option<v1::Filter>) -> Result<Option<CompiledFilter>, InputError> {
+    fn filter(&self, filter: Option<v1::Filter>) -> Result<Option<Arc<SetFilter>>, InputError> {
         let filter = convert::filter(filter)?;
         filter.check(&self.limits)?;
-        Ok((!filter.is_empty()).then(|| CompiledFilter::new(&filter)))
+        Ok((!filter.is_empty()).then(|| Arc::new(SetFilter::new(filter))))
     }
 
     /// Views of the targets, each as fresh as asked for; all are waited for at once.
@@ -324,15 +398,15 @@ impl Reads {
 
 impl Views {
     /// Turns the views that failed into failures, and the hits' positions into those of the rest.
-    fn without(&mut self, failed: &BTreeMap<usize, NodeError>, hits: Vec<Located>) -> Vec<Located> {
+    fn without(&mut self, mut failed: Failed, hits: Vec<Located>) -> Vec<Located> {
         if failed.is_empty() {
             return hits;
         }
         let mut moved_to = BTreeMap::new();
         let mut open = Vec::new();
         for (position, view) in std::mem::take(&mut self.open).into_iter().enumerate() {
-            match failed.get(&position) {
-                Some(error) => self.failures.push(failure(view.0.shard, error)),
+            match failed.remove(&position) {
+                Some(failure) => self.failures.push(failure),
                 None => {
                     moved_to.insert(position, open.len());
                     open.push(view);
@@ -354,16 +428,52 @@ async fn open_view(
     Ok((replica, view))
 }
 
-fn search_part(view: &View, part: usize, parts: usize, work: &Work) -> Result<(Vec<Found>, SearchStats), IndexError> {
-    let query = Query {
+/// How a request wants its points looked for. A wanted recall goes before a beam; all of them means each point.
+fn look(request: &wire::SearchRequest) -> Result<Look, InputError> {
+    if request.exact {
+        return Ok(Look::Exact);
+    }
+    let effort = match (request.recall_target, request.ef_search) {
+        (Some(recall), _) if !(recall > 0.0 && recall <= 1.0) => {
+            return Err(InputError::new("recall_target", format!("is {recall}, must be above 0 and at most 1")));
+        }
+        (None, Some(beam)) if beam < request.k => {
+            return Err(InputError::new("ef_search", format!("is {beam}, must be at least k, which is {}", request.k)));
+        }
+        (None, Some(beam)) => Effort::Beam(beam as usize),
+        (recall, _) => {
+            #[allow(clippy::cast_possible_truncation, reason = "segments measure recall in f32")]
+            let recall = recall.unwrap_or(RECALL_TARGET_DEFAULT) as f32;
+            if recall >= 1.0 {
+                return Ok(Look::Exact);
+            }
+            Effort::Recall(recall)
+        }
+    };
+    Ok(Look::Walk(effort))
+}
+
+fn search_slice(slice: &Slice, scratch: &mut Scratch, work: &Work) -> Result<(Vec<Found>, SetStats), IndexError> {
+    let query = SetQuery {
         vector: &work.vector,
         k: work.k,
-        filter: work.filter.as_ref(),
+        look: work.look,
+        filter: slice.filter.as_deref(),
         score_limit: work.score_limit,
-        exact: true,
         stop: &|| work.stop.now(),
     };
-    view.points.search_part(part, parts, &query)
+    slice.view.points.search_part(slice.part, slice.parts, scratch, &query)
+}
+
+/// Reads rows, off the threads that serve sockets if that may touch a mapped file.
+async fn read_rows<T: Send + 'static>(
+    is_read: bool,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NodeError> {
+    if !is_read {
+        return Ok(read());
+    }
+    tokio::task::spawn_blocking(read).await.map_err(|error| NodeError::Task(error.to_string()))
 }
 
 fn node_hit(hit: &Located, views: &Views, selection: &Selection) -> Result<wire::NodeHit, NodeError> {
@@ -373,7 +483,7 @@ fn node_hit(hit: &Located, views: &Views, selection: &Selection) -> Result<wire:
 
 fn contents(
     (replica, view): &(Arc<Replica>, Arc<View>),
-    row: RowRef,
+    row: Row,
     selection: &Selection,
 ) -> Result<(Option<v1::Payload>, Option<v1::Vector>), NodeError> {
     let payload = if selection.payload {
@@ -381,7 +491,7 @@ fn contents(
     } else {
         None
     };
-    let vector = selection.vectors.then(|| convert::vector_to_wire(view.points.vector(row)));
+    let vector = selection.vectors.then(|| convert::vector_to_wire(&view.points.vector(row)));
     Ok((payload, vector))
 }
 

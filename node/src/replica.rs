@@ -1,5 +1,6 @@
 //! One shard replica: the task that applies its log, and the view that reads take.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -7,19 +8,35 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use shoal_consensus::{Apply, Consensus, GroupSpec, StateMachine};
+use shoal_index::set::Policy;
 use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, LogIndex, NodeId, Shard, ShardId};
 use shoal_runtime::{Batch, Store};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::NodeError;
+use crate::builder::{Builder, parameters};
+use crate::jobs::{Jobs, JobsStatus};
 use crate::machine::{ShardMachine, View};
+use crate::metrics::Metrics;
 
 /// Log entries that are applied, written and published together.
 const APPLY_TOGETHER: usize = 256;
 
 /// The group's answer to a write: the position at which it was applied.
 pub(crate) type Written = LogIndex;
+
+/// What the indexes of a node's replicas share.
+#[derive(Clone)]
+pub(crate) struct Indexing {
+    pub(crate) builder: Arc<Builder>,
+    pub(crate) policy: Policy,
+    /// Sealed deltas of a shard that wait to be built before its writes are pushed back.
+    pub(crate) deltas_waiting_max: usize,
+    /// Folder of all segment files; `None` keeps segments in memory.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) metrics: Metrics,
+}
 
 /// An open shard replica, shared by the task that applies and the calls that read.
 pub(crate) struct Replica {
@@ -28,6 +45,8 @@ pub(crate) struct Replica {
     pub(crate) spec: IndexSpec,
     epoch: AtomicU64,
     view: ArcSwap<View>,
+    jobs: ArcSwap<JobsStatus>,
+    deltas_waiting_max: usize,
     applied: watch::Receiver<LogIndex>,
     consensus: Consensus<Written>,
 }
@@ -42,10 +61,11 @@ impl Replica {
         node: NodeId,
         consensus: &Consensus<Written>,
         store: &Arc<dyn Store>,
+        indexing: &Indexing,
     ) -> Result<(Arc<Self>, JoinHandle<Result<(), NodeError>>), NodeError> {
         let not_ready = NodeError::NotReady { shard: shard.id };
         let me = shard.replicas.iter().find(|replica| replica.node == node).ok_or(not_ready)?.id;
-        let mut machine = open_machine(shard.id, spec, store).await?;
+        let mut machine = open_machine(shard.id, spec, store, indexing).await?;
         let group = GroupSpec {
             group: group_of(shard.id),
             me,
@@ -61,16 +81,25 @@ impl Replica {
             spec: spec.clone(),
             epoch: AtomicU64::new(shard.epoch.0),
             view: ArcSwap::from_pointee(machine.publish()),
+            jobs: ArcSwap::default(),
+            deltas_waiting_max: indexing.deltas_waiting_max,
             applied,
             consensus: consensus.clone(),
         });
-        let task = apply_all(replica.clone(), machine, inbox, applied_sender, store.clone());
-        Ok((replica, tokio::spawn(task)))
+        let (builder, metrics) = (indexing.builder.clone(), indexing.metrics.clone());
+        let jobs = Jobs::new(shard.id, builder, parameters(spec), metrics, store.clone());
+        let task = ApplyTask { replica: replica.clone(), inbox, applied: applied_sender, store: store.clone(), jobs };
+        Ok((replica, tokio::spawn(task.run(machine))))
     }
 
     /// What a read sees now.
     pub(crate) fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// What the replica's jobs are doing.
+    pub(crate) fn jobs(&self) -> Arc<JobsStatus> {
+        self.jobs.load_full()
     }
 
     /// Map version of the shard's entry.
@@ -84,8 +113,21 @@ impl Replica {
     }
 
     /// Writes a checked command; returns its position once it is durable and applied here.
+    ///
+    /// Errors: `BuildsBehind` if deltas pile up; what was acknowledged is searched all the same.
     pub(crate) async fn write(&self, command: Bytes, deadline: Instant) -> Result<LogIndex, NodeError> {
+        self.check_backlog()?;
         Ok(self.consensus.propose(group_of(self.shard), command, deadline.into()).await?)
+    }
+
+    /// Every search scans what waits to be built, so writes may not outrun builds for long. Deltas that cannot be built
+    /// push nobody back: that would end writing for as long as a disk is full, and searches find their points anyway.
+    fn check_backlog(&self) -> Result<(), NodeError> {
+        let waiting = self.view.load().sealed;
+        if waiting < self.deltas_waiting_max || self.jobs.load().cannot_build {
+            return Ok(());
+        }
+        Err(NodeError::BuildsBehind { shard: self.shard, waiting })
     }
 
     /// A view that reflects at least `index`, and if `linearizable` every write acknowledged before the call.
@@ -123,41 +165,76 @@ pub(crate) fn group_of(shard: ShardId) -> GroupId {
     GroupId(shard.0)
 }
 
-async fn open_machine(shard: ShardId, spec: &IndexSpec, store: &Arc<dyn Store>) -> Result<ShardMachine, NodeError> {
-    let (store, spec) = (store.clone(), spec.clone());
-    run_blocking(move || ShardMachine::open(&*store, shard, &spec)).await?
+async fn open_machine(
+    shard: ShardId,
+    spec: &IndexSpec,
+    store: &Arc<dyn Store>,
+    indexing: &Indexing,
+) -> Result<ShardMachine, NodeError> {
+    let (store, spec, policy, folder) = (store.clone(), spec.clone(), indexing.policy, indexing.folder.clone());
+    let open = move || ShardMachine::open(&*store, shard, &spec, policy, folder.as_deref());
+    let (machine, bad) = run_blocking(open).await??;
+    indexing.metrics.bad_segments(bad);
+    Ok(machine)
 }
 
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NodeError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| NodeError::Task(error.to_string()))
 }
 
-/// Applies what the group agrees on, in order, until the group is closed.
-async fn apply_all(
+/// Applies what the group agrees on, in order, and has parts built; the only writer of a replica.
+struct ApplyTask {
     replica: Arc<Replica>,
-    mut machine: ShardMachine,
-    mut inbox: mpsc::Receiver<Apply<Written>>,
+    inbox: mpsc::Receiver<Apply<Written>>,
     applied: watch::Sender<LogIndex>,
     store: Arc<dyn Store>,
-) -> Result<(), NodeError> {
-    let mut entries = Vec::with_capacity(APPLY_TOGETHER);
-    while inbox.recv_many(&mut entries, APPLY_TOGETHER).await > 0 {
-        let together = std::mem::take(&mut entries);
-        let store = store.clone();
-        let (returned, replies) = run_blocking(move || apply_together(machine, together, &*store)).await??;
-        machine = returned;
+    jobs: Jobs,
+}
+
+impl ApplyTask {
+    /// Runs until the group is closed; then no job runs any more.
+    async fn run(mut self, machine: ShardMachine) -> Result<(), NodeError> {
+        let ended = self.until_closed(machine).await;
+        self.jobs.stop().await;
+        ended
+    }
+
+    async fn until_closed(&mut self, mut machine: ShardMachine) -> Result<(), NodeError> {
+        let mut entries = Vec::with_capacity(APPLY_TOGETHER);
+        loop {
+            self.jobs.begin(&mut machine)?;
+            self.replica.jobs.store(Arc::new(self.jobs.status()));
+            machine = tokio::select! {
+                count = self.inbox.recv_many(&mut entries, APPLY_TOGETHER) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    self.apply(std::mem::take(&mut entries), machine).await?
+                }
+                event = self.jobs.next() => {
+                    let mut machine = self.jobs.handle(event?, machine).await?;
+                    self.replica.view.store(Arc::new(machine.publish()));
+                    machine
+                }
+            };
+        }
+    }
+
+    async fn apply(&self, entries: Vec<Apply<Written>>, machine: ShardMachine) -> Result<ShardMachine, NodeError> {
+        let store = self.store.clone();
+        let (mut machine, replies) = run_blocking(move || apply_together(machine, entries, &*store)).await??;
         let view = machine.publish();
         let at = view.applied;
         // Readers that wait for a position look at the view after it is announced, so the view comes first.
-        replica.view.store(Arc::new(view));
-        applied.send_replace(at);
-        replica.consensus.applied(group_of(replica.shard), at);
+        self.replica.view.store(Arc::new(view));
+        self.applied.send_replace(at);
+        self.replica.consensus.applied(group_of(self.replica.shard), at);
         for (reply, index) in replies {
             // A writer that stopped waiting is no concern of ours.
             let _ = reply.send(index);
         }
+        Ok(machine)
     }
-    Ok(())
 }
 
 type Replies = Vec<(tokio::sync::oneshot::Sender<Written>, LogIndex)>;

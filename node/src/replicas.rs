@@ -19,7 +19,7 @@ use shoal_runtime::{Batch, Store, Table};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::replica::{Replica, Written, group_of};
+use crate::replica::{Indexing, Replica, Written, group_of};
 use crate::{NodeError, keys, machine};
 
 /// How long a call waits for a shard that its router already knows of.
@@ -33,6 +33,7 @@ pub(crate) struct Replicas {
     node: NodeId,
     store: Arc<dyn Store>,
     consensus: Consensus<Written>,
+    indexing: Indexing,
     open: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
     /// The map version that `open` reflects.
     followed: watch::Sender<Epoch>,
@@ -63,9 +64,9 @@ pub(crate) fn saved_map(store: &dyn Store) -> Result<ClusterMap, NodeError> {
 
 impl Replicas {
     /// Nothing is open yet.
-    pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, consensus: Consensus<Written>) -> Self {
+    pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, consensus: Consensus<Written>, indexing: Indexing) -> Self {
         let (followed, _) = watch::channel(Epoch::default());
-        Self { node, store, consensus, open: RwLock::default(), followed }
+        Self { node, store, consensus, indexing, open: RwLock::default(), followed }
     }
 
     /// Follows `maps` until `stop`; returns an error when a replica cannot go on.
@@ -125,8 +126,8 @@ impl Replicas {
         let Some(collection) = map.collections.get(&shard.collection) else {
             return Err(NodeError::Malformed { shard: shard.id, what: "cluster map" });
         };
-        let opened = Replica::open(shard, &collection.index, self.node, &self.consensus, &self.store).await?;
-        let (replica, task) = opened;
+        let (replica, task) =
+            Replica::open(shard, &collection.index, self.node, &self.consensus, &self.store, &self.indexing).await?;
         let view = replica.view();
         tracing::info!(shard = shard.id.0, collection = collection.name, points = view.points.len(), "replica open");
         let id = shard.id;
@@ -147,7 +148,7 @@ impl Replicas {
             }
         }
         tracing::info!(shard = shard.0, "replica dropped");
-        machine::erase(&*self.store, shard)
+        machine::erase(&*self.store, shard, self.indexing.folder.as_deref())
     }
 
     async fn close_all(&self, tasks: &mut Applying) -> Result<(), NodeError> {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -67,6 +69,8 @@ pub struct Cluster {
     ports: BTreeMap<Role, Ports>,
     running: BTreeMap<Role, Process>,
     environment: Vec<(String, String)>,
+    /// More lines of the section of every node.
+    node_settings: String,
 }
 
 impl Cluster {
@@ -85,6 +89,15 @@ impl Cluster {
     /// If a process does not serve in time.
     #[must_use]
     pub fn start_with(shape: Shape, environment: &[(&str, &str)]) -> Self {
+        Self::start_configured(shape, environment, "")
+    }
+
+    /// The same with more lines for the `[node]` section of every node's file.
+    ///
+    /// # Panics
+    /// If a process does not serve in time.
+    #[must_use]
+    pub fn start_configured(shape: Shape, environment: &[(&str, &str)], node_settings: &str) -> Self {
         let coordinators = (0..shape.coordinators).map(Role::Coordinator);
         let nodes = (0..shape.nodes).map(Role::Node);
         let routers = (0..shape.routers).map(Role::Router);
@@ -95,6 +108,7 @@ impl Cluster {
             ports: roles.iter().map(ports).collect(),
             running: BTreeMap::new(),
             environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            node_settings: node_settings.to_owned(),
         };
         for role in &roles {
             cluster.write_config(*role);
@@ -118,10 +132,19 @@ impl Cluster {
         format!("http://127.0.0.1:{}", self.ports[&role].grpc)
     }
 
-    /// Host and port of a process's metrics endpoint.
+    /// What a process tells at its metrics endpoint.
+    ///
+    /// # Panics
+    /// If it does not answer.
     #[must_use]
-    pub fn metrics_address(&self, role: Role) -> String {
-        format!("127.0.0.1:{}", self.ports[&role].metrics)
+    pub fn scrape(&self, role: Role) -> String {
+        let address = format!("127.0.0.1:{}", self.ports[&role].metrics);
+        let mut stream = TcpStream::connect(&address).expect("the metrics port is open");
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        text
     }
 
     /// The temporary folder; the cluster's own files are in sub-folders named by role.
@@ -179,7 +202,13 @@ impl Cluster {
         run(arguments, &environment, within)
     }
 
-    fn config_path(&self, role: Role) -> std::path::PathBuf {
+    /// Data folder of a coordinator or node.
+    #[must_use]
+    pub fn data(&self, role: Role) -> PathBuf {
+        self.folder().join(role.name())
+    }
+
+    fn config_path(&self, role: Role) -> PathBuf {
         self.folder().join(format!("{}.toml", role.name()))
     }
 
@@ -188,12 +217,17 @@ impl Cluster {
         let mut text =
             format!("listen = \"127.0.0.1:{}\"\nmetrics_listen = \"127.0.0.1:{}\"\n", ports.grpc, ports.metrics);
         if !matches!(role, Role::Router(_)) {
-            let data = self.folder().join(role.name());
+            let data = self.data(role);
             text += &format!("data = {:?}\n", data.display().to_string());
         }
         text += &match role {
             Role::Coordinator(i) => format!("[coordinator]\nid = {}\npeers = [\n{}]\n", i + 1, self.peers()),
-            Role::Node(_) => format!("[node]\nname = {:?}\ncoordinators = {:?}\n", role.name(), self.coordinators()),
+            Role::Node(_) => format!(
+                "[node]\nname = {:?}\ncoordinators = {:?}\n{}\n",
+                role.name(),
+                self.coordinators(),
+                self.node_settings
+            ),
             Role::Router(_) => format!("[router]\ncoordinators = {:?}\n", self.coordinators()),
         };
         fs::write(self.config_path(role), text).expect("the temporary folder is writable");

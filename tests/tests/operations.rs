@@ -1,8 +1,6 @@
 //! What an operator relies on: health, reflection, metrics, traces, orderly stops.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use shoal_tests::{Cluster, Collector, Role, Shape};
@@ -54,15 +52,6 @@ async fn every_role_answers_health_and_reflection() {
     }
 }
 
-fn scrape(address: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("the metrics port is open");
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
-    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-    text
-}
-
 fn names_served(text: &str) -> BTreeSet<String> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     types
@@ -109,7 +98,7 @@ fn metrics_are_those_that_are_documented() {
     let cluster = Cluster::start(SMALL);
     use_it(&cluster);
     let served: BTreeSet<String> =
-        cluster.roles().into_iter().flat_map(|role| names_served(&scrape(&cluster.metrics_address(role)))).collect();
+        cluster.roles().into_iter().flat_map(|role| names_served(&cluster.scrape(role))).collect();
     let documented = names_documented();
     let undocumented: Vec<_> = served.difference(&documented).collect();
     let missing: Vec<_> = documented.difference(&served).collect();

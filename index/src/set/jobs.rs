@@ -282,7 +282,27 @@ impl JobInput {
     }
 }
 
+impl Died {
+    /// How many points that are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
 impl Product {
+    /// The segment that was made; `None` if there was nothing left to make it of.
+    #[must_use]
+    pub fn segment(&self) -> Option<&Segment> {
+        self.segment.as_ref().map(Frozen::segment)
+    }
+
     /// Tombstones points that died since the job began, so that the install need not look them up.
     pub fn bury(&mut self, died: &Died) {
         if died.job == self.id && died.first <= self.buried {

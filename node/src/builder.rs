@@ -1,0 +1,129 @@
+//! The node's builder: threads that make segments, for all of its shards.
+//!
+//! Its threads have the lowest priority the system knows, so that a search never waits for one of them, and are fewer
+//! than the cores. Jobs run in two lanes, one at a time in each: a delta that waits to be built, which every search
+//! scans meanwhile, does not wait for a merge of minutes. Lanes are first come, first served, and a shard has one job
+//! in each at most, so that shards take turns.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use shoal_index::segment::{Parameters, Precision};
+use shoal_model::IndexSpec;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::NodeError;
+
+/// Which jobs wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lane {
+    /// Deltas become segments.
+    Build,
+    /// Segments become others.
+    Merge,
+}
+
+impl Lane {
+    /// Each of them.
+    pub(crate) const ALL: [Self; 2] = [Self::Build, Self::Merge];
+}
+
+/// Runs jobs.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    pool: ThreadPool,
+    builds: Semaphore,
+    merges: Semaphore,
+}
+
+/// Tells jobs to end: those that wait by waking them, those that run when they ask.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cancel {
+    token: CancellationToken,
+    /// What the token says, for a question that is asked a million times a second.
+    is_set: Arc<AtomicBool>,
+}
+
+/// Why a job has no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unfinished {
+    /// It was cancelled before it began.
+    #[error("cancelled")]
+    Cancelled,
+    /// It panicked.
+    #[error("{0}")]
+    Panicked(String),
+}
+
+impl Cancel {
+    /// Cancels.
+    pub(crate) fn set(&self) {
+        self.is_set.store(true, Ordering::Relaxed);
+        self.token.cancel();
+    }
+
+    /// Whether it was cancelled.
+    pub(crate) fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Relaxed)
+    }
+
+    /// Completes once it is cancelled.
+    pub(crate) async fn cancelled(&self) {
+        self.token.cancelled().await;
+    }
+}
+
+impl Builder {
+    /// Starts `threads`, at least one.
+    pub(crate) fn start(threads: usize) -> Result<Self, NodeError> {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|number| format!("build-{number}"))
+            .start_handler(|_| lower_priority())
+            .build()
+            .map_err(|error| NodeError::Task(format!("start build threads: {error}")))?;
+        Ok(Self { pool, builds: Semaphore::new(1), merges: Semaphore::new(1) })
+    }
+
+    /// Runs `work` on the threads of the builder once the lane is free.
+    pub(crate) async fn run<T: Send + 'static>(
+        self: Arc<Self>,
+        lane: Lane,
+        cancel: &Cancel,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Unfinished> {
+        let lane = match lane {
+            Lane::Build => &self.builds,
+            Lane::Merge => &self.merges,
+        };
+        let permit = tokio::select! {
+            permit = lane.acquire() => permit.map_err(|_| Unfinished::Cancelled)?,
+            () = cancel.cancelled() => return Err(Unfinished::Cancelled),
+        };
+        let builder = self.clone();
+        let done = tokio::task::spawn_blocking(move || builder.pool.install(work)).await;
+        drop(permit);
+        done.map_err(|error| Unfinished::Panicked(error.to_string()))
+    }
+}
+
+/// Gives the calling thread up for any other that has something to do.
+fn lower_priority() {
+    // Linux counts niceness by thread; elsewhere this would be that of the whole process.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        tracing::warn!(%error, "build threads run at the priority of searches");
+    }
+}
+
+/// How the segments of a collection are built.
+pub(crate) fn parameters(spec: &IndexSpec) -> Parameters {
+    Parameters {
+        metric: spec.metric,
+        precision: Precision::of(spec.graph.quantization),
+        ef_construction: spec.graph.ef_construction as usize,
+        seed: spec.graph.seed,
+    }
+}

@@ -1,0 +1,352 @@
+//! The machine against a plain map: replay, crashes, jobs, and files that are not what they should be.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use shoal_index::packed;
+use shoal_index::segment::Scratch;
+use shoal_index::set::{Found, Look, SetQuery};
+use shoal_model::{GraphSpec, HashRange, Limits, Metric, Payload, Value};
+use shoal_proto::v1;
+use shoal_runtime::MemoryStore;
+use tempfile::TempDir;
+
+use super::*;
+use crate::builder::parameters;
+
+const SHARD: ShardId = ShardId(7);
+const POLICY: Policy = Policy { delta_points_max: 40, delta_bytes_max: 1 << 30, segment_points_max: 1_000 };
+const DIM: usize = 2;
+
+type Points = BTreeMap<u64, (Vec<f32>, i64)>;
+
+fn spec() -> IndexSpec {
+    IndexSpec { dim: DIM as u32, metric: Metric::Euclidean, embedding: String::new(), graph: GraphSpec::DEFAULT }
+}
+
+fn open(store: &dyn Store, shard: ShardId, root: Option<&Path>) -> (ShardMachine, u64) {
+    ShardMachine::open(store, shard, &spec(), POLICY, root).expect("opens")
+}
+
+/// A write of points with a vector each, which their payload tells as well, and removals.
+fn entry(upserts: &[(u64, f32)], deletes: &[u64]) -> Bytes {
+    let id = |number: u64| v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) };
+    let point = |&(number, x): &(u64, f32)| v1::Point {
+        id: Some(id(number)),
+        vector: Some(convert::vector_to_wire(&[x, number as f32])),
+        payload: Some(convert::payload_to_wire(payload(x))),
+        ..Default::default()
+    };
+    let upserts = upserts.iter().map(point).collect();
+    let deletes = deletes.iter().copied().map(id).collect();
+    command::encode(upserts, deletes, &spec(), HashRange::FULL, &Limits::default()).expect("a good command")
+}
+
+fn payload(x: f32) -> Payload {
+    [("x".to_owned(), Value::Integer(x as i64))].into()
+}
+
+fn number_of(id: &PointId) -> u64 {
+    match id {
+        PointId::Number(number) => *number,
+        other => panic!("never stored {other}"),
+    }
+}
+
+/// Applies the entries after the machine's position, each in a batch of its own.
+fn apply(machine: &mut ShardMachine, store: &dyn Store, log: &[Bytes]) {
+    for (i, entry) in (1..).zip(log).skip(machine.applied().0 as usize) {
+        let mut batch = Batch::default();
+        machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies");
+        machine.seal(&mut batch);
+        store.write(batch).expect("memory does not fail");
+    }
+}
+
+/// Does the next job of a lane, if there is one; removes what it replaced if `is_synced`.
+fn work(machine: &mut ShardMachine, store: &dyn Store, lane: Lane, is_synced: bool) -> bool {
+    let Some(job) = machine.plan(lane, &BTreeSet::new()) else { return false };
+    let (input, number, target) = machine.begin(job).expect("its parts are free");
+    let product = input.execute(&parameters(&spec()), &target, &|| false).expect("made");
+    let replaced = machine.install(product, number, store).expect("listed");
+    if is_synced {
+        store.sync().expect("memory does not fail");
+        replaced.files.iter().for_each(segment_files::remove);
+    }
+    true
+}
+
+fn work_all(machine: &mut ShardMachine, store: &dyn Store) {
+    while Lane::ALL.into_iter().any(|lane| work(machine, store, lane, true)) {}
+}
+
+/// Everything that a reader may see.
+fn contents(machine: &mut ShardMachine) -> Points {
+    let View { points, .. } = machine.publish();
+    let all = points.scroll(None, usize::MAX, None, &|| false).expect("nothing stops it");
+    let point = |(id, row): &(PointId, set::Row)| {
+        let payload: Payload = packed::decode(points.payload(*row)).expect("packed");
+        let Some(Value::Integer(x)) = payload.get("x") else { panic!("payload of {id} is {payload:?}") };
+        (number_of(id), (points.vector(*row), *x))
+    };
+    all.iter().map(point).collect()
+}
+
+fn nearest(machine: &mut ShardMachine, look: Look) -> Vec<(u64, f32)> {
+    let query = SetQuery { vector: &[9.5, 50.0], k: 10, look, filter: None, score_limit: None, stop: &|| false };
+    let (found, _) = machine.publish().points.search(&mut Scratch::default(), &query).expect("nothing stops it");
+    found.iter().map(|Found { id, score, .. }| (number_of(id), *score)).collect()
+}
+
+fn segments(machine: &ShardMachine) -> Vec<Part> {
+    machine.points.parts().into_iter().filter(|part| part.kind == PartKind::Segment).collect()
+}
+
+fn file_names(root: &Path, shard: ShardId) -> Vec<String> {
+    let entries = fs::read_dir(segment_files::folder_of(root, shard)).expect("the shard's folder");
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name().display().to_string();
+    let mut names: Vec<String> = entries.map(name).collect();
+    names.sort();
+    names
+}
+
+fn file(root: &Path, shard: ShardId, name: &str) -> PathBuf {
+    segment_files::folder_of(root, shard).join(name)
+}
+
+/// A shard of three segments and a delta, of which some points were removed; closed, with its files on disk.
+struct Shelf {
+    store: MemoryStore,
+    root: TempDir,
+    contents: Points,
+    nearest: Vec<(u64, f32)>,
+}
+
+impl Shelf {
+    fn new(shard: ShardId) -> Self {
+        let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
+        let mut machine = open(&store, shard, Some(root.path())).0;
+        let points: Vec<(u64, f32)> = (0..130).map(|number| (number, ((number * 31) % 100) as f32)).collect();
+        let mut log: Vec<Bytes> = points.chunks(10).map(|chunk| entry(chunk, &[])).collect();
+        log.push(entry(&[(3, 77.0)], &[5, 50, 120]));
+        apply(&mut machine, &store, &log[..13]);
+        work_all(&mut machine, &store);
+        apply(&mut machine, &store, &log);
+        assert_eq!(segments(&machine).len(), 3, "three times forty points");
+        let (contents, nearest) = (contents(&mut machine), nearest(&mut machine, Look::Exact));
+        assert_eq!((contents.len(), nearest.len()), (127, 10));
+        Self { store, root, contents, nearest }
+    }
+
+    fn open(&self, shard: ShardId) -> (ShardMachine, u64) {
+        open(&self.store, shard, Some(self.root.path()))
+    }
+
+    /// Checks that all is there, before and after what is missing was built again, and after one more start.
+    fn check(&self, shard: ShardId, want_bad: u64, name: &str) {
+        let (mut machine, bad) = self.open(shard);
+        assert_eq!(bad, want_bad, "{name}");
+        for _ in 0..2 {
+            assert!(contents(&mut machine) == self.contents, "{name}: other points");
+            assert_eq!(nearest(&mut machine, Look::Exact), self.nearest, "{name}");
+            work_all(&mut machine, &self.store);
+        }
+        let (mut machine, bad) = self.open(shard);
+        assert_eq!(bad, 0, "{name}: mended");
+        assert!(contents(&mut machine) == self.contents, "{name}: other points after one more start");
+    }
+}
+
+#[test]
+fn a_crash_between_apply_and_sync_is_mended_by_replay() {
+    let log = [entry(&[(1, 1.0), (2, 2.0)], &[]), entry(&[(3, 3.0)], &[1]), Bytes::new(), entry(&[(1, 9.0)], &[2])];
+    for crash_after in 0..=log.len() {
+        for kept in 0..=crash_after {
+            let store = MemoryStore::new();
+            let mut machine = open(&store, SHARD, None).0;
+            apply(&mut machine, &store, &log[..crash_after]);
+            store.crash(kept);
+            let mut machine = open(&store, SHARD, None).0;
+            assert_eq!(machine.applied(), LogIndex(kept as u64), "the position is that of the points");
+            for (i, entry) in (1..).zip(&log) {
+                machine.apply(LogIndex(i), entry.clone(), &mut Batch::default()).expect("applies");
+            }
+            let ids: Vec<u64> = contents(&mut machine).into_keys().collect();
+            assert_eq!(ids, [1, 3], "crash after {crash_after}, {kept} batches kept");
+        }
+    }
+}
+
+#[test]
+fn an_entry_no_node_would_propose_stops_the_replica() {
+    let store = MemoryStore::new();
+    let mut machine = open(&store, SHARD, None).0;
+    let error = machine.apply(LogIndex(1), Bytes::from_static(b"\xff\xff"), &mut Batch::default());
+    assert!(matches!(error, Err(NodeError::Malformed { what: "log entry", .. })));
+}
+
+#[test]
+fn erasing_leaves_the_neighbours() {
+    let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
+    let points: Vec<(u64, f32)> = (0..50).map(|number| (number, 1.0)).collect();
+    for shard in [ShardId(6), SHARD, ShardId(8)] {
+        let mut machine = open(&store, shard, Some(root.path())).0;
+        apply(&mut machine, &store, &[entry(&points, &[])]);
+        work_all(&mut machine, &store);
+    }
+    erase(&store, SHARD, Some(root.path())).expect("erased");
+    assert!(!segment_files::folder_of(root.path(), SHARD).exists(), "its files are gone");
+    erase(&store, SHARD, Some(root.path())).expect("erased again");
+    for (shard, want) in [(ShardId(6), 50), (SHARD, 0), (ShardId(8), 50)] {
+        let (machine, bad) = open(&store, shard, Some(root.path()));
+        assert_eq!((machine.points.len(), machine.applied().0, bad), (want, want.min(1) as u64, 0), "shard {shard}");
+        assert_eq!(segments(&machine).len(), want.min(1), "shard {shard}");
+    }
+}
+
+#[test]
+fn a_restart_reads_nothing_again_that_segments_have() {
+    let shelf = Shelf::new(SHARD);
+    let (machine, bad) = shelf.open(SHARD);
+    let in_segments: usize = segments(&machine).iter().map(|part| part.live).sum();
+    assert_eq!((bad, machine.points.len() - in_segments), (0, 11), "what was written last is in the delta");
+    drop(machine);
+    // Of the points that segments have, payload is not even looked for.
+    let mut batch = Batch::default();
+    for number in (0..120).filter(|number| *number != 3) {
+        batch.delete(Table::Payload, keys::point(SHARD, &PointId::Number(number)));
+    }
+    shelf.store.write(batch).expect("memory does not fail");
+    let (mut machine, _) = shelf.open(SHARD);
+    assert!(contents(&mut machine) == shelf.contents, "payload comes from segments");
+}
+
+#[test]
+fn files_that_are_not_what_was_written_are_built_again() {
+    type Damage = fn(&Path);
+    let cut = |path: &Path| {
+        let bytes = fs::read(path).expect("it is there");
+        fs::write(path, &bytes[..bytes.len() / 2]).expect("written");
+    };
+    let flip = |path: &Path| {
+        let mut bytes = fs::read(path).expect("it is there");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).expect("written");
+    };
+    let remove: Damage = |path| fs::remove_file(path).expect("it is there");
+    let foreign: Damage = |path| fs::write(path, b"not a segment").expect("written");
+    let damages: [(&str, Damage, bool); 4] = [
+        ("missing", remove, false),
+        ("truncated", cut, true),
+        ("a flipped byte", flip, true),
+        ("foreign", foreign, true),
+    ];
+    for (damage, inflict, stays) in damages {
+        for name in ["00000002.graph", "00000002.stored"] {
+            let shelf = Shelf::new(SHARD);
+            inflict(&file(shelf.root.path(), SHARD, name));
+            shelf.check(SHARD, 1, &format!("{name} is {damage}"));
+            let names = file_names(shelf.root.path(), SHARD);
+            assert_eq!(names.contains(&format!("{name}.bad")), stays, "{name} {damage}: {names:?}");
+            assert!(!names.contains(&name.to_owned()), "{name} {damage}: {names:?}");
+        }
+    }
+}
+
+#[test]
+fn files_of_another_shard_or_segment_are_not_taken_for_ours() {
+    let (shelf, other) = (Shelf::new(SHARD), Shelf::new(ShardId(8)));
+    // The same ids in the same versions, in a shard where the vectors might be others.
+    for ending in ["graph", "stored"] {
+        let name = format!("00000001.{ending}");
+        fs::copy(file(other.root.path(), ShardId(8), &name), file(shelf.root.path(), SHARD, "00000009.graph"))
+            .expect("copied");
+        fs::copy(file(shelf.root.path(), SHARD, &format!("00000002.{ending}")), file(shelf.root.path(), SHARD, &name))
+            .expect("copied");
+    }
+    fs::write(file(shelf.root.path(), SHARD, "00000010.graph.tmp"), b"half").expect("written");
+    fs::write(file(shelf.root.path(), SHARD, "notes.txt"), b"mine").expect("written");
+    shelf.check(SHARD, 1, "segment 1 is a copy of 2");
+    let names = file_names(shelf.root.path(), SHARD);
+    assert!(names.iter().all(|name| !name.contains("tmp") && !name.contains("notes")), "{names:?}");
+    assert!(!names.contains(&"00000009.graph".to_owned()), "{names:?}");
+}
+
+#[test]
+fn only_what_was_set_aside_last_is_kept() {
+    let shelf = Shelf::new(SHARD);
+    for number in 1..=2 {
+        let name = format!("{number:08}.graph");
+        fs::write(file(shelf.root.path(), SHARD, &name), b"not a segment").expect("written");
+        let (mut machine, bad) = shelf.open(SHARD);
+        assert_eq!(bad, 1);
+        assert!(contents(&mut machine) == shelf.contents);
+        drop(shelf.open(SHARD)); // nothing is wrong any more
+        let names = file_names(shelf.root.path(), SHARD);
+        let bad: Vec<&String> = names.iter().filter(|name| name.ends_with(".bad")).collect();
+        assert_eq!(bad, [&format!("{number:08}.graph.bad"), &format!("{number:08}.stored.bad")], "{names:?}");
+    }
+}
+
+#[test]
+fn what_is_walked_and_what_is_scanned_is_the_same_before_and_after_a_build() {
+    let store = MemoryStore::new();
+    let mut machine = open(&store, SHARD, None).0;
+    let points: Vec<(u64, f32)> = (0..400).map(|number| (number, ((number * 17) % 100) as f32)).collect();
+    apply(&mut machine, &store, &[entry(&points, &[])]);
+    let before = nearest(&mut machine, Look::Exact);
+    work_all(&mut machine, &store);
+    assert_eq!(machine.plan(Lane::Build, &BTreeSet::new()), None, "all is built");
+    assert!(!segments(&machine).is_empty());
+    assert_eq!(nearest(&mut machine, Look::Exact), before);
+}
+
+/// Writes, jobs, restarts and power cuts in any order.
+#[test]
+fn nothing_is_lost_whatever_comes_in_between() {
+    for seed in 0..30 {
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
+        let root = root.path();
+        let mut machine = open(&store, SHARD, Some(root)).0;
+        let (mut log, mut points) = (Vec::new(), Points::new());
+        for _ in 0..60 {
+            match rng.random_range(0..10) {
+                0..5 => {
+                    let mut point = |_| (rng.random_range(0..200), rng.random_range(0..100) as f32);
+                    let upserts: BTreeMap<u64, f32> = (0..20).map(&mut point).collect();
+                    let mut deletes: Vec<u64> = (0..5).map(|_| rng.random_range(200..260)).collect();
+                    deletes.extend((0..5).map(|_| rng.random_range(0..200)));
+                    deletes.retain(|id| !upserts.contains_key(id));
+                    deletes.sort_unstable();
+                    deletes.dedup();
+                    deletes.iter().for_each(|id| drop(points.remove(id)));
+                    points.extend(upserts.iter().map(|(id, x)| (*id, (vec![*x, *id as f32], *x as i64))));
+                    log.push(entry(&upserts.into_iter().collect::<Vec<_>>(), &deletes));
+                    apply(&mut machine, &store, &log);
+                }
+                5..8 => {
+                    let lane = Lane::ALL[rng.random_range(0..2)];
+                    work(&mut machine, &store, lane, rng.random_bool(0.5));
+                }
+                8 => {
+                    let (reopened, bad) = open(&store, SHARD, Some(root));
+                    assert_eq!(bad, 0, "what is listed is there");
+                    machine = reopened;
+                }
+                _ => {
+                    store.crash(rng.random_range(0..=store.unsynced_batches()));
+                    let (reopened, bad) = open(&store, SHARD, Some(root));
+                    assert_eq!(bad, 0, "what is listed is there");
+                    machine = reopened;
+                    apply(&mut machine, &store, &log);
+                }
+            }
+            assert!(contents(&mut machine) == points, "seed {seed}: other points");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Files of a shard's segments: which are ours and whole, and which must go.
+//!
+//! Segments are caches: the store has every point. So a file that is missing or damaged is set aside and what it held
+//! is built in again; only a folder that cannot be used at all keeps a replica from opening.
+//!
+//! The store lists each segment with the checksum of its graph, which stands for every byte of both files. A file that
+//! is not listed with its own checksum is not ours, whatever its name: a crash left it, or it came from another shard
+//! or from a copy of the folder. A segment is listed once its files are durable, and what it replaces is removed once
+//! the list is durable; so a crash leaves files that are not listed, and no entry without its files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use shoal_index::file::{Fault, FileError, Residency};
+use shoal_index::segment::{Segment, Target};
+use shoal_model::{IndexSpec, ShardId};
+use shoal_runtime::{Batch, Store, Table};
+
+use crate::{NodeError, keys};
+
+/// What a file is called in addition once it was set aside.
+const BAD: &str = "bad";
+
+/// The files of one shard.
+#[derive(Debug)]
+pub(crate) struct SegmentFiles {
+    shard: ShardId,
+    /// `None` if segments are in memory only.
+    folder: Option<PathBuf>,
+    /// Greater than every number that was ever listed or is in the folder.
+    next: u64,
+}
+
+/// What was found when a shard's segments were opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) files: SegmentFiles,
+    /// Numbers and segments, the newest first.
+    pub(crate) segments: Vec<(u64, Segment)>,
+    /// Segments that were listed, and missing or bad.
+    pub(crate) bad: u64,
+}
+
+/// The folder of a shard's segments within that of a node's.
+pub(crate) fn folder_of(root: &Path, shard: ShardId) -> PathBuf {
+    root.join(shard.to_string())
+}
+
+/// Removes the folder of a shard, if it is there.
+pub(crate) fn erase(root: &Path, shard: ShardId) -> Result<(), NodeError> {
+    let path = folder_of(root, shard);
+    match fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(NodeError::SegmentFolder { path, source }),
+        _ => Ok(()),
+    }
+}
+
+impl SegmentFiles {
+    /// Opens what the store lists in the shard's folder under `root`, every byte verified, and cleans up the rest.
+    pub(crate) fn open(
+        root: Option<&Path>,
+        store: &dyn Store,
+        shard: ShardId,
+        spec: &IndexSpec,
+    ) -> Result<Opened, NodeError> {
+        let Some(root) = root else {
+            return Ok(Opened { files: Self { shard, folder: None, next: 1 }, segments: Vec::new(), bad: 0 });
+        };
+        let folder = folder_of(root, shard);
+        fs::create_dir_all(&folder).map_err(|source| NodeError::SegmentFolder { path: folder.clone(), source })?;
+        let listed = read_list(store, shard)?;
+        let next = listed.keys().next_back().map_or(1, |last| last + 1);
+        let mut files = Self { shard, folder: Some(folder.clone()), next };
+        let (mut segments, mut aside, mut batch) = (Vec::new(), Vec::new(), Batch::default());
+        for (number, checksum) in listed.into_iter().rev() {
+            match files.open_listed(number, checksum, spec) {
+                Ok(segment) => segments.push((number, segment)),
+                Err(error) => {
+                    tracing::warn!(shard = shard.0, %error, "a segment is set aside; its points are built in again");
+                    aside.push(number);
+                    batch.delete(Table::Meta, keys::segment(shard, number));
+                }
+            }
+        }
+        files.clean(&folder, &segments, &aside).map_err(|source| NodeError::SegmentFolder { path: folder, source })?;
+        if !batch.is_empty() {
+            store.write(batch)?;
+        }
+        Ok(Opened { files, segments, bad: aside.len() as u64 })
+    }
+
+    fn open_listed(&self, number: u64, checksum: u64, spec: &IndexSpec) -> Result<Segment, FileError> {
+        let segment = Segment::open(&self.target(number))?;
+        let image = segment.graph_image();
+        let fault = if image.checksum() != checksum {
+            Fault::Unexpected { want: checksum, got: image.checksum() }
+        } else if (segment.dim(), segment.metric()) != (spec.dim, spec.metric) {
+            Fault::Malformed { problem: "its vectors are not the collection's" }
+        } else {
+            return Ok(segment);
+        };
+        Err(FileError { path: image.path().to_owned(), fault })
+    }
+
+    /// Sets files aside, and removes all that no open segment needs. Of those set aside the last ones are kept.
+    fn clean(&mut self, folder: &Path, open: &[(u64, Segment)], aside: &[u64]) -> io::Result<()> {
+        let names = |number: u64| self.target(number).files();
+        let needed: BTreeSet<PathBuf> = open.iter().flat_map(|(number, _)| names(*number)).collect();
+        let aside: BTreeSet<PathBuf> = aside.iter().flat_map(|number| names(*number)).collect();
+        for entry in fs::read_dir(folder)? {
+            let (path, is_file) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?.is_file())))?;
+            self.next = self.next.max(number_of(&path).map_or(0, |number| number.saturating_add(1)));
+            let is_bad = path.extension() == Some(OsStr::new(BAD));
+            let changed = if needed.contains(&path) || !is_file || (is_bad && aside.is_empty()) {
+                Ok(())
+            } else if aside.contains(&path) {
+                fs::rename(&path, with_bad(&path))
+            } else if is_bad && aside.iter().any(|name| with_bad(name) == path) {
+                Ok(()) // set aside a moment ago
+            } else {
+                fs::remove_file(&path)
+            };
+            if let Err(error) = changed {
+                // It costs disk, and nothing else: numbers are not used twice.
+                tracing::warn!(shard = self.shard.0, path = %path.display(), %error, "a useless file stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// A number that no segment had, for the next.
+    pub(crate) fn reserve(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// Where the files of a segment are.
+    pub(crate) fn target(&self, number: u64) -> Target {
+        match &self.folder {
+            None => Target::Memory,
+            Some(folder) => {
+                let name = format!("{number:08}");
+                Target::Folder { folder: folder.clone(), name, residency: Residency::Mapped }
+            }
+        }
+    }
+
+    /// Lists a segment whose files are durable.
+    pub(crate) fn list(&self, batch: &mut Batch, number: u64, segment: &Segment) {
+        if self.folder.is_some() {
+            let checksum = Bytes::copy_from_slice(&segment.graph_image().checksum().to_be_bytes());
+            batch.put(Table::Meta, keys::segment(self.shard, number), checksum);
+        }
+    }
+
+    /// Takes a segment off the list.
+    pub(crate) fn unlist(&self, batch: &mut Batch, number: u64) {
+        if self.folder.is_some() {
+            batch.delete(Table::Meta, keys::segment(self.shard, number));
+        }
+    }
+}
+
+/// Removes the files of a segment that nobody opens again; they may be mapped still.
+pub(crate) fn remove(target: &Target) {
+    for path in target.files() {
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            // The next start finds it.
+            tracing::warn!(path = %path.display(), %error, "a useless file stays");
+        }
+    }
+}
+
+/// Numbers and checksums of the segments that the store lists.
+fn read_list(store: &dyn Store, shard: ShardId) -> Result<BTreeMap<u64, u64>, NodeError> {
+    let (from, to) = keys::segments(shard);
+    let (mut listed, mut is_whole) = (BTreeMap::new(), true);
+    store.scan(Table::Meta, &from, &to, &mut |key, checksum| {
+        match (keys::number_of_segment(key), checksum.try_into()) {
+            (Some(number), Ok(checksum)) => drop(listed.insert(number, u64::from_be_bytes(checksum))),
+            _ => is_whole = false,
+        }
+        ControlFlow::Continue(())
+    })?;
+    if is_whole { Ok(listed) } else { Err(NodeError::Malformed { shard, what: "list of segments" }) }
+}
+
+/// The number in the name of a segment's file.
+fn number_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.split('.').next()?.parse().ok()
+}
+
+fn with_bad(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(BAD);
+    name.into()
+}
