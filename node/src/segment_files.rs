@@ -87,10 +87,10 @@ impl SegmentFiles {
                 }
             }
         }
+        // Nothing is removed that a list which a power cut brings back would name.
+        store.write(batch)?;
+        store.sync()?;
         files.clean(&folder, &segments, &aside).map_err(|source| NodeError::SegmentFolder { path: folder, source })?;
-        if !batch.is_empty() {
-            store.write(batch)?;
-        }
         Ok(Opened { files, segments, bad: aside.len() as u64 })
     }
 
