@@ -34,7 +34,7 @@ pub use ids::{
 };
 pub use limits::Limits;
 pub use metric::Metric;
-pub use point::{Point, check_distinct, check_k, check_payload, check_vector};
+pub use point::{Point, check_distinct, check_ef_search, check_k, check_payload, check_vector};
 pub use point_id::{PointId, PointIdError};
 pub use token::{Token, TokenError};
 pub use top_k::{Hit, Scored, merge_top_k};

@@ -96,6 +96,17 @@ pub fn check_k(k: u32, limits: &Limits) -> Result<(), InputError> {
     Ok(())
 }
 
+/// Checks the beam of a search that wants `k` results; `k` was checked.
+pub fn check_ef_search(beam: u32, k: u32, limits: &Limits) -> Result<(), InputError> {
+    if beam < k {
+        return Err(InputError::new("ef_search", format!("is {beam}, must be at least k, which is {k}")));
+    }
+    if beam > limits.ef_search_max {
+        return Err(InputError::new("ef_search", format!("is {beam}, the cap is {}", limits.ef_search_max)));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

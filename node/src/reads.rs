@@ -12,7 +12,7 @@ use shoal_index::set::{self, Found, Look, Row, SetFilter, SetQuery, SetStats, Vi
 use shoal_index::{IndexError, packed};
 use shoal_model::{
     Classify as _, Epoch, ErrorKind, InputError, Limits, LogIndex, Payload, PointId, RECALL_TARGET_DEFAULT, Scored,
-    ShardId, check_k, check_vector, merge_top_k,
+    ShardId, check_ef_search, check_k, check_vector, merge_top_k,
 };
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::{convert, v1};
@@ -132,7 +132,7 @@ impl Reads {
     ) -> Result<wire::SearchResponse, NodeError> {
         let interest = Interest::until(deadline);
         check_k(request.k, &self.limits)?;
-        let look = look(&request)?;
+        let look = look(&request, &self.limits)?;
         let work = Arc::new(Work {
             vector: convert::vector(request.vector)?,
             k: request.k as usize,
@@ -429,7 +429,7 @@ async fn open_view(
 }
 
 /// How a request wants its points looked for. A wanted recall goes before a beam; all of them means each point.
-fn look(request: &wire::SearchRequest) -> Result<Look, InputError> {
+fn look(request: &wire::SearchRequest, limits: &Limits) -> Result<Look, InputError> {
     if request.exact {
         return Ok(Look::Exact);
     }
@@ -437,10 +437,10 @@ fn look(request: &wire::SearchRequest) -> Result<Look, InputError> {
         (Some(recall), _) if !(recall > 0.0 && recall <= 1.0) => {
             return Err(InputError::new("recall_target", format!("is {recall}, must be above 0 and at most 1")));
         }
-        (None, Some(beam)) if beam < request.k => {
-            return Err(InputError::new("ef_search", format!("is {beam}, must be at least k, which is {}", request.k)));
+        (None, Some(beam)) => {
+            check_ef_search(beam, request.k, limits)?;
+            Effort::Beam(beam as usize)
         }
-        (None, Some(beam)) => Effort::Beam(beam as usize),
         (recall, _) => {
             #[allow(clippy::cast_possible_truncation, reason = "segments measure recall in f32")]
             let recall = recall.unwrap_or(RECALL_TARGET_DEFAULT) as f32;

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use shoal_model::{IndexSpec, InputError, Limits, PointId, check_distinct, check_k, check_payload, check_vector};
+use shoal_model::{
+    IndexSpec, InputError, Limits, PointId, check_distinct, check_ef_search, check_k, check_payload, check_vector,
+};
 use shoal_proto::{convert, v1};
 
 use crate::RouterError;
@@ -128,14 +130,7 @@ fn effort(request: &v1::SearchRequest, limits: &Limits) -> Result<(), InputError
     if let Some(recall) = request.recall_target.filter(|recall| !(*recall > 0.0 && *recall <= 1.0)) {
         return Err(InputError::new("recall_target", format!("is {recall}, must be above 0 and at most 1")));
     }
-    let Some(beam) = request.ef_search else { return Ok(()) };
-    if beam < request.k {
-        return Err(InputError::new("ef_search", format!("is {beam}, must be at least k, which is {}", request.k)));
-    }
-    if beam > limits.ef_search_max {
-        return Err(InputError::new("ef_search", format!("is {beam}, the cap is {}", limits.ef_search_max)));
-    }
-    Ok(())
+    request.ef_search.map_or(Ok(()), |beam| check_ef_search(beam, request.k, limits))
 }
 
 fn payload_fields(names: &[String], limits: &Limits) -> Result<(), InputError> {
