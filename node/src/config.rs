@@ -1,5 +1,7 @@
 //! What may differ from node to node.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use shoal_index::set::Policy;
 use shoal_model::{InputError, Limits};
@@ -42,6 +44,9 @@ pub struct NodeConfig {
     /// Sealed deltas of a shard that wait to be built before its writes are pushed back.
     #[serde(default = "default_deltas_waiting_max")]
     pub deltas_waiting_max: u32,
+    /// Milliseconds without a write after which a shard makes fewer, larger segments than writes leave time for.
+    #[serde(default = "default_quiet_after_ms")]
+    pub quiet_after_ms: u32,
     /// Points that no merge of segments exceeds. A merge needs some 20 bytes of memory for each component.
     #[serde(default = "default_segment_points_max")]
     pub segment_points_max: u32,
@@ -73,6 +78,10 @@ fn default_deltas_waiting_max() -> u32 {
     16
 }
 
+fn default_quiet_after_ms() -> u32 {
+    1_000
+}
+
 fn default_segment_points_max() -> u32 {
     1_000_000
 }
@@ -95,9 +104,11 @@ impl NodeConfig {
         if self.search_queue_max == 0 {
             return Err(InputError::new("node.search_queue_max", "must be at least 1"));
         }
-        for (field, value) in
-            [("node.delta_points_max", self.delta_points_max), ("node.deltas_waiting_max", self.deltas_waiting_max)]
-        {
+        for (field, value) in [
+            ("node.delta_points_max", self.delta_points_max),
+            ("node.deltas_waiting_max", self.deltas_waiting_max),
+            ("node.quiet_after_ms", self.quiet_after_ms),
+        ] {
             if value == 0 {
                 return Err(InputError::new(field, "must be at least 1"));
             }
@@ -128,6 +139,11 @@ impl NodeConfig {
         }
     }
 
+    /// How long nothing is written before a shard makes fewer, larger segments.
+    pub(crate) fn quiet_after(&self) -> Duration {
+        Duration::from_millis(self.quiet_after_ms.into())
+    }
+
     /// Sizes of parts of an index.
     pub(crate) fn policy(&self) -> Policy {
         Policy {
@@ -156,6 +172,7 @@ mod tests {
             delta_points_max: default_delta_points_max(),
             delta_bytes_max: default_delta_bytes_max(),
             deltas_waiting_max: default_deltas_waiting_max(),
+            quiet_after_ms: default_quiet_after_ms(),
             segment_points_max: default_segment_points_max(),
         }
     }
@@ -169,6 +186,7 @@ mod tests {
             ("node.delta_points_max", NodeConfig { delta_points_max: 0, ..good() }),
             ("node.delta_bytes_max", NodeConfig { delta_bytes_max: 1_000, ..good() }),
             ("node.deltas_waiting_max", NodeConfig { deltas_waiting_max: 0, ..good() }),
+            ("node.quiet_after_ms", NodeConfig { quiet_after_ms: 0, ..good() }),
             ("node.segment_points_max", NodeConfig { segment_points_max: 19_999, ..good() }),
             ("node.segment_points_max", NodeConfig { segment_points_max: 1 << 31, ..good() }),
         ] {

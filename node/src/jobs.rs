@@ -120,12 +120,12 @@ impl Jobs {
         Self { shard, builder, parameters, metrics, store, cancel: Cancel::default(), tasks: JoinSet::new(), lanes }
     }
 
-    /// Begins what is to be done and may be done now.
-    pub(crate) fn begin(&mut self, machine: &mut ShardMachine) -> Result<(), NodeError> {
+    /// Begins what is to be done and may be done now; more if the shard `is_quiet`.
+    pub(crate) fn begin(&mut self, machine: &mut ShardMachine, is_quiet: bool) -> Result<(), NodeError> {
         let now = Instant::now();
         for lane in Lane::ALL {
             let free = self.lanes.get(&lane).is_none_or(|state| state.is_free(now));
-            if free && let Some(job) = machine.plan(lane, &self.taken()) {
+            if free && let Some(job) = machine.plan(lane, &self.taken(), is_quiet) {
                 self.begin_job(lane, job, machine)?;
             }
         }
@@ -407,7 +407,7 @@ mod tests {
         let mut machine = filled(4_000, &*store, None);
         let mut jobs = jobs(&store);
         loop {
-            jobs.begin(&mut machine).expect("planned");
+            jobs.begin(&mut machine, false).expect("planned");
             if jobs.status().running.is_empty() {
                 break;
             }
@@ -428,9 +428,9 @@ mod tests {
         let mut machine = filled(5_000, &*store, Some(root.path()));
         let (mut first, mut second) = (jobs(&store), jobs(&store));
         second.builder = first.builder.clone();
-        first.begin(&mut machine).expect("planned");
+        first.begin(&mut machine, false).expect("planned");
         let mut other = filled(5_000, &*store, None);
-        second.begin(&mut other).expect("planned");
+        second.begin(&mut other, false).expect("planned");
         assert_eq!(second.status().running, ["building a segment of 500 points"]);
         // Were it not cancelled it would wait for ever: nobody takes the first job's end.
         second.stop().await;
@@ -448,14 +448,14 @@ mod tests {
         let folder = segment_files::folder_of(root.path(), SHARD);
         std::fs::remove_dir_all(&folder).expect("removed");
         for failures in 1..=3 {
-            jobs.begin(&mut machine).expect("planned");
+            jobs.begin(&mut machine, false).expect("planned");
             assert_eq!(jobs.status().running.len(), 1);
             let event = jobs.next().await.expect("no task fails");
             machine = jobs.handle(event, machine).await.expect("borne");
             let status = jobs.status();
             assert!(status.cannot_build && status.failures.len() == 1, "{status:?}");
             assert!(status.failures[0].contains("building a segment of 500 points"), "{status:?}");
-            jobs.begin(&mut machine).expect("nothing is planned");
+            jobs.begin(&mut machine, false).expect("nothing is planned");
             assert!(jobs.status().running.is_empty(), "it rests");
             let began = Instant::now();
             let event = jobs.next().await.expect("no task fails");
@@ -465,7 +465,7 @@ mod tests {
             assert_eq!(machine.publish().points.len(), 500, "points are searched as they were");
         }
         std::fs::create_dir(&folder).expect("made");
-        jobs.begin(&mut machine).expect("planned");
+        jobs.begin(&mut machine, false).expect("planned");
         let event = jobs.next().await.expect("no task fails");
         machine = jobs.handle(event, machine).await.expect("installed");
         assert_eq!((machine.publish().sealed, jobs.status().cannot_build), (0, false));

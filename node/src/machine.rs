@@ -131,15 +131,26 @@ impl ShardMachine {
         View { points, applied: self.applied, sealed }
     }
 
-    /// The next job of a lane, on parts that are not `taken`.
-    pub(crate) fn plan(&self, lane: Lane, taken: &BTreeSet<PartId>) -> Option<Job> {
+    /// Now that nothing is written, has what was written last become a segment if it is worth one.
+    pub(crate) fn settle(&mut self) {
+        if self.points.is_worth_a_segment() {
+            self.points.seal();
+        }
+    }
+
+    /// The next job of a lane, on parts that are not `taken`. If the shard `is_quiet` and nothing waits to be built,
+    /// also merges that would not pay while more is written.
+    pub(crate) fn plan(&self, lane: Lane, taken: &BTreeSet<PartId>, is_quiet: bool) -> Option<Job> {
         let kind = match lane {
             Lane::Build => PartKind::Sealed,
             Lane::Merge => PartKind::Segment,
         };
-        let parts = self.points.parts().into_iter();
-        let free: Vec<Part> = parts.filter(|part| part.kind == kind && !taken.contains(&part.id)).collect();
-        set::plan(&free, &self.policy)
+        let parts = self.points.parts();
+        let is_built = parts.iter().all(|part| part.kind != PartKind::Sealed);
+        let is_free = |part: &Part| part.kind == kind && !taken.contains(&part.id);
+        let free: Vec<Part> = parts.into_iter().filter(is_free).collect();
+        let plan = if is_quiet && is_built { set::plan_quiet } else { set::plan };
+        plan(&free, &self.policy)
     }
 
     /// Begins a job; tells the number of the segment that it makes, and where that goes.

@@ -138,7 +138,8 @@ fn known_map(store: &dyn Store, cluster: ClusterId) -> Result<ClusterMap, NodeEr
 fn indexing(config: &NodeConfig, folder: Option<PathBuf>, metrics: Metrics) -> Result<Indexing, NodeError> {
     let builder = Arc::new(Builder::start(config.build_threads())?);
     let deltas_waiting_max = config.deltas_waiting_max as usize;
-    Ok(Indexing { builder, policy: config.policy(), deltas_waiting_max, folder, metrics })
+    let quiet_after = config.quiet_after();
+    Ok(Indexing { builder, policy: config.policy(), deltas_waiting_max, quiet_after, folder, metrics })
 }
 
 /// A proposal may be as large as the request that it comes from.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -33,6 +33,8 @@ pub(crate) struct Indexing {
     pub(crate) policy: Policy,
     /// Sealed deltas of a shard that wait to be built before its writes are pushed back.
     pub(crate) deltas_waiting_max: usize,
+    /// How long nothing is written before a shard makes fewer, larger segments.
+    pub(crate) quiet_after: Duration,
     /// Folder of all segment files; `None` keeps segments in memory.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) metrics: Metrics,
@@ -88,7 +90,8 @@ impl Replica {
         });
         let (builder, metrics) = (indexing.builder.clone(), indexing.metrics.clone());
         let jobs = Jobs::new(shard.id, builder, parameters(spec), metrics, store.clone());
-        let task = ApplyTask { replica: replica.clone(), inbox, applied: applied_sender, store: store.clone(), jobs };
+        let (store, pause) = (store.clone(), Pause::new(indexing.quiet_after));
+        let task = ApplyTask { replica: replica.clone(), inbox, applied: applied_sender, store, jobs, pause };
         Ok((replica, tokio::spawn(task.run(machine))))
     }
 
@@ -189,6 +192,28 @@ struct ApplyTask {
     applied: watch::Sender<LogIndex>,
     store: Arc<dyn Store>,
     jobs: Jobs,
+    pause: Pause,
+}
+
+/// Whether a shard's writer pauses.
+struct Pause {
+    quiet_after: Duration,
+    since: tokio::time::Instant,
+    is_quiet: bool,
+}
+
+impl Pause {
+    fn new(quiet_after: Duration) -> Self {
+        Self { quiet_after, since: tokio::time::Instant::now(), is_quiet: false }
+    }
+
+    /// Completes once nothing was written for long. Safe to drop.
+    async fn quiet(&self) {
+        if self.is_quiet {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep_until(self.since + self.quiet_after).await;
+    }
 }
 
 impl ApplyTask {
@@ -202,14 +227,21 @@ impl ApplyTask {
     async fn until_closed(&mut self, mut machine: ShardMachine) -> Result<(), NodeError> {
         let mut entries = Vec::with_capacity(APPLY_TOGETHER);
         loop {
-            self.jobs.begin(&mut machine)?;
+            self.jobs.begin(&mut machine, self.pause.is_quiet)?;
             self.replica.jobs.store(Arc::new(self.jobs.status()));
             machine = tokio::select! {
                 count = self.inbox.recv_many(&mut entries, APPLY_TOGETHER) => {
                     if count == 0 {
                         return Ok(());
                     }
+                    self.pause = Pause::new(self.pause.quiet_after);
                     self.apply(std::mem::take(&mut entries), machine).await?
+                }
+                () = self.pause.quiet() => {
+                    self.pause.is_quiet = true;
+                    machine.settle();
+                    self.replica.view.store(Arc::new(machine.publish()));
+                    machine
                 }
                 event = self.jobs.next() => {
                     let mut machine = self.jobs.handle(event?, machine).await?;

@@ -13,7 +13,9 @@ const WITHIN: Duration = Duration::from_secs(120);
 const POINTS: u64 = 4_800;
 const NODE: Role = Role::Node(0);
 /// Small ones, so that 4,800 points become several segments, and merges of them.
-const SMALL_PARTS: &str = "delta_points_max = 300\nsegment_points_max = 2000";
+const SMALL_PARTS: &str = "delta_points_max = 300\nsegment_points_max = 2000\nquiet_after_ms = 600000";
+/// Larger than a shard's points, and a writer's pause that ends in the test.
+const QUIET: &str = "delta_points_max = 300\nsegment_points_max = 100000\nquiet_after_ms = 300";
 
 fn path(folder: &Path, file: &str) -> String {
     folder.join(file).display().to_string()
@@ -27,8 +29,8 @@ struct Rig {
 }
 
 impl Rig {
-    fn start(data: PathBuf) -> Self {
-        let cluster = Cluster::start_configured(Shape { coordinators: 1, nodes: 1, routers: 1 }, &[], SMALL_PARTS);
+    fn start(data: PathBuf, node: &str) -> Self {
+        let cluster = Cluster::start_configured(Shape { coordinators: 1, nodes: 1, routers: 1 }, &[], node);
         let runtime = Runtime::new().expect("a runtime");
         let endpoint = cluster.address(Role::Router(0));
         let client = runtime.block_on(async { Client::connect(&[&endpoint]) }).expect("an endpoint");
@@ -109,7 +111,7 @@ fn files_with<'a>(files: &'a [PathBuf], ending: &'a str) -> impl Iterator<Item =
 #[test]
 fn segments_come_and_answers_stay() {
     let Some(data) = data_set("sift-5k") else { return };
-    let mut rig = Rig::start(data);
+    let mut rig = Rig::start(data, SMALL_PARTS);
     rig.import();
     // Whatever is built by now, and whatever is being built.
     let answers = rig.exact_answers();
@@ -143,5 +145,25 @@ fn segments_come_and_answers_stay() {
     assert!(rig.recall(&[]) >= 0.97);
     let files = rig.segment_files();
     assert!(files_with(&files, "bad").next().is_some(), "what is damaged was set aside: {files:?}");
+    rig.cluster.stop();
+}
+
+#[test]
+fn a_shard_that_nobody_writes_to_comes_to_rest() {
+    let Some(data) = data_set("sift-5k") else { return };
+    let mut rig = Rig::start(data, QUIET);
+    rig.import();
+    let answers = rig.exact_answers();
+    let started = Instant::now();
+    loop {
+        let text = rig.cluster.scrape(NODE);
+        if Rig::metric(&text, "shoal_node_segments") == 2 && rig.wait_built() == 2 {
+            break;
+        }
+        assert!(started.elapsed() < WITHIN, "two shards do not come to one segment each: {text}");
+        std::thread::sleep(Duration::from_millis(20)); // gauges are set once a second
+    }
+    assert_eq!(rig.exact_answers(), answers, "at rest");
+    assert!(rig.recall(&[]) >= 0.97);
     rig.cluster.stop();
 }
