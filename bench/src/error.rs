@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use shoal_client::ClientError;
 use shoal_index::IndexError;
 use shoal_index::segment::BuildError;
 use shoal_model::{Classify, ErrorKind};
@@ -48,6 +49,15 @@ pub(crate) enum BenchError {
     /// The threads of a build did not start.
     #[error("no threads to build with")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// A cluster refused or failed.
+    #[error("the cluster failed: {0}")]
+    Cluster(#[from] ClientError),
+    /// A cluster never came to rest.
+    #[error("collection {collection} is still being built or merged after {seconds} s; see `shoal status`")]
+    Unsettled { collection: String, seconds: u64 },
+    /// A task of ours panicked.
+    #[error("a task ended early: {0}")]
+    Task(String),
     /// A thread could not be bound to a core.
     #[error("this thread cannot be pinned to core {core}; run where sched_setaffinity is allowed")]
     Pin { core: usize, source: io::Error },
@@ -69,9 +79,10 @@ impl Classify for BenchError {
         match self {
             Self::Set { .. } | Self::UnknownPeer { .. } | Self::PeerMetric { .. } => ErrorKind::Invalid,
             Self::NoPython | Self::PeerStart { .. } | Self::Pin { .. } => ErrorKind::Precondition,
-            Self::PeerSilent { .. } => ErrorKind::DeadlineExceeded,
+            Self::PeerSilent { .. } | Self::Unsettled { .. } => ErrorKind::DeadlineExceeded,
             Self::Index(error) => error.kind(),
-            Self::Build(_) | Self::Threads(_) => ErrorKind::Internal,
+            Self::Cluster(error) => error.kind(),
+            Self::Build(_) | Self::Threads(_) | Self::Task(_) => ErrorKind::Internal,
             Self::PeerFailed { .. } | Self::PeerGone { .. } | Self::PeerGarbage { .. } | Self::Io { .. } => {
                 ErrorKind::Internal
             }

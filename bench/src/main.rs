@@ -3,9 +3,10 @@
 //! `cargo xtask bench` prepares what it needs and starts it. One file for each bench; they share the reading of data
 //! sets, the contenders, the rules for recall and throughput, and the form of the report.
 //!
-//! Does not know about: clusters, the wire. What is measured here runs in this process or in a peer's.
+//! All but `cluster` know nothing of clusters and the wire: what they measure runs in this process or in a peer's.
 
 mod ann;
+mod cluster;
 mod contender;
 mod curve;
 mod delta;
@@ -37,6 +38,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Bench {
     Ann(ann::Args),
+    Cluster(cluster::Args),
     Delta(delta::Args),
     Filter(filter::Args),
 }
@@ -44,6 +46,7 @@ enum Bench {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().bench {
         Bench::Ann(args) => ann::run(&args),
+        Bench::Cluster(args) => cluster::run(&args),
         Bench::Delta(args) => delta::run(&args),
         Bench::Filter(args) => filter::run(&args),
     };

@@ -32,7 +32,7 @@ impl<T> Matrix<T> {
     }
 
     /// Row by row, from the first.
-    pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = &[T]> {
+    pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = &[T]> + Clone {
         self.values.chunks_exact(self.columns)
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use rayon::ThreadPoolBuilder;
-use shoal_index::segment::{Effort, Parameters, Precision, Rows, Scratch, Segment, SegmentQuery, Target};
+use shoal_index::segment::{Effort, Hit, Parameters, Precision, Rows, Scratch, Segment, SegmentQuery, Target};
 use shoal_model::{GraphSpec, PointId, Quantization};
 
 use crate::curve::median;
@@ -79,6 +79,13 @@ impl Frozen {
     #[allow(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
     pub(crate) fn file_bytes(&self) -> f64 {
         self.segment.graph_image().bytes().len() as f64
+    }
+
+    /// Answers one query, as hard as a recall takes.
+    #[allow(clippy::cast_possible_truncation, reason = "recalls need no more digits")]
+    pub(crate) fn search_one(&mut self, vector: &[f32], recall: f64) -> Result<Vec<Hit>, BenchError> {
+        let effort = Effort::Recall(recall as f32);
+        Ok(self.segment.search(&mut self.scratch, &query(vector, self.k, effort))?.0)
     }
 
     /// Answers the queries one after the other.

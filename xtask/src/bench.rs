@@ -20,6 +20,9 @@ pub(crate) fn run(args: &[&str]) -> Outcome<Infallible> {
     let with_peers = wants_peers(args);
     let workspace = prepared(if with_peers { setup::FOR_PEERS } else { setup::FOR_BUILDS })?;
     workspace.build("shoal-bench")?;
+    if args.first() == Some(&"cluster") {
+        workspace.build("shoal")?;
+    }
     let mut bench = Command::new(workspace.binary("shoal-bench"));
     if with_peers {
         bench.env("SHOAL_BENCH_PYTHON", peers(&workspace)?);

@@ -1,0 +1,92 @@
+//! Writing a set into a collection, and waiting until nothing more is to be built.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use shoal_client::{Client, ClientError, ReplicaReport};
+use shoal_model::{Point, PointId};
+use tokio::task::JoinSet;
+
+use crate::error::BenchError;
+use crate::set::Set;
+
+/// Points of a write.
+const BATCH: usize = 256;
+/// Writes at a time.
+const CONCURRENCY: usize = 4;
+/// How often the cluster is asked how far it is: reports come once a second.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How long nothing must have changed.
+const QUIET_FOR: Duration = Duration::from_secs(6);
+/// What it may take at most.
+const SETTLE_WITHIN: Duration = Duration::from_secs(600);
+
+/// Writes the points of a set.
+pub(super) struct Loader<'a> {
+    pub(super) client: &'a Client,
+    pub(super) set: &'a Set,
+}
+
+impl Loader<'_> {
+    /// Writes one point.
+    pub(super) async fn first_point(&self, collection: &str) -> Result<(), BenchError> {
+        self.client.upsert(collection, self.points(0, 1)).await?;
+        Ok(())
+    }
+
+    /// Writes every point, replacing what is there.
+    pub(super) async fn all(&self, collection: &str) -> Result<(), BenchError> {
+        let mut writes = JoinSet::new();
+        for first in (0..self.set.base.len()).step_by(BATCH) {
+            if writes.len() == CONCURRENCY {
+                finish(&mut writes).await?;
+            }
+            let (client, name, points) = (self.client.clone(), collection.to_owned(), self.points(first, BATCH));
+            writes.spawn(async move { client.upsert(&name, points).await.map(drop) });
+        }
+        while !writes.is_empty() {
+            finish(&mut writes).await?;
+        }
+        Ok(())
+    }
+
+    fn points(&self, first: usize, count: usize) -> Vec<Point> {
+        let rows = self.set.base.rows().enumerate().skip(first).take(count);
+        let point = |(row, vector): (usize, &[f32])| Point {
+            id: PointId::Number(row as u64),
+            vector: vector.to_vec(),
+            payload: BTreeMap::new(),
+        };
+        rows.map(point).collect()
+    }
+
+    /// Waits until the collection's replicas have reported the same for a while, with no job under way.
+    pub(super) async fn settle(&self, collection: &str) -> Result<(), BenchError> {
+        let started = Instant::now();
+        let mut last: (Vec<ReplicaReport>, Instant) = (Vec::new(), started);
+        while started.elapsed() < SETTLE_WITHIN {
+            tokio::time::sleep(ASK_EVERY).await;
+            let reports = self.reports(collection).await?;
+            let busy = reports.is_empty() || reports.iter().any(|report| !report.jobs.is_empty());
+            if busy || reports != last.0 {
+                last = (reports, Instant::now());
+            } else if last.1.elapsed() >= QUIET_FOR {
+                return Ok(());
+            }
+        }
+        Err(BenchError::Unsettled { collection: collection.to_owned(), seconds: SETTLE_WITHIN.as_secs() })
+    }
+
+    async fn reports(&self, collection: &str) -> Result<Vec<ReplicaReport>, ClientError> {
+        let collection = self.client.describe_collection(collection).await?;
+        let replicas = collection.shards.into_iter().flat_map(|shard| shard.replicas);
+        Ok(replicas.filter_map(|replica| replica.report).collect())
+    }
+}
+
+async fn finish(writes: &mut JoinSet<Result<(), ClientError>>) -> Result<(), BenchError> {
+    match writes.join_next().await {
+        Some(written) => Ok(written.map_err(|error| BenchError::Task(error.to_string()))??),
+        None => Ok(()),
+    }
+}
