@@ -325,7 +325,10 @@ impl<N: Fn(u32) -> u32 + Sync> Trial<'_, N> {
         };
         calibration::measure(points.len(), &self.queries, ask, distance, |scratch: &mut Scratch, own, breadth| {
             let entry = entries::nearest(entries, &scratch.place).map(Waiting::start);
-            let hops = form.walk(scratch, entry.as_slice(), breadth, |_| 1.0, |offset| offset != own, self.stop)?;
+            // Queries of callers have no point of their own whose links lead to all that is near; only a segment so
+            // small that every point is an entry starts from it.
+            let starts: Vec<Waiting> = entry.into_iter().chain([Waiting::never(own)]).collect();
+            let hops = form.walk(scratch, &starts, breadth, |_| 1.0, |offset| offset != own, self.stop)?;
             if form.is_coded() {
                 form.refine(scratch, calibration::K, |_| (), |place, near| distance(place, near.offset));
             }

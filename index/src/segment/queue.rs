@@ -18,6 +18,11 @@ impl Waiting {
     pub(crate) fn start(offset: u32) -> Self {
         Self { estimate: 0.0, offset }
     }
+
+    /// A point to keep away from: too far for any limit, and met already.
+    pub(crate) fn never(offset: u32) -> Self {
+        Self { estimate: f32::INFINITY, offset }
+    }
 }
 
 /// Points in no order. The least is looked for where it is wanted, 16 estimates an instruction, which for the hundred
