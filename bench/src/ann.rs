@@ -7,6 +7,8 @@ mod sweep;
 use std::path::PathBuf;
 use std::{fs, iter};
 
+use shoal_model::RECALL_TARGET_DEFAULT;
+
 use crate::contender::Contender;
 use crate::error::BenchError;
 use crate::machine::{Machine, measuring_core, other_load};
@@ -22,6 +24,9 @@ const K: usize = 10;
 
 /// Beam at which one thread and two are compared.
 const SCALING_BEAM: usize = 60;
+
+/// Recalls that searches want of ours, which finds out by itself what they take: the default, and around it.
+const WANTED: [f64; 3] = [0.95, RECALL_TARGET_DEFAULT, 0.995];
 
 /// Queries of a set that `--quick` asks at most.
 const QUICK_QUERIES: usize = 1000;
@@ -88,6 +93,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let mut rows = gates::rows(&measured);
     if machine.cores > 1 {
         rows.push(gates::thread_scaling(contenders[0].thread_scaling(&set, SCALING_BEAM)?));
+    }
+    for wanted in WANTED {
+        rows.push(gates::recall_where_wanted(wanted, contenders[0].recall_where_wanted(&set, wanted)?));
     }
     let report = Report {
         bench: "ann",

@@ -101,6 +101,14 @@ impl Contender {
         }
     }
 
+    /// Recall where one is wanted, by the segment's own calibration; `None` if it is no segment of ours.
+    pub(crate) fn recall_where_wanted(&mut self, set: &Set, wanted: f64) -> Result<Option<f64>, BenchError> {
+        match &mut self.engine {
+            Engine::Ours(Ours::Segment(segment)) => segment.recall_where_wanted(set, wanted).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether it is Shoal's.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self.engine, Engine::Ours(_))

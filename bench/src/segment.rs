@@ -5,7 +5,7 @@ use rayon::ThreadPoolBuilder;
 use shoal_index::segment::{Effort, Hit, Parameters, Precision, Rows, Scratch, Segment, SegmentQuery, Target};
 use shoal_model::{GraphSpec, PointId, Quantization};
 
-use crate::curve::median;
+use crate::curve::{median, recall};
 use crate::error::BenchError;
 use crate::npy::Matrix;
 use crate::set::Set;
@@ -81,6 +81,16 @@ impl Frozen {
         self.segment.graph_image().bytes().len() as f64
     }
 
+    /// Recall of the queries of a set, asked as hard as a wanted recall takes.
+    pub(crate) fn recall_where_wanted(&mut self, set: &Set, wanted: f64) -> Result<f64, BenchError> {
+        let mut ids = Vec::with_capacity(set.queries.len() * self.k);
+        for vector in set.queries.rows() {
+            let hits = self.search_one(vector, wanted)?;
+            self.append_rows(&hits, &mut ids);
+        }
+        Ok(recall(&set.truth, &Matrix::new(self.k, ids), self.k))
+    }
+
     /// Answers one query, as hard as a recall takes.
     #[allow(clippy::cast_possible_truncation, reason = "recalls need no more digits")]
     pub(crate) fn search_one(&mut self, vector: &[f32], recall: f64) -> Result<Vec<Hit>, BenchError> {
@@ -134,10 +144,15 @@ impl Frozen {
         for vector in queries.rows() {
             let query = query(vector, self.k, Effort::Beam(beam));
             let (hits, _) = self.segment.search(scratch, &query)?;
-            ids.extend(hits.iter().map(|hit| row(self.segment.versions()[hit.offset as usize])));
-            ids.extend(std::iter::repeat_n(-1, self.k - hits.len()));
+            self.append_rows(&hits, &mut ids);
         }
         Ok(Matrix::new(self.k, ids))
+    }
+
+    /// The rows of the hits; −1 where there are fewer than `k`.
+    fn append_rows(&self, hits: &[Hit], ids: &mut Vec<i64>) {
+        ids.extend(hits.iter().map(|hit| row(self.segment.versions()[hit.offset as usize])));
+        ids.extend(std::iter::repeat_n(-1, self.k - hits.len()));
     }
 }
 

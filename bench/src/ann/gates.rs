@@ -1,5 +1,7 @@
 //! What is asked of the index, as rows of the report.
 
+use shoal_model::RECALL_TARGET_DEFAULT;
+
 use super::sweep::Sweep;
 use crate::contender::{Built, Contender};
 use crate::curve::Curve;
@@ -96,6 +98,14 @@ pub(super) fn rows(measured: &[Measured]) -> Vec<Row> {
 /// How many times as many queries two threads answer as one. Time on the wall counts, so it takes an idle machine.
 pub(super) fn thread_scaling(ratio: Option<f64>) -> Row {
     Row::new("thread_scaling", ratio, "ratio", Better::Higher).expect(Some(1.85), None)
+}
+
+/// The recall that searches get which want `wanted`. What is wanted by default is held against what users are told.
+pub(super) fn recall_where_wanted(wanted: f64, recall: Option<f64>) -> Row {
+    let row = Row::new(format!("recall_where_wanted_{wanted}"), recall, "share", Better::Higher);
+    #[allow(clippy::float_cmp, reason = "the same constant")]
+    let is_default = wanted == RECALL_TARGET_DEFAULT;
+    row.expect(is_default.then_some(0.97), None)
 }
 
 fn own_rows(ours: &Measured) -> Vec<Row> {
