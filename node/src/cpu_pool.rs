@@ -86,7 +86,7 @@ impl CpuPool {
         /// Below a part of so many points, handing work to another thread costs more than it saves: some 0.5 ms.
         const EXACT_MIN: usize = 8_192;
         /// A scan of codes is several times as fast.
-        const CODES_MIN: usize = 40_960;
+        const CODES_MIN: usize = 24_576;
         let points_min = if look == Look::Exact { EXACT_MIN } else { CODES_MIN };
         (points / points_min).clamp(1, self.threads)
     }
