@@ -12,7 +12,7 @@ use crate::segment::Frozen;
 use crate::set::Set;
 
 /// Between two searches that run beside something else: a load that leaves the machine time for it.
-const PACE: Duration = Duration::from_millis(4);
+const PACE: Duration = Duration::from_millis(10);
 
 /// Fewer searches have no 99th percentile worth the name.
 const SAMPLES_MIN: usize = 300;
