@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use shoal_index::{Delta, DeltaView, Query, SearchStats};
+use shoal_index::{Certainty, Delta, DeltaView, Query, SearchStats};
 use shoal_model::PointId;
 
 use crate::curve::{median, recall};
@@ -30,6 +30,9 @@ const QUICK_QUERIES: usize = 100;
 
 /// How often each query is asked each way; the median counts.
 const ROUNDS: usize = 5;
+
+/// How each query is asked.
+const WAYS: [Certainty; 3] = [Certainty::Sure, Certainty::Likely, Certainty::Exact];
 
 /// Queries for which the middle one of all points is looked for.
 const MIDDLES: usize = 20;
@@ -100,8 +103,10 @@ fn sets(args: &Args, queries: usize) -> impl Iterator<Item = (String, Option<f64
 struct Measured {
     /// Milliseconds of each query.
     codes_ms: Vec<f64>,
+    likely_ms: Vec<f64>,
     exact_ms: Vec<f64>,
     recall: f64,
+    likely_recall: f64,
     /// Rows whose vector was compared, of each query.
     refined: Vec<f64>,
     upsert_us: f64,
@@ -117,30 +122,47 @@ impl Measured {
         let _pinned = Pinned::to(core)?;
         let (mut delta, upsert_us) = fill(set);
         let view = delta.publish();
-        let (mut codes_ms, mut exact_ms) = (Vec::new(), Vec::new());
-        let (mut found, mut truth, mut refined) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut codes_ms, mut likely_ms, mut exact_ms) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut found, mut likely_found, mut truth, mut refined) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut kth, mut middle) = (Vec::new(), Vec::new());
         for vector in set.queries.rows().take(MIDDLES) {
             middle.extend(last_score(&view, vector, view.len() / 2)?);
         }
         for vector in set.queries.rows() {
             kth.extend(last_score(&view, vector, K)?);
-            let mut answers = [Answer::default(), Answer::default()];
-            for round in 0..2 * ROUNDS {
-                // In turns, each way first in every other pair.
-                let exact = (round + round / 2) % 2 == 1;
-                answers[usize::from(exact)].ask(&view, vector, exact)?;
+            let mut answers = WAYS.map(|_| Answer::default());
+            for round in 0..ROUNDS {
+                // In turns, each way first as often as the others.
+                for turn in 0..WAYS.len() {
+                    let way = (round + turn) % WAYS.len();
+                    answers[way].ask(&view, vector, WAYS[way])?;
+                }
             }
-            let [codes, exact] = answers;
+            let [codes, likely, exact] = answers;
             codes_ms.push(codes.median_ms());
+            likely_ms.push(likely.median_ms());
             exact_ms.push(exact.median_ms());
             refined.push(codes.stats.scanned as f64);
             found.extend(codes.ids);
+            likely_found.extend(likely.ids);
             truth.extend(exact.ids);
         }
-        let recall = recall(&Matrix::new(K, truth), &Matrix::new(K, found), K);
+        let truth = Matrix::new(K, truth);
+        let of = |found| recall(&truth, &Matrix::new(K, found), K);
+        let (recall, likely_recall) = (of(found), of(likely_found));
         let bytes_per_vector = delta.memory_bytes() as f64 / delta.len() as f64;
-        Ok(Self { codes_ms, exact_ms, recall, refined, upsert_us, bytes_per_vector, kth, middle })
+        Ok(Self {
+            codes_ms,
+            likely_ms,
+            exact_ms,
+            recall,
+            likely_recall,
+            refined,
+            upsert_us,
+            bytes_per_vector,
+            kth,
+            middle,
+        })
     }
 
     /// How far the nearest stand out, which decides how much codes spare.
@@ -155,10 +177,13 @@ impl Measured {
         vec![
             row("scan_ms", median(&self.codes_ms), "ms", Better::Lower).expect(gate_ms, None),
             row("scan_p99_ms", percentile(&self.codes_ms, 0.99), "ms", Better::Lower).expect(None, gate_ms),
+            row("likely_ms", median(&self.likely_ms), "ms", Better::Lower),
+            row("likely_p99_ms", percentile(&self.likely_ms, 0.99), "ms", Better::Lower),
             row("exact_ms", median(&self.exact_ms), "ms", Better::Lower),
             row("exact_p99_ms", percentile(&self.exact_ms, 0.99), "ms", Better::Lower),
             row("speedup", ratio, "ratio", Better::Higher),
             row("recall", Some(self.recall), "share", Better::Higher).expect(Some(0.9999), None),
+            row("likely_recall", Some(self.likely_recall), "share", Better::Higher).expect(Some(0.998), None),
             row("refined", median(&self.refined), "rows", Better::Lower),
             row("refined_p99", percentile(&self.refined, 0.99), "rows", Better::Lower),
             row("upsert_us", Some(self.upsert_us), "µs", Better::Lower),
@@ -176,8 +201,8 @@ struct Answer {
 }
 
 impl Answer {
-    fn ask(&mut self, view: &DeltaView, vector: &[f32], exact: bool) -> Result<(), BenchError> {
-        let query = Query { vector, k: K, filter: None, score_limit: None, exact, stop: &|| false };
+    fn ask(&mut self, view: &DeltaView, vector: &[f32], certainty: Certainty) -> Result<(), BenchError> {
+        let query = Query { vector, k: K, filter: None, score_limit: None, certainty, stop: &|| false };
         let started = Instant::now();
         let (found, stats) = view.search(&query)?;
         self.ms.push(started.elapsed().as_secs_f64() * 1e3);
@@ -211,7 +236,7 @@ fn fill(set: &Set) -> (Delta, f64) {
 
 /// The score of the `k`-th nearest.
 fn last_score(view: &DeltaView, vector: &[f32], k: usize) -> Result<Option<f64>, BenchError> {
-    let query = Query { vector, k, filter: None, score_limit: None, exact: true, stop: &|| false };
+    let query = Query { vector, k, filter: None, score_limit: None, certainty: Certainty::Exact, stop: &|| false };
     Ok(view.search(&query)?.0.last().map(|found| f64::from(found.score)))
 }
 

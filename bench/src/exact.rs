@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shoal_index::{Delta, DeltaView, IndexError, Query};
+use shoal_index::{Certainty, Delta, DeltaView, IndexError, Query};
 use shoal_model::PointId;
 
 use crate::npy::Matrix;
@@ -36,7 +36,14 @@ impl Exact {
     pub(crate) fn search(&self, queries: &Matrix<f32>) -> Result<Matrix<i64>, IndexError> {
         let mut ids = Vec::with_capacity(queries.len() * self.k);
         for vector in queries.rows() {
-            let query = Query { vector, k: self.k, filter: None, score_limit: None, exact: true, stop: &|| false };
+            let query = Query {
+                vector,
+                k: self.k,
+                filter: None,
+                score_limit: None,
+                certainty: Certainty::Exact,
+                stop: &|| false,
+            };
             let (found, _) = self.view.search(&query)?;
             let missing = self.k - found.len();
             ids.extend(found.iter().map(|point| row(&point.id)));

@@ -10,13 +10,17 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use shoal_index::kernels::Kernels;
-use shoal_index::{CompiledFilter, Delta, DeltaView, Query, packed};
+use shoal_index::{Certainty, CompiledFilter, Delta, DeltaView, Query, packed};
 use shoal_model::{Condition, Filter, Metric, Payload, PointId, Predicate, Range, Scalar, Value};
 
 const POINTS: u64 = 63_666;
 const DIM: u32 = 384;
 const ROUNDS: usize = 41;
-const WAYS: [(&str, bool); 2] = [("search by codes", false), ("search exactly", true)];
+const WAYS: [(&str, Certainty); 3] = [
+    ("search by codes", Certainty::Sure),
+    ("search by codes, likely", Certainty::Likely),
+    ("search exactly", Certainty::Exact),
+];
 
 fn main() {
     let mut rng = StdRng::seed_from_u64(1);
@@ -37,8 +41,8 @@ fn main() {
         println!("{}: filled in {filled:?}, {} MB", metric.name(), delta.memory_bytes() >> 20);
         let view = delta.publish();
         let queries: Vec<_> = (0..ROUNDS).map(|_| world.vector(&mut rng)).collect();
-        for (name, exact) in WAYS {
-            report(name, &queries, |query| search(&view, query, None, exact));
+        for (name, certainty) in WAYS {
+            report(name, &queries, |query| search(&view, query, None, certainty));
         }
         if metric == Metric::Cosine {
             measure_filters(&view, &queries);
@@ -53,8 +57,8 @@ fn measure_filters(view: &DeltaView, queries: &[Vec<f32>]) {
         let passing = view.count(&compiled, &|| false).unwrap();
         println!("  filter {name}: {passing} pass");
         report("  count", queries, |_| view.count(&compiled, &|| false).unwrap());
-        for (name, exact) in WAYS {
-            report(name, queries, |query| search(view, query, Some(&compiled), exact));
+        for (name, certainty) in WAYS {
+            report(name, queries, |query| search(view, query, Some(&compiled), certainty));
         }
     }
 }
@@ -79,8 +83,8 @@ fn measure_publish(delta: &mut Delta, world: &World, rng: &mut StdRng) {
     print("next upsert", plain);
 }
 
-fn search(view: &DeltaView, vector: &[f32], filter: Option<&CompiledFilter>, exact: bool) -> u64 {
-    let query = Query { vector, k: 10, filter, score_limit: None, exact, stop: &|| false };
+fn search(view: &DeltaView, vector: &[f32], filter: Option<&CompiledFilter>, certainty: Certainty) -> u64 {
+    let query = Query { vector, k: 10, filter, score_limit: None, certainty, stop: &|| false };
     let (found, stats) = view.search(&query).unwrap();
     found.len() as u64 + stats.rescored
 }

@@ -40,7 +40,7 @@ use shoal_model::{Metric, PointId};
 
 use chunk::{Label, Slot};
 use codes::Coder;
-pub use search::{Found, Query, SearchStats};
+pub use search::{Certainty, Found, Query, SearchStats};
 pub use view::{DeltaRow, DeltaView, RowRef};
 
 /// The writer's side. Every living point has exactly one living row.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
-use shoal_index::{CompiledFilter, Delta, DeltaView, Query, packed};
+use shoal_index::{Certainty, CompiledFilter, Delta, DeltaView, Query, packed};
 use shoal_model::{Filter, Hit, Limits, Metric, Payload, PointId, check_vector, merge_top_k};
 
 use super::shapes;
@@ -84,7 +84,14 @@ fn search(u: &mut Unstructured<'_>, metric: Metric, dim: u32, view: &DeltaView, 
         return Ok(());
     }
     let compiled = CompiledFilter::new(&filter);
-    let query = Query { vector: &vector, k, filter: Some(&compiled), score_limit: None, exact: true, stop: &|| false };
+    let query = Query {
+        vector: &vector,
+        k,
+        filter: Some(&compiled),
+        score_limit: None,
+        certainty: Certainty::Exact,
+        stop: &|| false,
+    };
     let hits = |query: &Query<'_>| {
         let (found, _) = view.search(query).expect("a fitting query is answered");
         found.into_iter().map(|found| Hit { id: found.id, score: found.score }).collect::<Vec<_>>()
@@ -96,7 +103,7 @@ fn search(u: &mut Unstructured<'_>, metric: Metric, dim: u32, view: &DeltaView, 
     );
     // By codes a row may be missed, and a fuzzer would find the one in a million.
     let all = naive_search(metric, points, &vector, usize::MAX, &filter);
-    let found = hits(&Query { exact: false, ..query });
+    let found = hits(&Query { certainty: Certainty::Sure, ..query });
     assert_eq!(found.len(), all.len().min(k), "as many as there are");
     assert!(found.iter().all(|hit| all.contains(hit)), "what is found passes, and has its score");
     let passing = points.iter().filter(|(id, (_, payload))| filter.matches(id, payload)).count();

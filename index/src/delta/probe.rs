@@ -2,7 +2,7 @@
 //!
 //! The error of an estimate is a fixed vector of each row, at right angles to its residual `r`, times the query. After
 //! a random rotation that product scatters like a normal variable, by `e` for each unit that the query lies off the
-//! line of `r`. A row may be among the nearest if its estimate and [`SIGMAS`] such deviations reach the floor. How far
+//! line of `r`. A row may be among the nearest if its estimate and some such deviations reach the floor. How far
 //! off the query can lie follows from the floor itself: the line of `r` passes through the row, so for a row nearer
 //! than the floor it is at most that distance, where the distance to the centre may be many times it.
 //!
@@ -20,9 +20,11 @@ use crate::rotation::Rotation;
 
 /// Deviations that an estimate is given. A normal variable exceeds 4 once in 31,000 times, and a row is lost only if
 /// its error does so *and* it is hardly nearer than the k-th. Of 1.5 million of the ten nearest, over all metrics and 1
-/// to 784 dimensions, none was lost; with 3 it is one in 13,000, with 2.5 one in 1,800. Each unit more doubles the rows
-/// to compare.
-const SIGMAS: f32 = 4.0;
+/// to 784 dimensions, none was lost; with 3 it is one in 13,000. Each unit more doubles the rows to compare.
+pub(super) const SIGMAS_SURE: f32 = 4.0;
+
+/// Likewise, for searches that want less than all: one in 1,800 was lost.
+pub(super) const SIGMAS_LIKELY: f32 = 2.5;
 
 /// Share of the lengths involved that roundings of rotation, factors and estimate come to at most, over that of a sum.
 const ROUNDING: f64 = 4.0;
@@ -38,6 +40,8 @@ pub(super) struct Probe {
     lut: Lut,
     square: f32,
     length: f32,
+    /// Deviations that an estimate is given.
+    sigmas: f32,
     /// What the tables' rounding adds to the square of what lies across.
     noise_square: f32,
     rounding: f32,
@@ -56,7 +60,7 @@ pub(super) struct Sight {
 
 impl Probe {
     /// `query` is of unit length for cosine. `None` if codes cannot tell anything of it.
-    pub(super) fn new(metric: Metric, rotation: &Rotation, query: &[f32]) -> Option<Self> {
+    pub(super) fn new(metric: Metric, rotation: &Rotation, query: &[f32], sigmas: f32) -> Option<Self> {
         let kernels = Kernels::best();
         let mut rotated = vec![0.0; rotation.padded_dim()];
         rotation.rotate(query, &mut rotated);
@@ -71,7 +75,7 @@ impl Probe {
         let noise = 2.0 * lut.deviation();
         #[allow(clippy::cast_possible_truncation, reason = "a small positive number")]
         let rounding = (ROUNDING * rounding_error(rotated.len(), 64).relative) as f32;
-        Some(Self { kernels, metric, rotated, lut, square, length, noise_square: noise * noise, rounding })
+        Some(Self { kernels, metric, rotated, lut, square, length, sigmas, noise_square: noise * noise, rounding })
     }
 
     /// What is the same for all chunks around one centre. Keeps `last` if it is of that centre.
@@ -140,6 +144,6 @@ impl Probe {
                 self.square - 2.0 * sight.weight * floor + scaled * scaled
             }
         };
-        SIGMAS * (sight.across_square.min(to_row_square).max(0.0) + self.noise_square).sqrt()
+        self.sigmas * (sight.across_square.min(to_row_square).max(0.0) + self.noise_square).sqrt()
     }
 }

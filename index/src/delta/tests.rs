@@ -26,7 +26,7 @@ fn never() -> bool {
 }
 
 fn query<'a>(vector: &'a [f32], k: usize) -> Query<'a> {
-    Query { vector, k, filter: None, score_limit: None, exact: true, stop: &never }
+    Query { vector, k, filter: None, score_limit: None, certainty: Certainty::Exact, stop: &never }
 }
 
 fn size_payload(size: i64) -> Payload {

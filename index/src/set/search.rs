@@ -10,8 +10,11 @@ use super::frozen::Frozen;
 use super::scan::{Wanted, scan};
 use super::view::{Row, View};
 use crate::IndexError;
-use crate::delta::{Query, SearchStats};
+use crate::delta::{Certainty, Query, SearchStats};
 use crate::segment::{Effort, Scratch, SegmentQuery, WalkStats};
+
+/// Searches that want more than this of the nearest are sure of those in deltas; others may miss one in 2,000 there.
+const LIKELY_RECALL_MAX: f32 = 0.999;
 
 /// How points are looked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -235,8 +238,12 @@ impl Search<'_> {
     fn delta(&mut self, number: usize) -> Result<(), IndexError> {
         let SetQuery { vector, k, filter, stop, .. } = *self.query;
         let filter = filter.map(|filter| &filter.shared.compiled);
-        let exact = self.query.look == Look::Exact;
-        let query = Query { vector, k, filter, score_limit: self.limit, exact, stop };
+        let certainty = match self.query.look {
+            Look::Exact => Certainty::Exact,
+            Look::Walk(Effort::Recall(recall)) if recall > LIKELY_RECALL_MAX => Certainty::Sure,
+            Look::Walk(_) => Certainty::Likely,
+        };
+        let query = Query { vector, k, filter, score_limit: self.limit, certainty, stop };
         let (found, stats) = self.view.deltas[number].points.search_part(self.part, self.parts, &query)?;
         self.stats.scan.merge(&stats);
         let found = found.into_iter().map(|found| {

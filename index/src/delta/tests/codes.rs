@@ -74,7 +74,7 @@ fn compare(rng: &mut StdRng, case: &str, view: &DeltaView, points: &Points, vect
     let score_limit = rng.random_bool(0.3).then(|| naive_score(view.metric(), vector, &any.0));
     let k = if rng.random_bool(0.1) { usize::MAX } else { rng.random_range(1..40) };
     let exact = Query { filter, score_limit, ..query(vector, k) };
-    let codes = Query { exact: false, ..exact };
+    let codes = Query { certainty: Certainty::Sure, ..exact };
     let (want, _) = view.search(&exact).expect("a fitting query is answered");
     let (found, stats) = view.search(&codes).expect("a fitting query is answered");
     assert_eq!(found, want, "{case}, k {k}, filtered {}, limit {score_limit:?}", filter.is_some());
@@ -104,7 +104,8 @@ fn many_rows_are_searched_window_by_window() {
             let filter = CompiledFilter::new(&at_least([0.0, 50.0, 99.0, 100.0][round % 4]));
             let exact = Query { filter: Some(&filter), ..query(vector, 10) };
             let (want, _) = view.search(&exact).expect("a fitting query is answered");
-            let (found, stats) = view.search(&Query { exact: false, ..exact }).expect("a fitting query is answered");
+            let (found, stats) =
+                view.search(&Query { certainty: Certainty::Sure, ..exact }).expect("a fitting query is answered");
             assert_eq!(found, want, "{metric:?} query {round}");
             assert_eq!(stats.estimated, view.len() as u64);
         }
@@ -123,7 +124,7 @@ fn codes_spare_most_vectors_wherever_these_lie() {
             delta.upsert(PointId::Number(id as u64), 0, &near(id), Bytes::new());
         }
         let vector = near(0);
-        let query = Query { exact: false, ..query(&vector, 10) };
+        let query = Query { certainty: Certainty::Sure, ..query(&vector, 10) };
         let (_, stats) = delta.publish().search(&query).expect("a fitting query is answered");
         assert_eq!(stats.estimated, 5_000);
         assert!(stats.scanned < 500, "{metric:?} at {offset}: {} of 5,000 vectors were read", stats.scanned);
@@ -139,7 +140,8 @@ fn queries_that_codes_cannot_be_asked_about_are_compared_with_every_vector() {
             delta.upsert(PointId::Number(id as u64), 0, &vector, Bytes::new());
         }
         let (view, vector) = (delta.publish(), vec![length; dim]);
-        let (found, stats) = view.search(&Query { exact: false, ..query(&vector, 10) }).expect("it is answered");
+        let (found, stats) =
+            view.search(&Query { certainty: Certainty::Sure, ..query(&vector, 10) }).expect("it is answered");
         assert_eq!(found, view.search(&query(&vector, 10)).expect("it is answered").0, "dim {dim} length {length}");
         assert_eq!((stats.estimated, stats.scanned), (0, 50), "dim {dim} length {length}");
     }
@@ -155,7 +157,7 @@ fn a_search_by_codes_ends_when_it_is_told_to() {
     for asked_before_stop in [0, 3, 20] {
         let asked = AtomicUsize::new(0);
         let stop = || asked.fetch_add(1, Ordering::Relaxed) >= asked_before_stop;
-        let searched = view.search(&Query { stop: &stop, exact: false, ..query(&[1.0; 384], 5) });
+        let searched = view.search(&Query { stop: &stop, certainty: Certainty::Sure, ..query(&[1.0; 384], 5) });
         assert_eq!(searched, Err(IndexError::Cancelled), "after {asked_before_stop} questions");
         assert_eq!(asked.load(Ordering::Relaxed), asked_before_stop + 1, "search goes on after a yes");
     }
