@@ -157,7 +157,7 @@ impl Frozen {
 }
 
 fn query(vector: &[f32], k: usize, effort: Effort) -> SegmentQuery<'_> {
-    SegmentQuery { vector, k, effort, live: None, filter: None, score_limit: None, stop: &|| false }
+    SegmentQuery { vector, k, effort, live: None, filter: None, packed: None, score_limit: None, stop: &|| false }
 }
 
 /// Versions are rows here.

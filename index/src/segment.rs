@@ -12,8 +12,9 @@
 //! | `place` | a query, ready to be compared |
 //! | `entries` | where walks start |
 //! | `walk`, `queue` | the walk, and the points that wait in it |
-//! | `cells`, `sketch`, `sieve` | points by region, and scanning those that pass a narrow filter |
-//! | `calibration` | how hard to look for a wanted recall |
+//! | `cells`, `sketch`, `packed` | points by region, one by one and those that pass a filter in batches |
+//! | `sieve`, `contest` | scanning the points that pass a filter |
+//! | `calibration`, `bounds` | how hard to walk and how far to scan for a wanted recall |
 //! | `ids`, `stored` | ids; payload, and vectors that blocks have not exactly |
 //! | `rows`, `target` | points before they are built in; where files go |
 //! | `build`, `frozen`, `search` | making, opening and asking a segment |
@@ -23,16 +24,20 @@
 //! search panic or read what is not there; links may still lead anywhere within the graph, so an enemy can spoil
 //! answers, not processes.
 
+mod among;
 mod blocks;
+mod bounds;
 mod build;
 mod calibration;
 mod cells;
 mod compact;
+mod contest;
 pub(crate) mod entries;
 mod form;
 mod frozen;
 mod ids;
 mod layout;
+mod packed;
 mod place;
 mod queue;
 mod rows;
@@ -51,6 +56,7 @@ mod tests;
 pub use build::{BuildError, Parameters};
 pub use frozen::Segment;
 pub use layout::Precision;
+pub use packed::Packed;
 pub use rows::Rows;
 pub use search::{Effort, Hit, SegmentQuery, WalkStats};
 pub use target::Target;

@@ -19,7 +19,7 @@
 //! | `restart` | which points of segments still live, told by a replay of the store |
 //! | `view` | what readers see; points by id |
 //! | `search`, `scan` | the nearest, over all parts; exactly, in a segment |
-//! | `filtered` | filters, and how a filtered segment is searched |
+//! | `filtered`, `evaluated` | filters, and how a filtered segment is searched; what passed earlier queries' filters |
 //! | `pages` | count and scroll |
 //!
 //! # The caller's duties
@@ -34,6 +34,7 @@
 //! 5. Keep files: which part came from which is known by [`PartId`].
 
 mod error;
+mod evaluated;
 mod filtered;
 mod frozen;
 mod jobs;

@@ -129,7 +129,16 @@ fn search(segment: Segment) {
         (Effort::Recall(f32::NAN), 100, Some(7.0)),
     ] {
         for (live, filter) in [(None, None), (Some(&live[..]), None), (Some(&live[..]), matches.as_ref())] {
-            let query = SegmentQuery { vector: &vector, k, effort, live, filter, score_limit: limit, stop: &|| false };
+            let query = SegmentQuery {
+                vector: &vector,
+                k,
+                effort,
+                live,
+                filter,
+                packed: None,
+                score_limit: limit,
+                stop: &|| false,
+            };
             let (hits, _) = segment.search(&mut scratch, &query).expect("a fitting query is answered");
             assert!(hits.len() <= len as usize && hits.iter().all(|hit| hit.offset < len));
         }

@@ -79,6 +79,14 @@ impl Matches {
         if let Set::List(list) = &self.set { Some(list) } else { None }
     }
 
+    /// Bytes that it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match &self.set {
+            Set::Bits(bits) => size_of_val(&bits[..]),
+            Set::List(list) => size_of_val(&list[..]),
+        }
+    }
+
     /// As bits, whichever way it is kept.
     #[must_use]
     pub fn into_bits(self) -> Vec<u64> {

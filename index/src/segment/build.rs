@@ -7,6 +7,7 @@ use shoal_model::{Metric, PointId};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::blocks::Blocks;
+use super::bounds::{Bounds, Ground};
 use super::cells::{self, Cell};
 use super::compact::{self, Compact};
 use super::entries::{self, ENTRIES_MAX};
@@ -107,6 +108,10 @@ impl Segment {
     }
 }
 
+/// One in so many points is looked for to calibrate walks among points that pass a filter: where fewer pass, a walk is
+/// seldom chosen, and where more do, it finds more.
+const SPARSE: u32 = 4;
+
 /// A segment that is not written yet.
 struct Draft<'a> {
     rows: &'a Rows,
@@ -117,6 +122,8 @@ struct Draft<'a> {
     grown: Grown,
     entries: Vec<u32>,
     samples: Vec<calibration::Sample>,
+    among: Vec<calibration::Sample>,
+    bounds: Vec<Bounds>,
     /// Offsets of points as they will be in the file: which point lies where.
     order: Vec<u32>,
     /// What `order` says, by point.
@@ -124,6 +131,8 @@ struct Draft<'a> {
     /// Centres named by their place in the file.
     cells: Vec<Cell>,
     sketches: Vec<u8>,
+    /// Codes of the cells' centres.
+    centers: Vec<u8>,
     /// Blocks of the compact form, in the order of the file, if that is wanted.
     compact: Option<Vec<u8>>,
     about: About,
@@ -155,12 +164,15 @@ impl<'a> Draft<'a> {
         let mut places = vec![0; order.len()];
         (0..).zip(&order).for_each(|(place, offset)| places[*offset as usize] = place);
         let sketches = cells::write_sketches(&points, &order, &cells);
+        let centers = cells::write_centers(&points, &mut cells);
         cells.iter_mut().for_each(|cell| cell.center = places[cell.center as usize]);
         let compact = (precision == Precision::Compact).then(|| write_compact(&points, &grown, &order, &places));
         // The last ones are as random as the first, and no entry points.
         let first = points.len().saturating_sub(calibration::QUERIES);
         let queries = (0..).take(points.len()).skip(first);
-        let samples = if let Some(blocks) = &compact {
+        let ground = Ground { points: &points, order: &order, cells: &cells, sketches: &sketches, centers: &centers };
+        let bounds = ground.measure(&queries.clone().collect::<Vec<_>>());
+        let [samples, among] = if let Some(blocks) = &compact {
             let (padded_dims, cells_of) = (points.rotation().padded_dim(), compact::cells_of(&cells));
             let form = Form::Compact(Compact::new(padded_dims, blocks, &sketches, &cells, &cells_of));
             let place = |offset: u32| places[offset as usize];
@@ -191,10 +203,13 @@ impl<'a> Draft<'a> {
             grown,
             entries,
             samples,
+            among,
+            bounds,
             order,
             places,
             cells,
             sketches,
+            centers,
             compact,
             about,
         })
@@ -221,6 +236,10 @@ impl<'a> Draft<'a> {
         self.write_points(&mut writer)?;
         writer.begin_section(tag::CALIBRATION, Align::Page)?;
         writer.write(self.samples.as_bytes())?;
+        writer.begin_section(tag::AMONG, Align::Page)?;
+        writer.write(self.among.as_bytes())?;
+        writer.begin_section(tag::BOUNDS, Align::Page)?;
+        writer.write(self.bounds.as_bytes())?;
         writer.finish(About { stored, ..self.about }.as_bytes(), target.residency())
     }
 
@@ -245,10 +264,11 @@ impl<'a> Draft<'a> {
         for block in entries.chunks_exact_mut(layout.stride()) {
             layout.tail_mut(block).links.iter_mut().for_each(|link| *link = self.places[*link as usize]);
         }
-        let sections: [(_, &[u8]); 4] = [
+        let sections: [(_, &[u8]); 5] = [
             (tag::ENTRIES, &entries),
             (tag::SKETCHES, &self.sketches),
             (tag::CELLS, self.cells.as_bytes()),
+            (tag::CENTERS, &self.centers),
             (tag::CENTER, self.points.center().as_bytes()),
         ];
         write_sections(sections, writer)
@@ -306,7 +326,8 @@ struct Trial<'a, N> {
 }
 
 impl<N: Fn(u32) -> u32 + Sync> Trial<'_, N> {
-    fn run(&self) -> Result<Vec<calibration::Sample>, Cancelled> {
+    /// What walks among all points take, and what those among one in [`SPARSE`] take.
+    fn run(&self) -> Result<[Vec<calibration::Sample>; 2], Cancelled> {
         let Self { points, form, name, .. } = self;
         let layout = entries::layout(points.space().dims());
         let padded_dims = points.rotation().padded_dim();
@@ -323,17 +344,36 @@ impl<N: Fn(u32) -> u32 + Sync> Trial<'_, N> {
             place.set(points.space(), points.rotation(), points.center(), points.vector(name(own)));
             place.narrow();
         };
-        calibration::measure(points.len(), &self.queries, ask, distance, |scratch: &mut Scratch, own, breadth| {
+        // Queries of callers have no point of their own whose links lead to all that is near; only a segment so small
+        // that every point is an entry starts from it.
+        let starts = |scratch: &Scratch, own| -> Vec<Waiting> {
             let entry = entries::nearest(entries, &scratch.place).map(Waiting::start);
-            // Queries of callers have no point of their own whose links lead to all that is near; only a segment so
-            // small that every point is an entry starts from it.
-            let starts: Vec<Waiting> = entry.into_iter().chain([Waiting::never(own)]).collect();
-            let hops = form.walk(scratch, &starts, breadth, |_| 1.0, |offset| offset != own, self.stop)?;
+            entry.into_iter().chain([Waiting::never(own)]).collect()
+        };
+        let settle = |scratch: &mut Scratch| {
             if form.is_coded() {
                 form.refine(scratch, calibration::K, |_| (), |place, near| distance(place, near.offset));
             }
+        };
+        let all: Vec<u32> = (0..).take(points.len()).collect();
+        let walks = calibration::measure(&all, &self.queries, ask, distance, |scratch: &mut Scratch, own, breadth| {
+            let starts = starts(scratch, own);
+            let hops = form.walk(scratch, &starts, breadth, |_| 1.0, |offset| offset != own, self.stop)?;
+            settle(scratch);
             Ok(hops)
-        })
+        })?;
+        // Points come in a random order, so any part of them is a random one.
+        let is_sparse = |offset: u32| name(offset).is_multiple_of(SPARSE);
+        let sparse: Vec<u32> = all.into_iter().filter(|offset| is_sparse(*offset)).collect();
+        let among =
+            calibration::measure(&sparse, &self.queries, ask, distance, |scratch: &mut Scratch, own, breadth| {
+                let starts = starts(scratch, own);
+                let wanted = |offset| offset != own && is_sparse(offset);
+                let path = form.walk_among(scratch, &starts, breadth, wanted, self.stop)?;
+                settle(scratch);
+                Ok(path.visited)
+            })?;
+        Ok([walks, among])
     }
 }
 

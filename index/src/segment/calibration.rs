@@ -90,11 +90,11 @@ impl Sample {
 }
 
 /// Asks `queries`, offsets of points. `ask` sets the place of a point as a query, `distance` tells how far from it
-/// another is, `walk` walks for it and leaves what it found in `nearest`, by the same distance.
+/// another is, `walk` walks for it and leaves what it found of `wanted`, offsets too, in `nearest`, by the same distance.
 ///
 /// Errors: `Cancelled`.
 pub(crate) fn measure(
-    points: usize,
+    wanted: &[u32],
     queries: &[u32],
     ask: impl Fn(&mut Place, u32) + Sync,
     distance: impl Fn(&Place, u32) -> f32 + Sync,
@@ -103,7 +103,7 @@ pub(crate) fn measure(
     let mut truths: Vec<f32> = Vec::with_capacity(queries.len());
     let truth = |scratch: &mut Scratch, own: &u32| {
         ask(&mut scratch.place, *own);
-        farthest_of_nearest(points, &distance, &scratch.place, *own)
+        farthest_of_nearest(wanted, &distance, &scratch.place, *own)
     };
     queries.par_iter().map_init(Scratch::new, truth).collect_into_vec(&mut truths);
     let mut samples: Vec<Sample> = Vec::with_capacity(SLACKS.len());
@@ -118,7 +118,7 @@ pub(crate) fn measure(
         };
         let asked = queries.par_iter().zip(&truths).map_init(Scratch::new, one);
         sample.hops = samples.last().map_or(0.0, |before| before.hops);
-        sample.take(&asked.collect::<Result<Vec<_>, Cancelled>>()?, K.min(points.saturating_sub(1)));
+        sample.take(&asked.collect::<Result<Vec<_>, Cancelled>>()?, K.min(wanted.len().saturating_sub(1)));
         samples.push(sample);
         if sample.recall >= RECALL_ENOUGH {
             break;
@@ -138,8 +138,8 @@ impl Sample {
 }
 
 /// Distance of the [`K`]-th nearest but `own`, or of the farthest.
-fn farthest_of_nearest(points: usize, distance: impl Fn(&Place, u32) -> f32, place: &Place, own: u32) -> f32 {
-    let all = (0..).take(points).filter(|offset| *offset != own);
+fn farthest_of_nearest(wanted: &[u32], distance: impl Fn(&Place, u32) -> f32, place: &Place, own: u32) -> f32 {
+    let all = wanted.iter().copied().filter(|offset| *offset != own);
     let mut near: Vec<Near> = all.map(|offset| Near { distance: distance(place, offset), offset }).collect();
     if near.len() > K {
         near.select_nth_unstable(K - 1);

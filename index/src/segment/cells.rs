@@ -11,9 +11,10 @@ use super::place::Place;
 use super::{entries, sketch};
 use crate::graph::Points;
 use crate::kernels::BLOCK_DIMS;
+use crate::quantize;
 
 /// A region: points that lie side by side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Cell {
     /// The entry point that its points are nearest to.
@@ -22,13 +23,28 @@ pub(crate) struct Cell {
     pub(crate) first: u32,
     /// How many points it has.
     pub(crate) len: u32,
+    /// How far they are from its centre: the root of the mean square.
+    pub(crate) radius: f32,
+    /// Squared length of the centre's place, what its code is multiplied by, and the standard deviation of a distance
+    /// from it for a query of unit length: see `quantize::narrow_u4`.
+    pub(crate) square: f32,
+    pub(crate) rescale: f32,
+    pub(crate) error: f32,
 }
+
+/// Standard deviations of a distance by its code within which the truth is taken to lie.
+const DEVIATIONS: f32 = 2.5;
+
+/// So many points as wide as those of all cells count for the width of each: of a few of its own, chance decides.
+const RADIUS_PRIOR: f32 = 4.0;
 
 /// Whether cells divide `points` among them and have centres that are points.
 pub(crate) fn check(cells: &[Cell], points: u32) -> bool {
     let mut next = 0_u32;
     let in_order = cells.iter().all(|cell| {
         let fits = cell.first == next && cell.center < points && cell.len > 0;
+        let fits =
+            fits && [cell.radius, cell.square, cell.rescale, cell.error].iter().all(|c| c.is_finite() && *c >= 0.0);
         next = cell.first.saturating_add(cell.len);
         fits
     });
@@ -55,10 +71,62 @@ pub(crate) fn divide(points: &Points, entry_points: &[u32], order: &mut [u32]) -
     let (mut cells, mut first) = (Vec::new(), 0);
     for run in order.chunk_by(|a, b| centers[*a as usize] == centers[*b as usize]) {
         let len = u32::try_from(run.len()).expect("a graph has fewer than 2^31 points");
-        cells.push(Cell { center: centers[run[0] as usize], first, len });
+        let center = centers[run[0] as usize];
+        cells.push(Cell { center, first, len, radius: 0.0, square: 0.0, rescale: 0.0, error: 0.0 });
         first += len;
     }
+    measure_radii(points, order, &mut cells);
     cells
+}
+
+#[allow(clippy::cast_precision_loss, reason = "as rough as counts of 24 bits")]
+fn measure_radii(points: &Points, order: &[u32], cells: &mut [Cell]) {
+    let square = |cell: &Cell| {
+        let own = &order[cell.first as usize..][..cell.len as usize];
+        own.iter().map(|own| points.distance(*own, cell.center)).sum::<f32>()
+    };
+    let squares: Vec<f32> = cells.par_iter().map(square).collect();
+    let prior = squares.iter().sum::<f32>() / order.len().max(1) as f32;
+    for (cell, square) in cells.iter_mut().zip(squares) {
+        let mean = (square + RADIUS_PRIOR * prior) / (cell.len as f32 + RADIUS_PRIOR);
+        cell.radius = mean.sqrt().min(f32::MAX);
+    }
+}
+
+/// Bytes of a centre's code.
+pub(crate) fn center_stride(padded_dims: usize) -> usize {
+    padded_dims / 2
+}
+
+/// The codes of all centres, 4 bits a component, and what goes with them in `cells`, whose centres are named as `points`
+/// names them.
+pub(crate) fn write_centers(points: &Points, cells: &mut [Cell]) -> Vec<u8> {
+    let stride = center_stride(points.rotation().padded_dim());
+    let mut codes = vec![0; cells.len() * stride];
+    for (cell, code) in cells.iter_mut().zip(codes.chunks_exact_mut(stride)) {
+        let factors = quantize::narrow_u4(points.rotated(cell.center), code);
+        (cell.square, cell.rescale, cell.error) = (factors.square, factors.rescale, factors.error);
+    }
+    codes
+}
+
+/// How far a query is from the centre of a cell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Away {
+    /// Squared distance, by the centre's code.
+    pub(crate) distance: f32,
+    /// How far off that may be: in few dimensions more than it is worth.
+    pub(crate) leeway: f32,
+}
+
+impl Away {
+    /// Reads the code of a cell's centre. The query's place is narrowed.
+    #[inline]
+    pub(crate) fn read(place: &Place, cell: &Cell, code: &[u8]) -> Self {
+        let square = place.square();
+        let distance = (square + cell.square - 2.0 * cell.rescale * place.dot_u4(code)).max(0.0);
+        Self { distance, leeway: DEVIATIONS * cell.error * square.sqrt() }
+    }
 }
 
 /// The sketches of all points, as [`divide`] gives cells and order.

@@ -1,5 +1,6 @@
 //! The graph of a segment, in one form or the other.
 
+use super::among::{Path, walk_among};
 use super::blocks::{Blocks, Row, row};
 use super::compact::Compact;
 use super::layout::DEGREE;
@@ -19,14 +20,6 @@ pub(crate) enum Form<'a> {
 }
 
 impl Form<'_> {
-    /// How many points there are.
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Full(blocks) => blocks.len(),
-            Self::Compact(compact) => Steps::len(compact),
-        }
-    }
-
     /// Whether distances are those of codes, so that they are to be settled.
     pub(super) fn is_coded(&self) -> bool {
         match self {
@@ -117,6 +110,27 @@ impl Form<'_> {
             Self::Full(blocks) if self.is_coded() => walk(*blocks, scratch, starts, breadth, handicap, note, stop),
             Self::Full(blocks) => walk(*blocks, scratch, starts, breadth, handicap, |near| accept(near.offset), stop),
             Self::Compact(compact) => walk(*compact, scratch, starts, breadth, handicap, note, stop),
+        };
+        scratch.met = met;
+        walked
+    }
+
+    /// [`walk_among`], likewise.
+    pub(super) fn walk_among(
+        &self,
+        scratch: &mut Scratch,
+        starts: &[Waiting],
+        breadth: Breadth,
+        wanted: impl Fn(u32) -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Path, Cancelled> {
+        let mut met = std::mem::take(&mut scratch.met);
+        met.clear();
+        let note = |near: Near| met.push(near);
+        let walked = match self {
+            Self::Full(blocks) if self.is_coded() => walk_among(*blocks, scratch, starts, breadth, wanted, note, stop),
+            Self::Full(blocks) => walk_among(*blocks, scratch, starts, breadth, wanted, |_| (), stop),
+            Self::Compact(compact) => walk_among(*compact, scratch, starts, breadth, wanted, note, stop),
         };
         scratch.met = met;
         walked

@@ -6,6 +6,7 @@ use shoal_model::{Metric, PointId};
 use zerocopy::FromBytes;
 
 use super::blocks::Blocks;
+use super::bounds::{self, Bounds};
 use super::build::{About, metric_code, precision_code};
 use super::calibration::{self, Sample};
 use super::cells::{self, Cell};
@@ -33,6 +34,7 @@ pub(super) mod tag {
     pub(crate) const BLOCKS: Tag = *b"blocks  ";
     pub(crate) const ENTRIES: Tag = *b"entries ";
     pub(crate) const CELLS: Tag = *b"cells   ";
+    pub(crate) const CENTERS: Tag = *b"centers ";
     pub(crate) const SKETCHES: Tag = *b"sketches";
     pub(crate) const CENTER: Tag = *b"center  ";
     pub(crate) const IDS: Tag = *b"ids     ";
@@ -41,6 +43,8 @@ pub(super) mod tag {
     pub(crate) const VERSIONS: Tag = *b"versions";
     pub(crate) const PAYLOAD: Tag = *b"payload ";
     pub(crate) const CALIBRATION: Tag = *b"calibrat";
+    pub(crate) const AMONG: Tag = *b"among   ";
+    pub(crate) const BOUNDS: Tag = *b"bounds  ";
     pub(crate) const PAYLOAD_ENDS: Tag = *b"pl ends ";
     pub(crate) const PAYLOADS: Tag = *b"payloads";
     pub(crate) const VECTORS: Tag = *b"vectors ";
@@ -62,6 +66,9 @@ pub struct Segment {
     entry_layout: Layout,
     pub(super) center: Vec<f32>,
     pub(super) samples: Vec<Sample>,
+    /// Of walks among some of the points.
+    pub(super) among: Vec<Sample>,
+    pub(super) bounds: Vec<Bounds>,
     payload: PayloadIndex<Part>,
 }
 
@@ -123,6 +130,8 @@ impl Segment {
             entry_layout: entries::layout(space.dims()),
             center: image.table::<f32>(tag::CENTER)?.to_vec(),
             samples: image.table::<Sample>(tag::CALIBRATION)?.to_vec(),
+            among: image.table::<Sample>(tag::AMONG)?.to_vec(),
+            bounds: image.table::<Bounds>(tag::BOUNDS)?.to_vec(),
             payload: payload.map_err(|_| malformed("the payload index cannot be read"))?,
             image: Arc::clone(&image),
             stored,
@@ -149,6 +158,10 @@ impl Segment {
         if sketches != Some(self.section(tag::SKETCHES).len()) || !cells::check(cells, self.len()) {
             return Err("cells do not divide the points");
         }
+        let centers = cells.len().checked_mul(cells::center_stride(self.rotation.padded_dim()));
+        if centers != Some(self.section(tag::CENTERS).len()) {
+            return Err("cells are not as many as centres");
+        }
         if self.is_compact() && cells.len() > CELLS_MAX {
             return Err("there are too many cells");
         }
@@ -161,7 +174,7 @@ impl Segment {
         if self.center.len() != self.space.dims() || !self.center.iter().all(|component| component.is_finite()) {
             return Err("the centre is no place");
         }
-        if !calibration::check(&self.samples) {
+        if !calibration::check(&self.samples) || !calibration::check(&self.among) || !bounds::check(&self.bounds) {
             return Err("the calibration does not ascend");
         }
         let tables = self.image.table::<u64>(tag::VERSIONS).is_ok_and(|versions| versions.len() == points)
@@ -314,7 +327,8 @@ impl Segment {
             table: self.cell_table(),
             sketches: self.section(tag::SKETCHES),
             stride: sketch::stride(self.rotation.padded_dim()),
-            entries: self.entries(),
+            centers: self.section(tag::CENTERS),
+            center_stride: cells::center_stride(self.rotation.padded_dim()),
             form: self.form(),
         }
     }

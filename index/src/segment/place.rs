@@ -5,7 +5,7 @@ use shoal_model::Metric;
 use super::blocks::{Row, row};
 use super::layout::{DEGREE, Layout};
 use super::space::Space;
-use crate::kernels::{Kernels, LANES, Lut};
+use crate::kernels::{BATCH, Kernels, LANES, Lut};
 use crate::quantize;
 use crate::rotation::Rotation;
 
@@ -128,6 +128,12 @@ impl Place {
             (Row::U8(row), Some(angle)) => turned(angle, kernels.dot_u8(query, row)),
             (Row::Codes(row), _) => kernels.squared_euclidean_i8(&self.rotated, row, layout.head(block).row_scale),
         }
+    }
+
+    /// Sums of the rotated place's components under the signs of 32 codes.
+    #[inline]
+    pub(crate) fn scan(&self, codes: &[u8], out: &mut [f32; BATCH]) {
+        self.kernels.scan32(codes, &self.lut, out);
     }
 
     /// Estimates of the squared distances from the neighbours of a block whose own is `base`.

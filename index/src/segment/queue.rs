@@ -82,7 +82,13 @@ impl Queue {
         self.sorted.extend_from_slice(&self.estimates.as_flattened()[..len]);
         let (_, last, _) = self.sorted.select_nth_unstable_by(keep - 1, f32::total_cmp);
         let limit = limit.min(*last);
-        let mut kept = 0;
+        self.drop_beyond(limit);
+        limit
+    }
+
+    /// Lets go of what is beyond `limit`.
+    pub(super) fn drop_beyond(&mut self, limit: f32) {
+        let (len, mut kept) = (self.offsets.len(), 0);
         for at in 0..len {
             let estimate = self.estimates[at / LANES][at % LANES];
             if estimate <= limit {
@@ -94,6 +100,5 @@ impl Queue {
         self.offsets.truncate(kept);
         self.estimates.truncate(kept.div_ceil(LANES));
         self.estimates.as_flattened_mut()[kept..].fill(FREE);
-        limit
     }
 }

@@ -5,24 +5,29 @@ use std::cmp::Ordering;
 use shoal_model::Metric;
 use zerocopy::IntoBytes;
 
-use super::calibration;
+use super::bounds::{self, Bounds};
+use super::calibration::{self, Sample};
 use super::entries;
 use super::form::Form;
 use super::frozen::Segment;
 use super::layout::{DEGREE, Precision};
+use super::packed::Packed;
 use super::queue::Waiting;
-use super::sieve::{Wanted, sieve, starts};
+use super::sieve::{Outlook, SKETCH_NS, Scan, Wanted, Work, compare_all};
 use super::walk::{Breadth, Cancelled, Near, Scratch};
 use crate::IndexError;
 use crate::kernels::Kernels;
 use crate::payload_index::Matches;
 use crate::score::Exact;
 
-/// Share of wanted points below which a scan of near cells finds them faster, or more surely, than a walk.
-const NARROW: f64 = 0.1;
+/// Where more than one in so many points passes a filter, a walk is tried before a scan.
+const WIDE_SHARE: u32 = 10;
 
-/// What the estimates of points that are not wanted are multiplied by: they are visited as bridges only.
-const HANDICAP: f32 = 1.3;
+/// What a hop takes, in nanoseconds: see `sieve`.
+const HOP_NS: f32 = 700.0;
+
+/// A walk among a share of the points takes as many hops as one among all, over the share to this power.
+const THINNING: f32 = 0.7;
 
 /// Points that are looked for first where a score limits them.
 const WITHIN_FIRST: usize = 32;
@@ -51,6 +56,8 @@ pub struct SegmentQuery<'a> {
     pub live: Option<&'a [u64]>,
     /// Only points among them.
     pub filter: Option<&'a Matches>,
+    /// The same points, as this segment packed them: worth it if many queries have this filter.
+    pub packed: Option<&'a Packed>,
     /// Only points at least this near: a lowest score for cosine and dot, a highest for euclidean.
     pub score_limit: Option<f32>,
     /// Asked as the search goes; once it says yes, the search ends with `Cancelled`.
@@ -92,6 +99,12 @@ impl From<Cancelled> for IndexError {
     }
 }
 
+impl From<Work> for WalkStats {
+    fn from(work: Work) -> Self {
+        Self { hops: work.compared, estimated: work.estimated, refined: 0 }
+    }
+}
+
 impl Segment {
     /// The nearest `k` points, nearly all of them, nearest first, ties by offset.
     ///
@@ -99,6 +112,9 @@ impl Segment {
     /// more as long as all that were found are near enough.
     /// `scratch` is one of the thread's own and serves all segments; once it has grown, a search allocates its answer.
     /// Errors: `Dimension`; `Cancelled` within 200 µs of `stop` saying so.
+    ///
+    /// # Panics
+    /// If points were packed by another segment.
     pub fn search(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>) -> Result<(Vec<Hit>, WalkStats), IndexError> {
         if query.vector.len() != self.space.dim() {
             let got = u32::try_from(query.vector.len()).unwrap_or(u32::MAX);
@@ -131,69 +147,142 @@ impl Segment {
         if k == 0 {
             return Ok(Default::default());
         }
-        let wanted = Wanted { live: query.live, filter: query.filter };
-        let mut stats = if self.is_narrow(&wanted) {
-            let cells = self.cells();
-            let (estimated, hops) = sieve(cells, scratch, wanted, cells.form.width(k), query.stop)?;
-            scratch.met.clear();
-            scratch.met.extend(&scratch.nearest);
-            WalkStats { hops, estimated, refined: 0 }
-        } else {
-            self.walk(scratch, query, k)?
+        let mut stats = match query.filter {
+            Some(filter) => self.among(scratch, query, Wanted { live: query.live, filter }, k)?,
+            None => self.walk(scratch, query, k)?,
         };
         let (hits, refined) = self.settle(scratch, query, k);
         stats.refined = refined;
         Ok((hits, stats))
     }
 
-    /// Whether so few points are wanted that a scan finds them faster than a walk.
-    fn is_narrow(&self, wanted: &Wanted<'_>) -> bool {
-        let share = |count: u32| f64::from(count) / f64::from(self.len());
-        wanted.filter.is_some_and(|filter| share(filter.len()) < NARROW)
-    }
-
     fn walk(&self, scratch: &mut Scratch, query: &SegmentQuery<'_>, k: usize) -> Result<WalkStats, Cancelled> {
         let (form, entries, stop) = (self.form(), self.entries(), query.stop);
         let breadth = self.breadth(query.effort, k);
-        let wanted = Wanted { live: query.live, filter: query.filter };
         let entry = entries::nearest(entries, &scratch.place).map(Waiting::start);
         let entry = entry.as_slice();
         let lives = |live: &[u64], offset: u32| live[offset as usize / 64] >> (offset % 64) & 1 == 1;
-        let hops = match (query.live, query.filter) {
-            (None, None) => form.walk(scratch, entry, breadth, |_| 1.0, |_| true, stop),
+        let hops = match query.live {
+            None => form.walk(scratch, entry, breadth, |_| 1.0, |_| true, stop),
             // The dead are few: segments that have many are rewritten.
-            (Some(live), None) => form.walk(scratch, entry, breadth, |_| 1.0, |offset| lives(live, offset), stop),
-            (_, Some(_)) => self.walk_among(scratch, wanted, breadth, stop),
+            Some(live) => form.walk(scratch, entry, breadth, |_| 1.0, |offset| lives(live, offset), stop),
         }?;
         let estimated = (hops + entries.len() as u64) * DEGREE as u64;
         Ok(WalkStats { hops, estimated, refined: 0 })
     }
 
-    /// Walks from wanted points, others being visited as bridges only.
+    /// Looks for wanted points only: compares all if they are few; walks if they are many; else scans near cells, or walks
+    /// from what it found in the nearest, whichever seems to cost less. A walk that leads nowhere ends in a scan.
+    fn among(
+        &self,
+        scratch: &mut Scratch,
+        query: &SegmentQuery<'_>,
+        wanted: Wanted<'_>,
+        k: usize,
+    ) -> Result<WalkStats, Cancelled> {
+        let is_own = query.packed.is_none_or(|packed| packed.points() == self.len());
+        assert!(is_own, "points are packed by the segment that is searched");
+        if let Some(few) = wanted.few() {
+            return Ok(compare_all(self.form(), scratch, few, self.form().width(k)).into());
+        }
+        let mut bits = std::mem::take(&mut scratch.sieve.wanted);
+        let found = {
+            let wanted = wanted.write(self.len() as usize, &mut bits);
+            self.among_bits(scratch, query, (wanted, query.packed), k)
+        };
+        scratch.sieve.wanted = bits;
+        found
+    }
+
+    fn among_bits(
+        &self,
+        scratch: &mut Scratch,
+        query: &SegmentQuery<'_>,
+        (wanted, packed): (&[u64], Option<&Packed>),
+        k: usize,
+    ) -> Result<WalkStats, Cancelled> {
+        let mut stats = WalkStats::default();
+        let passing = query.filter.map_or(self.len(), Matches::len);
+        if is_wide(passing, self.len()) {
+            let entry = entries::nearest(self.entries(), &scratch.place).map(Waiting::start);
+            let visits_max = visits_for(passing as f32 * SKETCH_NS);
+            if self.walk_among(scratch, query, wanted, (entry.as_slice(), visits_max), k, &mut stats)? {
+                return Ok(stats);
+            }
+        }
+        let (bounds, width) = (self.bounds(query.effort), self.form().width(k));
+        let scan = Scan::begin(self.cells(), scratch, (wanted, packed), width, bounds, query.stop)?;
+        let Outlook { share, ns } = scan.outlook();
+        if stats != WalkStats::default() || ns <= HOP_NS * self.hops(query.effort, k) / share.powf(THINNING) {
+            stats.merge(&scan.finish()?.into());
+            return Ok(stats);
+        }
+        stats.merge(&scan.stop().into());
+        let mut starts = std::mem::take(&mut scratch.sieve.starts);
+        starts.clear();
+        starts.extend(scratch.nearest.iter().map(|near| Waiting { estimate: near.distance, offset: near.offset }));
+        let visits_max = visits_for(2.0 * ns);
+        let arrived = self.walk_among(scratch, query, wanted, (&starts, visits_max), k, &mut stats);
+        scratch.sieve.starts = starts;
+        if !arrived? {
+            let scan = Scan::begin(self.cells(), scratch, (wanted, packed), width, bounds, query.stop)?;
+            stats.merge(&scan.finish()?.into());
+        }
+        Ok(stats)
+    }
+
+    /// Walks among wanted points, with so many visits at most. Tells whether that led anywhere: it does not where what
+    /// passes lies so far from the query, or so far apart, that a scan takes less.
     fn walk_among(
         &self,
         scratch: &mut Scratch,
-        wanted: Wanted<'_>,
-        breadth: Breadth,
-        stop: &(dyn Fn() -> bool + Sync),
-    ) -> Result<u64, Cancelled> {
-        wanted.write(self.len() as usize, &mut scratch.sieve.wanted);
-        starts(self.cells(), scratch, stop)?;
-        let (bits, starts) = (std::mem::take(&mut scratch.sieve.wanted), std::mem::take(&mut scratch.sieve.starts));
-        let has = |offset: u32| bits[offset as usize / 64] >> (offset % 64) & 1 == 1;
-        let handicap = |offset| if has(offset) { 1.0 } else { HANDICAP };
-        let walked = self.form().walk(scratch, &starts, breadth, handicap, has, stop);
-        (scratch.sieve.wanted, scratch.sieve.starts) = (bits, starts);
-        walked
+        query: &SegmentQuery<'_>,
+        wanted: &[u64],
+        (starts, hops_max): (&[Waiting], u64),
+        k: usize,
+        stats: &mut WalkStats,
+    ) -> Result<bool, Cancelled> {
+        let has = |offset: u32| wanted[offset as usize / 64] >> (offset % 64) & 1 == 1;
+        let breadth = Breadth { hops_max, ..self.breadth_among(query.effort, k) };
+        let path = self.form().walk_among(scratch, starts, breadth, has, query.stop)?;
+        stats.merge(&WalkStats { hops: path.compared, estimated: path.visited * DEGREE as u64, refined: 0 });
+        Ok(path.visited < hops_max && scratch.nearest.len() >= k)
     }
 
-    fn breadth(&self, effort: Effort, k: usize) -> Breadth {
-        let sample = match effort {
+    fn bounds(&self, effort: Effort) -> Bounds {
+        bounds::for_recall(&self.bounds, bounds::cautious(self.recall(effort)))
+    }
+
+    fn recall(&self, effort: Effort) -> f32 {
+        match effort {
+            Effort::Recall(recall) => recall,
+            Effort::Beam(_) => self.sample(effort).map_or(1.0, |sample| sample.recall),
+        }
+    }
+
+    /// What a walk among all points takes.
+    fn hops(&self, effort: Effort, k: usize) -> f32 {
+        let sample = self.sample(effort).map_or(f32::MAX, |sample| sample.hops);
+        sample * (k as f32 / calibration::K as f32).max(1.0).powf(THINNING)
+    }
+
+    fn sample(&self, effort: Effort) -> Option<Sample> {
+        match effort {
             Effort::Recall(recall) => calibration::for_recall(&self.samples, recall),
             #[allow(clippy::cast_precision_loss, reason = "beams are far below 2^24")]
             Effort::Beam(beam) => calibration::for_hops(&self.samples, beam as f32),
-        };
-        sample.map_or(Breadth::beam(k), |sample| sample.breadth(k))
+        }
+    }
+
+    fn breadth(&self, effort: Effort, k: usize) -> Breadth {
+        self.sample(effort).map_or(Breadth::beam(k), |sample| sample.breadth(k))
+    }
+
+    /// The same of walks among some of the points.
+    fn breadth_among(&self, effort: Effort, k: usize) -> Breadth {
+        let breadth = self.breadth(effort, k);
+        let among = calibration::for_recall(&self.among, bounds::cautious(self.recall(effort)));
+        among.map_or(breadth, |sample| Breadth { slack: breadth.slack.max(sample.slack), ..breadth })
     }
 
     /// Scores what the walk left in `scratch`, nearest first, and how many that were.
@@ -238,6 +327,17 @@ impl Segment {
         });
         hits
     }
+}
+
+/// Visits that take so long.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rough, and casts saturate")]
+fn visits_for(ns: f32) -> u64 {
+    (ns / HOP_NS) as u64
+}
+
+/// Whether so many points pass that a walk among them is tried first.
+pub(super) fn is_wide(passing: u32, points: u32) -> bool {
+    passing > points / WIDE_SHARE
 }
 
 fn sort(metric: Metric, hits: &mut [Hit]) {

@@ -1,54 +1,48 @@
 //! The scan: the wanted points of near cells are estimated, and the best of them compared.
 //!
 //! What a walk costs grows as fewer points are wanted; what this costs falls. First come the nearest cells that have
-//! wanted points; what they hold tells how far the k-th nearest is at most, and so which other cells are near enough.
-//! A cell is near enough if its centre is, give or take a slack: in high dimensions points of a cell lie at right
-//! angles to the query's direction, so they are farther from the query than the centre is.
+//! wanted points; what they hold tells how far the k-th nearest is at most, and so which other cells may have nearer
+//! ones (`bounds`), and how many wanted points there are to look at. They come in a few rounds, the likeliest first, as
+//! each brings the k-th nearest nearer. So a scan takes as long as its query is hard, and tells before what it will cost.
 
-use std::collections::BinaryHeap;
-
-use super::blocks::Blocks;
-use super::cells::Cell;
+use super::bounds::Bounds;
+use super::cells::{Away, Cell};
+use super::contest::Contest;
 use super::form::Form;
-use super::layout::DEGREE;
+use super::packed::Packed;
 use super::place::Place;
-use super::queue::{Queue, Waiting};
+use super::queue::Waiting;
 use super::sketch::Planes;
 use super::walk::{Breadth, Cancelled, Near, Scratch, admit};
-use crate::kernels::{Kernels, LANES};
+use crate::kernels::{BATCH, Kernels, LANES};
 use crate::payload_index::Matches;
 
-/// How much farther than the k-th nearest something may seem, in shares of its squared distance, and still be looked at.
-///
-/// Errors of 1-bit codes, and how far from a right angle points of a cell lie, fall with the root of the dimensions.
-#[derive(Clone, Copy, Debug)]
-struct Slack {
-    /// Of a point, to be compared.
-    point: f32,
-    /// Of the centre of a cell, to be scanned.
-    cell: f32,
-}
-
-impl Slack {
-    /// Found on debian-packages (384) and on clustered points of 48 dimensions.
-    fn of(padded_dims: usize) -> Self {
-        #[allow(clippy::cast_precision_loss, reason = "dimensions are far below 2^24")]
-        let root = (padded_dims as f32).sqrt();
-        Self { point: 2.0 / root, cell: 0.25 + 4.0 / root }
-    }
-}
-
-/// Cells that are scanned before the k-th nearest is asked for.
+/// Cells with wanted points that are scanned before the k-th nearest is asked for, at most,
 const FIRST_CELLS: usize = 12;
 
-/// Points that a walk among wanted ones starts from.
-const STARTS: usize = 12;
+/// unless fewer have as many points, for each of `k`.
+const FIRST_POINTS: usize = 10;
+
+/// Where more than one in so many units is near enough, all are scanned.
+const MOST: usize = 2;
+
+/// Rounds in which the other cells come.
+const ROUNDS: u8 = 3;
 
 /// So few points are compared without a look at their codes.
-const FEW: u32 = 48;
+pub(super) const FEW: u32 = 48;
 
 /// Points between two questions whether the answer is still wanted: some 50 µs.
-const PATIENCE: u64 = 4_096;
+const PATIENCE: usize = 4_096;
+
+/// Packed batches that are scanned before it is asked for, at most.
+const FIRST_BATCHES: usize = 6;
+
+/// What estimating a sketch takes, and a packed batch of 32, and comparing what seems near, in nanoseconds: all that
+/// choosing between scan and walk takes is how these compare to each other and to a hop.
+pub(super) const SKETCH_NS: f32 = 16.0;
+const BATCH_NS: f32 = 60.0;
+const COMPARING_NS: f32 = 7_500.0;
 
 /// What is scanned.
 #[derive(Clone, Copy)]
@@ -58,7 +52,10 @@ pub(super) struct Cells<'a> {
     pub(super) sketches: &'a [u8],
     /// Bytes of a sketch.
     pub(super) stride: usize,
-    pub(super) entries: Blocks<'a>,
+    /// Codes of centres.
+    pub(super) centers: &'a [u8],
+    /// Bytes of such a code.
+    pub(super) center_stride: usize,
     pub(super) form: Form<'a>,
 }
 
@@ -66,218 +63,354 @@ pub(super) struct Cells<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) live: Option<&'a [u64]>,
-    pub(super) filter: Option<&'a Matches>,
+    pub(super) filter: &'a Matches,
 }
 
 /// What a scan needs besides. Kept in a scratch.
 #[derive(Debug, Default)]
 pub(super) struct Sieve {
-    /// Estimated squared distances of the cells' centres; infinite for those that were scanned.
-    centers: Vec<[f32; LANES]>,
-    /// A bit for each point that is wanted.
+    /// See [`Scan`].
+    keys: Vec<[f32; LANES]>,
+    bases: Vec<f32>,
+    least: Vec<f32>,
+    /// A bit for each point that is wanted, where the filter has none.
     pub(super) wanted: Vec<u64>,
-    /// Wanted points that seem near.
+    /// Where a walk among wanted points starts.
     pub(super) starts: Vec<Waiting>,
     planes: Planes,
     /// Wanted points of the cell at hand.
     own: Vec<u32>,
 }
 
-/// Leaves the `width` nearest of the wanted points in `scratch.nearest`. The query's place is set.
-///
-/// Returns how many points were estimated and how many compared. Errors: `Cancelled`.
-pub(super) fn sieve(
-    cells: Cells<'_>,
-    scratch: &mut Scratch,
-    wanted: Wanted<'_>,
-    width: usize,
-    stop: &(dyn Fn() -> bool + Sync),
-) -> Result<(u64, u64), Cancelled> {
-    let Scratch { place, nearest, queue, sieve: Sieve { centers, wanted: bits, planes, own, .. }, .. } = scratch;
-    nearest.clear();
-    queue.clear();
-    let slack = Slack::of(place.rotated().len());
-    let breadth = Breadth { slack: slack.point, ..Breadth::beam(width) };
-    let mut scan =
-        Scan { cells, place, queue, nearest, breadth, limit: f32::MAX, planes, own, estimated: 0, compared: 0, stop };
-    if let Some(few) = wanted.few() {
-        few.for_each(|offset| scan.compare(offset));
-        return Ok((0, scan.compared));
-    }
-    wanted.write(cells.form.len(), bits);
-    rank(cells, scan.place, centers);
-    scan.planes.set(scan.place.rotated());
-    scan.nearest_cells(centers, bits)?;
-    scan.compare_best();
-    let reach = (scan.limit / (1.0 + slack.point) * (1.0 + slack.cell)).min(f32::MAX);
-    for (number, centers) in (0..).step_by(LANES).zip(centers.iter()) {
-        for (at, center) in (number..).zip(centers) {
-            if *center <= reach {
-                scan.cell(at, bits)?;
-            }
-        }
-    }
-    scan.compare_best();
-    Ok((scan.estimated, scan.compared))
+/// What a scan saw of the nearest cells, and what is left to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outlook {
+    /// Share of the points there that are wanted.
+    pub(super) share: f32,
+    /// How long the rest takes, in nanoseconds.
+    pub(super) ns: f32,
 }
 
-/// Leaves in `scratch.sieve.starts` wanted points to walk from: those of the nearest cells that seem nearest.
-///
-/// `scratch.sieve.wanted` and the query's place are set. Errors: `Cancelled`.
-pub(super) fn starts(
-    cells: Cells<'_>,
-    scratch: &mut Scratch,
-    stop: &(dyn Fn() -> bool + Sync),
-) -> Result<(), Cancelled> {
-    let Scratch { place, nearest, queue, sieve: Sieve { centers, wanted, starts, planes, own }, .. } = scratch;
-    queue.clear();
-    starts.clear();
-    let breadth = Breadth::beam(1);
-    let mut scan =
-        Scan { cells, place, queue, nearest, breadth, limit: f32::MAX, planes, own, estimated: 0, compared: 0, stop };
-    rank(cells, scan.place, centers);
-    scan.planes.set(scan.place.rotated());
-    scan.nearest_cells(centers, wanted)?;
-    starts.extend(std::iter::from_fn(|| scan.queue.pop()).take(STARTS));
-    Ok(())
+/// What a scan did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    pub(super) estimated: u64,
+    pub(super) compared: u64,
+}
+
+/// Leaves the `k` nearest of a few wanted points in `scratch.nearest`. The query's place is set.
+pub(super) fn compare_all(form: Form<'_>, scratch: &mut Scratch, wanted: impl Iterator<Item = u32>, k: usize) -> Work {
+    scratch.nearest.clear();
+    scratch.met.clear();
+    let mut work = Work::default();
+    for offset in wanted {
+        let distance = form.distance(&scratch.place, offset);
+        let near = Near { distance, offset };
+        admit(&mut scratch.nearest, near, Breadth::beam(k));
+        scratch.met.push(near);
+        work.compared += 1;
+    }
+    work
 }
 
 /// A scan under way.
-struct Scan<'a> {
+pub(super) struct Scan<'a> {
     cells: Cells<'a>,
-    place: &'a Place,
-    queue: &'a mut Queue,
-    nearest: &'a mut BinaryHeap<Near>,
-    breadth: Breadth,
-    /// Estimates beyond it are of no use.
-    limit: f32,
+    packed: Option<&'a Packed>,
+    contest: Contest<'a>,
+    bounds: Bounds,
+    /// How near points of units, which are cells or batches, may be, squared; infinite for those that were scanned.
+    keys: &'a mut Vec<[f32; LANES]>,
+    /// What is added to the codes of each cell: the squared distance of its centre, less what a code may be off.
+    bases: &'a mut Vec<f32>,
+    /// How near the points of each cell may be, squared.
+    least: &'a mut Vec<f32>,
     planes: &'a mut Planes,
     own: &'a mut Vec<u32>,
+    /// A bit for each point that is wanted.
+    wanted: &'a [u64],
+    k: usize,
+    share: f32,
     estimated: u64,
-    compared: u64,
+    /// Points estimated since it was asked whether the answer is still wanted.
+    unasked: usize,
     stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl Scan<'_> {
-    /// Estimates the wanted points of the [`FIRST_CELLS`] nearest cells that have any, and marks these cells in `centers`.
-    fn nearest_cells(&mut self, centers: &mut [[f32; LANES]], wanted: &[u64]) -> Result<(), Cancelled> {
-        let mut scanned = 0;
-        while scanned < FIRST_CELLS {
-            let at = Kernels::best().first_least(centers);
-            let Some(center) = centers.as_flattened_mut().get_mut(at).filter(|center| center.is_finite()) else {
+impl<'a> Scan<'a> {
+    /// Scans the nearest cells for the `k` nearest wanted points. The query's place is set, and so is a bit of `wanted`
+    /// for each point that is; `packed` has all of them, if it is there.
+    ///
+    /// Errors: `Cancelled`.
+    pub(super) fn begin(
+        cells: Cells<'a>,
+        scratch: &'a mut Scratch,
+        (wanted, packed): (&'a [u64], Option<&'a Packed>),
+        k: usize,
+        bounds: Bounds,
+        stop: &'a (dyn Fn() -> bool + Sync),
+    ) -> Result<Self, Cancelled> {
+        let Scratch { place, nearest, met, queue, sieve, .. } = scratch;
+        let Sieve { keys, bases, least, planes, own, .. } = sieve;
+        place.narrow();
+        let contest = Contest::new(cells.form, place, queue, nearest, met, k);
+        let (share, estimated, unasked) = (0.0, 0, PATIENCE);
+        let mut scan = Self {
+            cells,
+            packed,
+            contest,
+            bounds,
+            keys,
+            bases,
+            least,
+            planes,
+            own,
+            wanted,
+            k,
+            share,
+            estimated,
+            unasked,
+            stop,
+        };
+        scan.rank();
+        scan.scan_nearest()?;
+        scan.expect();
+        Ok(scan)
+    }
+
+    /// Looks how far the cells are that have wanted points.
+    fn rank(&mut self) {
+        let Self { cells, contest, bounds, bases, least, wanted, .. } = self;
+        let look = |number: usize| {
+            let Cell { radius, .. } = cells.table[number];
+            let away = cells.away(contest.place, number);
+            (away.distance - bounds.error(away, radius), bounds.nearest_of_cell(away, radius))
+        };
+        bases.clear();
+        least.clear();
+        let mut add = |(base, nearest)| {
+            bases.push(base);
+            least.push(nearest);
+        };
+        match self.packed {
+            Some(packed) => packed.cells().iter().for_each(|number| add(look(usize::from(*number)))),
+            None => {
+                let has = |cell: &Cell| count(wanted, cell.first, cell.len) > 0;
+                let look = |(number, cell)| if has(cell) { look(number) } else { (f32::INFINITY, f32::INFINITY) };
+                cells.table.iter().enumerate().for_each(|cell| add(look(cell)));
+                self.planes.set(self.contest.place.rotated());
+            }
+        }
+        self.estimated += self.bases.len() as u64;
+        self.keys.clear();
+        match self.packed {
+            Some(packed) => {
+                self.keys.resize(packed.batches().div_ceil(LANES), [f32::INFINITY; LANES]);
+                let keys = self.keys.as_flattened_mut().iter_mut();
+                keys.zip(0..packed.batches()).for_each(|(key, number)| *key = packed.least(number, self.bases));
+            }
+            None => {
+                self.keys.resize(self.bases.len().div_ceil(LANES), [f32::INFINITY; LANES]);
+                self.keys.as_flattened_mut()[..self.bases.len()].copy_from_slice(self.bases);
+            }
+        }
+    }
+
+    /// Scans the nearest units, and compares the best of their points.
+    #[allow(clippy::cast_precision_loss, reason = "a rough share")]
+    fn scan_nearest(&mut self) -> Result<(), Cancelled> {
+        let (mut scanned, mut wanted, mut all) = (0, 0, 0);
+        let most = if self.packed.is_some() { FIRST_BATCHES } else { FIRST_CELLS };
+        while wanted < self.k || (scanned < most && wanted < FIRST_POINTS * self.k) {
+            let at = Kernels::best().first_least(self.keys);
+            let Some(key) = self.keys.as_flattened_mut().get_mut(at).filter(|key| key.is_finite()) else {
                 break;
             };
-            *center = f32::INFINITY;
-            scanned += usize::from(self.cell(at, wanted)?);
+            *key = f32::INFINITY;
+            let (found, of) = self.unit(at)?;
+            (scanned, wanted, all) = (scanned + 1, wanted + found, all + of);
         }
+        self.share = wanted as f32 / all.max(1) as f32;
+        self.contest.decide();
         Ok(())
     }
 
-    /// Estimates the wanted points of a cell. Tells whether it has any.
-    fn cell(&mut self, number: usize, wanted: &[u64]) -> Result<bool, Cancelled> {
-        let cell = self.cells.table[number];
-        self.own.clear();
-        for first in (cell.first..cell.first + cell.len).step_by(32) {
-            let mut mask = bits(wanted, first, cell.first + cell.len - first);
-            while mask != 0 {
-                let offset = first + mask.trailing_zeros();
-                mask &= mask - 1;
-                Kernels::prefetch(self.sketch(offset));
-                self.own.push(offset);
+    /// Makes of keys, which put units in order, how near their points may be.
+    fn expect(&mut self) {
+        let least = |number| self.packed.map_or_else(|| self.least[number], |packed| packed.least(number, self.least));
+        let units = self.packed.map_or(self.least.len(), Packed::batches);
+        for (key, number) in self.keys.as_flattened_mut().iter_mut().zip(0..units).filter(|(key, _)| key.is_finite()) {
+            *key = least(number);
+        }
+        let limit = self.contest.limit();
+        let keys = self.keys.as_flattened_mut();
+        let near = keys.iter().filter(|key| **key <= limit).count();
+        // A query that is far from all that is wanted: angles are others there.
+        if near > units / MOST {
+            keys.iter_mut().filter(|key| key.is_finite()).for_each(|key| *key = 0.0);
+        }
+    }
+
+    /// What is left to do.
+    #[allow(clippy::cast_precision_loss, reason = "rough")]
+    pub(super) fn outlook(&self) -> Outlook {
+        let near = self.keys.as_flattened().iter().enumerate().filter(|(_, key)| **key <= self.contest.limit());
+        let ns = match self.packed {
+            Some(_) => near.count() as f32 * BATCH_NS,
+            None => {
+                let cells = near.map(|(number, _)| self.cells.table[number]);
+                cells.map(|cell| count(self.wanted, cell.first, cell.len)).sum::<u32>() as f32 * SKETCH_NS
             }
+        };
+        Outlook { share: self.share, ns: ns + COMPARING_NS }
+    }
+
+    /// Ends it here.
+    pub(super) fn stop(self) -> Work {
+        Work { estimated: self.estimated, compared: self.contest.compared() }
+    }
+
+    /// Scans the other units that may have nearer points, leaves the nearest in `scratch.nearest` and `scratch.met`, and
+    /// tells what it did. Errors: `Cancelled`.
+    pub(super) fn finish(mut self) -> Result<Work, Cancelled> {
+        let least = self.keys.as_flattened().iter().copied().fold(f32::MAX, f32::min);
+        for round in 1..=ROUNDS {
+            let bound = least + (self.contest.limit() - least) * (f32::from(round) / f32::from(ROUNDS));
+            for block in 0..self.keys.len() {
+                for lane in 0..LANES {
+                    let key = &mut self.keys[block][lane];
+                    if *key <= bound {
+                        *key = f32::INFINITY;
+                        self.unit(block * LANES + lane)?;
+                    }
+                }
+            }
+            self.contest.decide();
         }
-        if self.own.is_empty() {
-            return Ok(false);
-        }
-        let base = self.distance(cell.center);
-        for at in 0..self.own.len() {
-            if self.estimated.is_multiple_of(PATIENCE) && (self.stop)() {
+        Ok(self.stop())
+    }
+
+    /// Estimates the wanted points of a cell or batch. Tells how many there are, and of how many points.
+    fn unit(&mut self, number: usize) -> Result<(usize, usize), Cancelled> {
+        if self.unasked >= PATIENCE {
+            self.unasked = 0;
+            if (self.stop)() {
                 return Err(Cancelled);
             }
-            self.estimated += 1;
-            let offset = self.own[at];
-            let estimate = self.planes.estimate(self.sketch(offset), base);
-            if estimate < self.limit {
-                self.queue.push(estimate, offset);
+        }
+        let (found, of) = match self.packed {
+            Some(packed) => self.batch(packed, number),
+            None => self.cell(number),
+        };
+        self.estimated += found as u64;
+        self.unasked += found;
+        Ok((found, of))
+    }
+
+    fn batch(&mut self, packed: &Packed, number: usize) -> (usize, usize) {
+        let mut estimates = [0.0; BATCH];
+        packed.estimate(number, self.contest.place, self.bases, &mut estimates);
+        let own = packed.batch(number);
+        let mut near = Kernels::best().below32(&estimates, self.contest.limit());
+        while near != 0 {
+            let lane = near.trailing_zeros() as usize;
+            near &= near - 1;
+            let offset = own[lane];
+            // The dead are packed too.
+            if self.wanted[offset as usize / 64] >> (offset % 64) & 1 == 1 {
+                self.contest.enter(estimates[lane], offset);
             }
         }
-        Ok(true)
+        (own.len(), (own[own.len() - 1] - own[0]) as usize + 1)
     }
 
-    fn sketch(&self, offset: u32) -> &[u8] {
-        &self.cells.sketches[offset as usize * self.cells.stride..][..self.cells.stride]
-    }
-
-    /// Compares points that wait, from the best estimate on, until no other can be among the nearest.
-    fn compare_best(&mut self) {
-        let mut ahead = self.queue.pop();
-        while let Some(next) = ahead.filter(|next| next.estimate <= self.limit) {
-            ahead = self.queue.pop();
-            if let Some(ahead) = ahead {
-                self.cells.form.prefetch_row(ahead.offset);
+    fn cell(&mut self, number: usize) -> (usize, usize) {
+        let Cells { table, sketches, stride, .. } = self.cells;
+        let cell = table[number];
+        self.own.clear();
+        for_each_word(self.wanted, cell.first, cell.len, |first, mut word| {
+            while word != 0 {
+                let offset = first + word.trailing_zeros();
+                word &= word - 1;
+                Kernels::prefetch(&sketches[offset as usize * stride..][..stride]);
+                self.own.push(offset);
             }
-            self.compare(next.offset);
+        });
+        for offset in self.own.iter() {
+            let estimate = self.planes.estimate(&sketches[*offset as usize * stride..][..stride], self.bases[number]);
+            if estimate < self.contest.limit() {
+                self.contest.enter(estimate, *offset);
+            }
         }
-        self.queue.clear();
-    }
-
-    fn compare(&mut self, offset: u32) {
-        let distance = self.distance(offset);
-        self.compared += 1;
-        self.limit = admit(self.nearest, Near { distance, offset }, self.breadth);
-    }
-
-    fn distance(&self, offset: u32) -> f32 {
-        self.cells.form.distance(self.place, offset)
+        (self.own.len(), cell.len as usize)
     }
 }
 
-impl Wanted<'_> {
-    /// The points, if they are few.
-    fn few(&self) -> Option<impl Iterator<Item = u32>> {
-        let filter = self.filter.filter(|filter| filter.len() <= FEW)?;
-        let live = self.live;
-        let lives = move |offset: &u32| live.is_none_or(|live| live[*offset as usize / 64] >> (offset % 64) & 1 == 1);
-        Some(filter.iter().filter(lives))
+impl Cells<'_> {
+    /// How far a cell's centre is.
+    #[inline]
+    fn away(&self, place: &Place, number: usize) -> Away {
+        let code = &self.centers[number * self.center_stride..][..self.center_stride];
+        Away::read(place, &self.table[number], code)
     }
 
-    /// Writes a bit for each of `len` points.
-    pub(super) fn write(&self, len: usize, bits: &mut Vec<u64>) {
+    pub(super) fn sketch(&self, offset: u32) -> &[u8] {
+        &self.sketches[offset as usize * self.stride..][..self.stride]
+    }
+}
+
+impl<'a> Wanted<'a> {
+    /// The points, if they are few.
+    pub(super) fn few(&self) -> Option<impl Iterator<Item = u32>> {
+        let Self { live, filter } = *self;
+        let lives = move |offset: &u32| live.is_none_or(|live| live[*offset as usize / 64] >> (offset % 64) & 1 == 1);
+        (filter.len() <= FEW).then(|| filter.iter().filter(lives))
+    }
+
+    /// A bit for each of `len` points: the filter's own if they say all, else written to `bits`.
+    pub(super) fn write<'b>(&self, len: usize, bits: &'b mut Vec<u64>) -> &'b [u64]
+    where
+        'a: 'b,
+    {
         bits.clear();
-        match self.filter.map(|filter| (filter.bits(), filter.list())) {
-            None => bits.resize(len.div_ceil(64), u64::MAX),
-            Some((Some(words), _)) => bits.extend_from_slice(words),
-            Some((None, list)) => {
+        match (self.filter.bits(), self.live) {
+            (Some(words), None) => return words,
+            (Some(words), Some(_)) => bits.extend_from_slice(words),
+            (None, _) => {
                 bits.resize(len.div_ceil(64), 0);
-                list.unwrap_or_default().iter().for_each(|offset| bits[*offset as usize / 64] |= 1 << (offset % 64));
+                let list = self.filter.list().unwrap_or_default();
+                list.iter().for_each(|offset| bits[*offset as usize / 64] |= 1 << (offset % 64));
             }
         }
         if let Some(live) = self.live {
             bits.iter_mut().zip(live).for_each(|(bits, live)| *bits &= live);
         }
+        bits
     }
 }
 
-/// The bits of the `len` points from `first` on, at most 32.
+/// Shows `seen` the words that have bits of the `len` points from `first` on, others cleared, and what their lowest bits
+/// are of.
 #[inline]
-fn bits(words: &[u64], first: u32, len: u32) -> u32 {
-    let (at, shift) = (first as usize / 64, first % 64);
-    let word = |at: usize| words.get(at).copied().unwrap_or(0);
-    let both = u128::from(word(at)) | u128::from(word(at + 1)) << 64;
-    #[allow(clippy::cast_possible_truncation, reason = "the lower 32 bits are wanted")]
-    let bits = (both >> shift) as u32;
-    if len >= 32 { bits } else { bits & ((1 << len) - 1) }
+fn for_each_word(words: &[u64], first: u32, len: u32, mut seen: impl FnMut(u32, u64)) {
+    let end = first + len;
+    for at in first / 64..end.div_ceil(64) {
+        let start = 64 * at;
+        let mut word = words.get(at as usize).copied().unwrap_or(0);
+        if start < first {
+            word &= u64::MAX << (first - start);
+        }
+        if end - start < 64 {
+            word &= (1 << (end - start)) - 1;
+        }
+        seen(start, word);
+    }
 }
 
-/// Writes the estimated squared distances of all cells' centres, infinite ones behind them.
-fn rank(cells: Cells<'_>, place: &Place, centers: &mut Vec<[f32; LANES]>) {
-    centers.clear();
-    let mut estimates = [0.0; DEGREE];
-    let square = place.square();
-    for batch in (0..).take(cells.entries.len()) {
-        place.estimate(cells.entries.layout(), cells.entries.block(batch), square, &mut estimates);
-        centers.extend_from_slice(estimates.as_chunks().0);
-    }
-    // Free places of the last batch are far, unless a file says otherwise.
-    centers.as_flattened_mut().iter_mut().skip(cells.table.len()).for_each(|center| *center = f32::INFINITY);
+/// How many of the `len` points from `first` on have their bit set.
+#[inline]
+fn count(words: &[u64], first: u32, len: u32) -> u32 {
+    let mut count = 0;
+    for_each_word(words, first, len, |_, word| count += word.count_ones());
+    count
 }

@@ -41,6 +41,16 @@ pub(super) fn write(rotated: &[f32], center: &[f32], bits: &mut [u64], out: &mut
     code[..size_of_val(bits)].copy_from_slice(bits.as_bytes());
 }
 
+/// Writes the bits of a sketch, and returns `add` and `rescale`, which correct it.
+pub(super) fn read(sketch: &[u8], bits: &mut [u64]) -> (f32, f32) {
+    let (factors, code) = sketch.split_at(size_of::<Factors>());
+    let Factors { add, rescale } = *Factors::ref_from_bytes(factors).expect("sketches start at multiples of 16");
+    for (bits, word) in bits.iter_mut().zip(code.as_chunks().0) {
+        *bits = u64::from_le_bytes(*word);
+    }
+    (add, rescale)
+}
+
 /// A query, ready to be compared with sketches.
 #[derive(Debug, Default)]
 pub(super) struct Planes {

@@ -1,5 +1,7 @@
 //! Segments as their users see them: recall, hostile shapes of data, determinism, damage.
 
+mod filters;
+
 use std::collections::HashSet;
 
 use bytes::Bytes;
@@ -51,7 +53,7 @@ fn build_with(
 
 fn query(vector: &[f32], k: usize) -> SegmentQuery<'_> {
     let (effort, stop) = (Effort::Recall(0.98), &|| false);
-    SegmentQuery { vector, k, effort, live: None, filter: None, score_limit: None, stop }
+    SegmentQuery { vector, k, effort, live: None, filter: None, packed: None, score_limit: None, stop }
 }
 
 fn ask(segment: &Segment, query: &SegmentQuery<'_>) -> (Vec<Hit>, WalkStats) {

@@ -22,7 +22,7 @@ use super::sieve::Sieve;
 use crate::kernels::Kernels;
 
 /// Hops between two questions whether the answer is still wanted: some 50 µs.
-const PATIENCE_HOPS: u64 = 64;
+pub(super) const PATIENCE_HOPS: u64 = 64;
 
 /// Most points of a graph.
 pub(crate) const POINTS_MAX: usize = 1 << 31;
@@ -82,6 +82,11 @@ pub(crate) trait Steps: Copy {
     /// Asks for the block of a point ahead of time.
     fn prefetch(&self, offset: u32);
 
+    /// Asks for what [`Steps::distance`] reads ahead of time.
+    fn prefetch_row(&self, offset: u32) {
+        self.prefetch(offset);
+    }
+
     /// Asks for what [`Steps::estimate`] reads beside the block.
     fn approach(&self, _aid: &Aid, _seen: &Seen, _offset: u32) {}
 
@@ -104,6 +109,11 @@ impl Steps for Blocks<'_> {
     #[inline]
     fn prefetch(&self, offset: u32) {
         Blocks::prefetch(self, offset);
+    }
+
+    #[inline]
+    fn prefetch_row(&self, offset: u32) {
+        Blocks::prefetch_row(self, offset);
     }
 
     #[inline]
@@ -143,8 +153,8 @@ pub struct Scratch {
     pub(super) sieve: Sieve,
     /// Points that were accepted, where their distances are to be settled.
     pub(super) met: Vec<Near>,
-    aid: Aid,
-    seen: Seen,
+    pub(super) aid: Aid,
+    pub(super) seen: Seen,
 }
 
 impl Scratch {
@@ -258,7 +268,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    fn clear(&mut self, len: usize) {
+    pub(super) fn clear(&mut self, len: usize) {
         for word in self.touched.drain(..) {
             self.words[word as usize] = 0;
         }
@@ -273,7 +283,7 @@ impl Seen {
 
     /// Tells whether the point is new.
     #[inline]
-    fn insert(&mut self, offset: u32) -> bool {
+    pub(super) fn insert(&mut self, offset: u32) -> bool {
         let new = self.is_new(offset);
         if new {
             let word = &mut self.words[offset as usize / 64];

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use shoal_model::Filter;
 
+use super::evaluated::Passing;
 use super::frozen::Frozen;
 use super::known::Mark;
 use super::part::PartId;
@@ -29,12 +30,14 @@ impl SetFilter {
     }
 }
 
+type Evaluation = Result<Arc<Passing>, PayloadIndexError>;
+
 /// A filter made ready for one view, and what it found there: evaluated once for each segment, by whichever thread of
-/// a query needs it first.
+/// a query needs it first, unless an earlier query had the same.
 #[derive(Debug)]
 pub struct ViewFilter {
     pub(super) shared: Arc<SetFilter>,
-    segments: Vec<(PartId, OnceLock<Result<Matches, PayloadIndexError>>)>,
+    segments: Vec<(PartId, OnceLock<Evaluation>)>,
 }
 
 impl View {
@@ -54,12 +57,25 @@ impl ViewFilter {
     /// # Panics
     /// If the filter was prepared for another view.
     pub(super) fn matches(&self, part: &Frozen) -> Result<&Matches, IndexError> {
-        let found = self.segments.iter().find(|(id, _)| *id == part.id);
-        let (_, matches) = found.expect("a filter is prepared for the view that it is used with");
-        let offset_of = |id: &_| part.find_any(id, Mark::new(id));
-        let evaluate = || part.segment.payload_index().evaluate(&self.shared.filter, &offset_of);
-        matches.get_or_init(evaluate).as_ref().map_err(|error| IndexError::PayloadIndex(*error))
+        self.passing(part).map(|passing| &passing.matches)
     }
+
+    fn passing(&self, part: &Frozen) -> Result<&Passing, IndexError> {
+        let found = self.segments.iter().find(|(id, _)| *id == part.id);
+        let (_, passing) = found.expect("a filter is prepared for the view that it is used with");
+        let passing = passing.get_or_init(|| evaluate(part, &self.shared.filter));
+        passing.as_ref().map(Arc::as_ref).map_err(|error| IndexError::PayloadIndex(*error))
+    }
+}
+
+fn evaluate(part: &Frozen, filter: &Filter) -> Evaluation {
+    if let Some(kept) = part.evaluated.get(filter) {
+        return Ok(kept);
+    }
+    let matches = part.segment.payload_index().evaluate(filter, &|id| part.find_any(id, Mark::new(id)))?;
+    let passing = Arc::new(Passing::new(matches));
+    part.evaluated.keep(filter, &passing);
+    Ok(passing)
 }
 
 /// How the points of a segment are found.
@@ -67,7 +83,7 @@ pub(super) enum Way<'a> {
     /// Compare these points, which live and pass.
     Scan(Vec<u32>),
     /// Look so hard for points that live and are among these, if there is a filter.
-    Walk(Effort, Option<&'a Matches>),
+    Walk(Effort, Option<&'a Passing>),
 }
 
 /// How to search the offsets of `range`, which is all of the segment unless the look is exact.
@@ -80,18 +96,18 @@ pub(super) fn way<'a>(
     filter: Option<&'a ViewFilter>,
     look: Look,
 ) -> Result<Way<'a>, IndexError> {
-    let matches = filter.map(|filter| filter.matches(part)).transpose()?;
+    let found = filter.map(|filter| filter.passing(part)).transpose()?;
     let live = &part.live;
-    Ok(match (look, matches) {
+    Ok(match (look, found) {
         (Look::Exact, None) => Way::Scan(range.filter(|offset| live.contains(*offset)).collect()),
-        (Look::Exact, Some(matches)) => {
+        (Look::Exact, Some(Passing { matches, .. })) => {
             let wanted = |offset: &u32| range.contains(offset) && live.contains(*offset);
             Way::Scan(matches.iter().filter(wanted).collect())
         }
         (Look::Walk(effort), None) => Way::Walk(effort, None),
-        (Look::Walk(effort), Some(matches)) => match passing(part, matches) {
+        (Look::Walk(effort), Some(found)) => match passing(part, &found.matches) {
             0 => Way::Scan(Vec::new()),
-            passing => Way::Walk(effort, (passing < live.count()).then_some(matches)),
+            passing => Way::Walk(effort, (passing < live.count()).then_some(found)),
         },
     })
 }

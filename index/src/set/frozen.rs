@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shoal_model::PointId;
 
+use super::evaluated::Evaluated;
 use super::known::{Known, Mark};
 use super::live::Live;
 use super::part::{Part, PartId, PartKind};
@@ -17,13 +18,14 @@ pub struct Frozen {
     pub(super) segment: Arc<Segment>,
     pub(super) live: Live,
     known: Arc<Known>,
+    pub(super) evaluated: Arc<Evaluated>,
 }
 
 impl Frozen {
     /// Reads all ids.
     pub(super) fn new(id: PartId, segment: Segment, live: Live) -> Self {
         let known = Arc::new(Known::new(&segment));
-        Self { id, segment: Arc::new(segment), live, known }
+        Self { id, segment: Arc::new(segment), live, known, evaluated: Arc::default() }
     }
 
     /// Number of the part.
@@ -67,7 +69,7 @@ impl Frozen {
     pub(super) fn memory_bytes(&self) -> usize {
         let resident = |image: &&Image| image.residency() == Residency::Resident;
         let images: usize = self.images().into_iter().filter(resident).map(|image| image.bytes().len()).sum();
-        images + self.live.memory_bytes() + self.known.memory_bytes()
+        images + self.live.memory_bytes() + self.known.memory_bytes() + self.evaluated.memory_bytes()
     }
 
     fn images(&self) -> [&Image; 2] {

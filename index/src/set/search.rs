@@ -187,10 +187,12 @@ impl Search<'_> {
         };
         let found = match way(part, range, self.query.filter, self.query.look)? {
             Way::Scan(offsets) => self.scan(number, part, &offsets)?,
-            Way::Walk(effort, filter) => {
+            Way::Walk(effort, passing) => {
                 let SetQuery { vector, k, stop, .. } = *self.query;
                 let (live, score_limit) = (part.live.tombstoned(), self.limit);
-                let query = SegmentQuery { vector, k, effort, live, filter, score_limit, stop };
+                let filter = passing.map(|passing| &passing.matches);
+                let packed = passing.and_then(|passing| passing.packed(&part.segment));
+                let query = SegmentQuery { vector, k, effort, live, filter, packed, score_limit, stop };
                 self.walk(number, part, &query, scratch)?
             }
         };
