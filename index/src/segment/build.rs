@@ -171,7 +171,7 @@ impl<'a> Draft<'a> {
         let first = points.len().saturating_sub(calibration::QUERIES);
         let queries = (0..).take(points.len()).skip(first);
         let ground = Ground { points: &points, order: &order, cells: &cells, sketches: &sketches, centers: &centers };
-        let bounds = ground.measure(&queries.clone().collect::<Vec<_>>());
+        let bounds = ground.measure(&queries.clone().take(calibration::QUERIES_AMONG).collect::<Vec<_>>());
         let [samples, among] = if let Some(blocks) = &compact {
             let (padded_dims, cells_of) = (points.rotation().padded_dim(), compact::cells_of(&cells));
             let form = Form::Compact(Compact::new(padded_dims, blocks, &sketches, &cells, &cells_of));
@@ -365,14 +365,14 @@ impl<N: Fn(u32) -> u32 + Sync> Trial<'_, N> {
         // Points come in a random order, so any part of them is a random one.
         let is_sparse = |offset: u32| name(offset).is_multiple_of(SPARSE);
         let sparse: Vec<u32> = all.into_iter().filter(|offset| is_sparse(*offset)).collect();
-        let among =
-            calibration::measure(&sparse, &self.queries, ask, distance, |scratch: &mut Scratch, own, breadth| {
-                let starts = starts(scratch, own);
-                let wanted = |offset| offset != own && is_sparse(offset);
-                let path = form.walk_among(scratch, &starts, breadth, wanted, self.stop)?;
-                settle(scratch);
-                Ok(path.visited)
-            })?;
+        let few = &self.queries[..self.queries.len().min(calibration::QUERIES_AMONG)];
+        let among = calibration::measure(&sparse, few, ask, distance, |scratch: &mut Scratch, own, breadth| {
+            let starts = starts(scratch, own);
+            let wanted = |offset| offset != own && is_sparse(offset);
+            let path = form.walk_among(scratch, &starts, breadth, wanted, self.stop)?;
+            settle(scratch);
+            Ok(path.visited)
+        })?;
         Ok([walks, among])
     }
 }

@@ -268,7 +268,7 @@ impl Segment {
 
     fn sample(&self, effort: Effort) -> Option<Sample> {
         match effort {
-            Effort::Recall(recall) => calibration::for_recall(&self.samples, recall),
+            Effort::Recall(recall) => calibration::for_recall(&self.samples, calibration::careful(recall)),
             #[allow(clippy::cast_precision_loss, reason = "beams are far below 2^24")]
             Effort::Beam(beam) => calibration::for_hops(&self.samples, beam as f32),
         }
