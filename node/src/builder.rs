@@ -111,10 +111,16 @@ impl Builder {
 
 /// Gives the calling thread up for any other that has something to do.
 fn lower_priority() {
-    // Linux counts niceness by thread; elsewhere this would be that of the whole process.
+    // A nice thread that runs is still left to the end of its slice when a search wakes up; an idle one is not.
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
-        tracing::warn!(%error, "build threads run at the priority of searches");
+    {
+        use thread_priority::unix::{NormalThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id};
+        use thread_priority::{ThreadPriority, ThreadSchedulePolicy};
+
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
+            tracing::warn!(%error, "build threads run at the priority of searches");
+        }
     }
 }
 
