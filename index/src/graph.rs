@@ -8,6 +8,8 @@
 //! order   neighbours are put near each other in memory
 //! ```
 //!
+//! A merge has no seed: its largest part is what the others join, in batches too.
+//!
 //! All of a batch see the same graph and are joined in order, so the result depends on points, parameters and seed, not
 //! on how many threads there are. Walks run on the frozen form itself, blocks with codes, which is what makes a build
 //! fast: one hop estimates 32 distances.
@@ -19,14 +21,18 @@
 //! `docs/benchmarks.md` for what it takes for all points, and what the batches take.
 
 mod grow;
+mod growth;
 mod links;
+mod merge;
 mod order;
 mod points;
 mod prune;
 mod repair;
 mod seed;
 
-pub(crate) use grow::{Grown, Params, grow};
+pub(crate) use grow::{Params, grow};
+pub(crate) use growth::Grown;
+pub(crate) use merge::{Part, merge};
 pub(crate) use order::order;
 pub(crate) use points::Points;
 pub(crate) use repair::Repair;

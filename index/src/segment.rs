@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! Rows ──build──▶ file ──open──▶ Segment ──search──▶ hits
+//!                  ▲                │
+//!                  └─────merge──────┘
 //! ```
 //!
 //! | file | has |
@@ -17,12 +19,15 @@
 //! | `calibration`, `bounds` | how hard to walk and how far to scan for a wanted recall |
 //! | `ids`, `stored` | ids; payload, and vectors that blocks have not exactly |
 //! | `rows`, `target` | points before they are built in; where files go |
-//! | `build`, `frozen`, `search` | making, opening and asking a segment |
+//! | `build`, `merge`, `draft` | making a segment: of rows, of segments, and what both come to before it is written |
+//! | `trial` | walks that calibrate a draft |
+//! | `frozen`, `search` | opening and asking a segment |
+//! | `reach` | counting points that no walk finds, of which there must be none |
 //!
 //! # What is trusted
-//! A file whose checksums hold was written by [`Segment::build`], or by an enemy. Opening checks all that would make a
-//! search panic or read what is not there; links may still lead anywhere within the graph, so an enemy can spoil
-//! answers, not processes.
+//! A file whose checksums hold was written by [`Segment::build`] or [`Segment::merge`], or by an enemy. Opening checks
+//! all that would make a search panic or read what is not there; links may still lead anywhere within the graph, so an
+//! enemy can spoil answers, not processes.
 
 mod among;
 mod blocks;
@@ -32,14 +37,17 @@ mod calibration;
 mod cells;
 mod compact;
 mod contest;
+mod draft;
 pub(crate) mod entries;
 mod form;
 mod frozen;
 mod ids;
 mod layout;
+mod merge;
 mod packed;
 mod place;
 mod queue;
+mod reach;
 mod rows;
 mod search;
 mod sent;
@@ -48,6 +56,7 @@ mod sketch;
 mod space;
 mod stored;
 mod target;
+mod trial;
 mod walk;
 
 #[cfg(test)]
@@ -56,6 +65,7 @@ mod tests;
 pub use build::{BuildError, Parameters};
 pub use frozen::Segment;
 pub use layout::Precision;
+pub use merge::MergePart;
 pub use packed::Packed;
 pub use rows::Rows;
 pub use search::{Effort, Hit, SegmentQuery, WalkStats};

@@ -65,6 +65,12 @@ impl Links {
     }
 }
 
+impl From<Vec<List>> for Links {
+    fn from(lists: Vec<List>) -> Self {
+        Self(lists)
+    }
+}
+
 impl Index<u32> for Links {
     type Output = List;
 

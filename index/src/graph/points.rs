@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::kernels::Kernels;
 use crate::quantize;
 use crate::rotation::Rotation;
-use crate::segment::Space;
+use crate::segment::{Near, Space};
 
 /// Points whose sums make one partial sum of the centre, so that it does not depend on threads.
 const CENTER_CHUNK: usize = 4_096;
@@ -77,6 +77,11 @@ impl Points {
         &self.center
     }
 
+    /// All vectors, as they were sent, one after the other.
+    pub(crate) fn vectors(&self) -> &[f32] {
+        &self.vectors
+    }
+
     /// A vector, as it was sent.
     pub(crate) fn vector(&self, offset: u32) -> &[f32] {
         let dim = self.space.dim();
@@ -96,6 +101,12 @@ impl Points {
         let (a, b) = (a as usize, b as usize);
         let product = product(self.scales[a], self.scales[b], dot);
         (self.squares[a] + self.squares[b] - 2.0 * product).max(0.0)
+    }
+
+    /// `other`, as it lies from `own`.
+    #[inline]
+    pub(crate) fn near(&self, own: u32, other: u32) -> Near {
+        Near { distance: self.distance(own, other), offset: other }
     }
 
     /// The point nearest to the centre; the first of several.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::grow::write_block;
+use super::growth::write_block;
 use super::links::Links;
 use super::points::{Points, offset_of};
 use crate::segment::{Blocks, Breadth, Cancelled, Layout, LinkWriter, Near, Scratch, Waiting, walk};

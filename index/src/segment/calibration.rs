@@ -15,7 +15,7 @@ use super::place::Place;
 use super::walk::{Breadth, Cancelled, Near, Scratch, admit};
 
 /// Points asked. Few of them are hard, and those decide: where 200 were asked, what was told as .98 was .954 to .989.
-pub(crate) const QUERIES: usize = 800;
+pub(crate) const QUERIES: usize = 400;
 
 /// Those of them that are asked under filters, whose searches take longer and have a margin of their own.
 pub(crate) const QUERIES_AMONG: usize = 200;

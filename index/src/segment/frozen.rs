@@ -290,6 +290,11 @@ impl Segment {
         *self.form().links(offset)
     }
 
+    /// Whom a point is linked to: [`Segment::links`] but for free places, and for what only a damaged file would name.
+    pub(super) fn neighbours(&self, offset: u32) -> impl Iterator<Item = u32> {
+        self.links(offset).into_iter().filter(move |link| *link != offset && *link < self.len())
+    }
+
     /// Packed payload of a point.
     #[must_use]
     pub fn payload(&self, offset: u32) -> &[u8] {

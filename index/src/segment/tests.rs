@@ -1,6 +1,7 @@
 //! Segments as their users see them: recall, hostile shapes of data, determinism, damage.
 
 mod filters;
+mod merging;
 
 use std::collections::HashSet;
 
@@ -125,6 +126,7 @@ fn every_point_is_reachable_whatever_lies_where() {
             for precision in TIERS {
                 let segment = build_with(metric, precision, 24, &vectors, 2);
                 assert!(finds_all(&segment, &uniform[0]), "{name}, {metric:?}, {precision:?}");
+                assert_eq!(segment.unreachable(), 0, "{name}, {metric:?}, {precision:?}");
             }
         }
     }
@@ -135,6 +137,7 @@ fn few_points_and_none_are_a_segment() {
     for (len, precision) in [0, 1, 2, 10, 33, 64].into_iter().flat_map(|len| TIERS.map(|tier| (len, tier))) {
         let vectors: Vec<Vec<f32>> = (0..len).map(|i| vec![i as f32, 1.0]).collect();
         let segment = build_with(Metric::Euclidean, precision, 2, &vectors, 2);
+        assert_eq!(segment.unreachable(), 0, "of {len}");
         let (hits, stats) = ask(&segment, &query(&[0.2, 1.0], 5));
         assert_eq!(hits.len(), len.min(5), "of {len}");
         assert!(stats.refined >= hits.len() as u64 && (precision.is_some() || stats.refined == hits.len() as u64));

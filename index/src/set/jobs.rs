@@ -17,7 +17,7 @@ use super::plan::Job;
 use super::point_set::{Held, PointSet};
 use super::view::View;
 use crate::delta::{Delta, DeltaRow, DeltaView};
-use crate::segment::{BuildError, Parameters, Rows, Segment, Target};
+use crate::segment::{BuildError, MergePart, Parameters, Rows, Segment, Target};
 
 /// A job that runs, as the writer knows it.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Product {
     id: JobId,
     token: Arc<()>,
     /// `None` if there was nothing left to make it of. Its number comes when it is installed.
-    segment: Option<Frozen>,
+    pub(super) segment: Option<Frozen>,
     /// How many of the job's dead it knows.
     buried: usize,
 }
@@ -241,7 +241,16 @@ impl JobInput {
         if self.is_empty() {
             return Ok(self.nothing()?);
         }
-        Ok(self.product(Segment::build(&self.rows(), parameters, target, stop)?)?)
+        let segment = match self.job {
+            Job::Build { .. } => Segment::build(&self.rows(), parameters, target, stop),
+            Job::Merge { .. } | Job::Rewrite { .. } => Segment::merge(&self.merge_parts(), parameters, target, stop),
+        };
+        Ok(self.product(segment?)?)
+    }
+
+    fn merge_parts(&self) -> Vec<MergePart<'_>> {
+        let parts = self.segments.iter();
+        parts.map(|part| MergePart { segment: &part.segment, live: part.live.tombstoned() }).collect()
     }
 
     /// A segment that was made of this input, looked through: it has every point in the version that was given, and

@@ -1,5 +1,6 @@
 //! The set against a plain map and a naive search in `f64`.
 
+mod churn;
 mod edges;
 mod interleaving;
 mod ranges;
@@ -69,7 +70,7 @@ fn build(metric: Metric, input: &JobInput) -> Segment {
 }
 
 fn product(metric: Metric, input: &JobInput) -> Product {
-    input.product(build(metric, input)).expect("it was built of this input")
+    input.execute(&parameters(metric), &Target::Memory, &never).expect("nothing stops the job")
 }
 
 /// Does a job from begin to end.

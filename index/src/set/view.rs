@@ -151,6 +151,14 @@ impl View {
         deltas + self.segments.iter().map(Frozen::memory_bytes).sum::<usize>()
     }
 
+    /// How many points of segments, dead ones included, no walk finds: none, or a file is not as it was written.
+    ///
+    /// A diagnostic that takes some microseconds a point: see `Segment::unreachable`.
+    #[must_use]
+    pub fn unreachable(&self) -> u64 {
+        self.segments.iter().map(|part| part.segment.unreachable()).sum()
+    }
+
     fn delta(&self, number: u32) -> &DeltaView {
         &self.deltas[number as usize].points
     }

@@ -107,14 +107,18 @@ impl World {
 
     fn build(&mut self) {
         let Some((input, made)) = self.jobs.iter_mut().find(|(_, made)| made.is_none()) else { return };
-        *made = Some(if input.is_empty() && self.rng.random() {
-            input.nothing().expect("nothing lives in it")
+        let product = if input.is_empty() && self.rng.random() {
+            // An empty segment is as good as none.
+            input.product(build(self.metric, input)).expect("it was built of this input")
         } else {
-            let segment = build(self.metric, input);
+            product(self.metric, input)
+        };
+        if let Some(part) = &product.segment {
+            assert_eq!(part.segment.unreachable(), 0, "points that no walk finds");
             let bytes = |image: &crate::file::Image| image.bytes().to_vec();
-            self.files.push((bytes(segment.graph_image()), bytes(segment.stored_image())));
-            input.product(segment).expect("it was built of this input")
-        });
+            self.files.push((bytes(part.segment.graph_image()), bytes(part.segment.stored_image())));
+        }
+        *made = Some(product);
     }
 
     /// What has died so far, ahead of the install.
