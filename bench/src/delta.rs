@@ -1,6 +1,6 @@
 //! `bench delta`: what a search of fresh points costs on one core, by codes and by comparing every vector.
 
-mod clustered;
+pub(crate) mod clustered;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use shoal_client::ClientError;
 use shoal_index::IndexError;
 use shoal_index::segment::BuildError;
+use shoal_index::set::JobError;
 use shoal_model::{Classify, ErrorKind};
 
 /// Why a benchmark could not run, and what to do about it.
@@ -46,6 +47,9 @@ pub(crate) enum BenchError {
     /// Ours was not built.
     #[error("shoal failed to build its index")]
     Build(#[from] BuildError),
+    /// Ours did not turn parts of a set into others.
+    #[error("shoal failed to build or merge a segment")]
+    Job(#[from] JobError),
     /// The threads of a build did not start.
     #[error("no threads to build with")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -82,7 +86,7 @@ impl Classify for BenchError {
             Self::PeerSilent { .. } | Self::Unsettled { .. } => ErrorKind::DeadlineExceeded,
             Self::Index(error) => error.kind(),
             Self::Cluster(error) => error.kind(),
-            Self::Build(_) | Self::Threads(_) | Self::Task(_) => ErrorKind::Internal,
+            Self::Build(_) | Self::Job(_) | Self::Threads(_) | Self::Task(_) => ErrorKind::Internal,
             Self::PeerFailed { .. } | Self::PeerGone { .. } | Self::PeerGarbage { .. } | Self::Io { .. } => {
                 ErrorKind::Internal
             }

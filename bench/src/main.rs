@@ -6,6 +6,7 @@
 //! All but `cluster` know nothing of clusters and the wire: what they measure runs in this process or in a peer's.
 
 mod ann;
+mod churn;
 mod cluster;
 mod contender;
 mod curve;
@@ -15,6 +16,7 @@ mod exact;
 mod filter;
 mod hnsw_rs;
 mod machine;
+mod merge;
 mod npy;
 mod peer;
 mod report;
@@ -38,17 +40,21 @@ struct Cli {
 #[derive(Subcommand)]
 enum Bench {
     Ann(ann::Args),
+    Churn(churn::Args),
     Cluster(cluster::Args),
     Delta(delta::Args),
     Filter(filter::Args),
+    Merge(merge::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().bench {
         Bench::Ann(args) => ann::run(&args),
+        Bench::Churn(args) => churn::run(&args),
         Bench::Cluster(args) => cluster::run(&args),
         Bench::Delta(args) => delta::run(&args),
         Bench::Filter(args) => filter::run(&args),
+        Bench::Merge(args) => merge::run(&args),
     };
     match outcome {
         Ok(report) if report.gates_met() => ExitCode::SUCCESS,

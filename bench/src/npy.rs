@@ -31,6 +31,11 @@ impl<T> Matrix<T> {
         self.columns
     }
 
+    /// One row.
+    pub(crate) fn row(&self, number: usize) -> &[T] {
+        &self.values[number * self.columns..][..self.columns]
+    }
+
     /// Row by row, from the first.
     pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = &[T]> + Clone {
         self.values.chunks_exact(self.columns)

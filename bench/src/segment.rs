@@ -53,6 +53,52 @@ impl Tier {
     }
 }
 
+/// Rows of a set as points: the number of a row is the id, and the version too.
+pub(crate) fn rows(set: &Set, numbers: impl ExactSizeIterator<Item = usize>) -> Rows {
+    let mut rows = Rows::with_capacity(dim(set), numbers.len());
+    for number in numbers {
+        rows.push(PointId::Number(number as u64), number as u64, set.base.row(number), Bytes::new());
+    }
+    rows
+}
+
+/// Components of a set's vectors.
+pub(crate) fn dim(set: &Set) -> u32 {
+    u32::try_from(set.base.columns()).expect("a dimension is no larger than a file's header says")
+}
+
+/// How segments of a set are built.
+pub(crate) fn parameters(set: &Set, tier: Tier) -> Parameters {
+    let precision = Precision::of(tier.quantization());
+    Parameters { metric: set.metric, precision, ef_construction: EF_CONSTRUCTION, seed: SEED }
+}
+
+/// What a segment answers to all queries.
+pub(crate) struct Answers {
+    /// Queries × k; −1 stands for none.
+    pub(crate) ids: Matrix<i64>,
+    /// Points visited, together.
+    pub(crate) hops: u64,
+}
+
+/// Answers queries one after the other.
+pub(crate) fn answer(
+    segment: &Segment,
+    scratch: &mut Scratch,
+    queries: &Matrix<f32>,
+    k: usize,
+    effort: Effort,
+) -> Result<Answers, BenchError> {
+    let (mut ids, mut hops) = (Vec::with_capacity(queries.len() * k), 0);
+    for vector in queries.rows() {
+        let (hits, stats) = segment.search(scratch, &query(vector, k, effort))?;
+        ids.extend(hits.iter().map(|hit| row(segment.versions()[hit.offset as usize])));
+        ids.extend(std::iter::repeat_n(-1, k - hits.len()));
+        hops += stats.hops;
+    }
+    Ok(Answers { ids: Matrix::new(k, ids), hops })
+}
+
 /// A segment, and what one thread needs to ask it.
 pub(crate) struct Frozen {
     segment: Segment,
@@ -63,13 +109,7 @@ pub(crate) struct Frozen {
 impl Frozen {
     /// Builds it with `threads`, in memory, to answer with `k` points.
     pub(crate) fn build(set: &Set, k: usize, threads: usize, tier: Tier) -> Result<Self, BenchError> {
-        let dim = u32::try_from(set.base.columns()).expect("a dimension is no larger than a file's header says");
-        let mut rows = Rows::with_capacity(dim, set.base.len());
-        for (row, vector) in (0..).zip(set.base.rows()) {
-            rows.push(PointId::Number(row), row, vector, Bytes::new());
-        }
-        let precision = Precision::of(tier.quantization());
-        let parameters = Parameters { metric: set.metric, precision, ef_construction: EF_CONSTRUCTION, seed: SEED };
+        let (rows, parameters) = (rows(set, 0..set.base.len()), parameters(set, tier));
         let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
         let segment = pool.install(|| Segment::build(&rows, &parameters, &Target::Memory, &|| false))?;
         Ok(Self { segment, scratch: Scratch::new(), k })
@@ -83,12 +123,10 @@ impl Frozen {
 
     /// Recall of the queries of a set, asked as hard as a wanted recall takes.
     pub(crate) fn recall_where_wanted(&mut self, set: &Set, wanted: f64) -> Result<f64, BenchError> {
-        let mut ids = Vec::with_capacity(set.queries.len() * self.k);
-        for vector in set.queries.rows() {
-            let hits = self.search_one(vector, wanted)?;
-            self.append_rows(&hits, &mut ids);
-        }
-        Ok(recall(&set.truth, &Matrix::new(self.k, ids), self.k))
+        #[allow(clippy::cast_possible_truncation, reason = "recalls need no more digits")]
+        let effort = Effort::Recall(wanted as f32);
+        let found = answer(&self.segment, &mut self.scratch, &set.queries, self.k, effort)?;
+        Ok(recall(&set.truth, &found.ids, self.k))
     }
 
     /// Answers one query, as hard as a recall takes.
@@ -100,10 +138,7 @@ impl Frozen {
 
     /// Answers the queries one after the other.
     pub(crate) fn search(&mut self, queries: &Matrix<f32>, beam: usize) -> Result<Matrix<i64>, BenchError> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let found = self.search_with(&mut scratch, queries, beam);
-        self.scratch = scratch;
-        found
+        Ok(answer(&self.segment, &mut self.scratch, queries, self.k, Effort::Beam(beam))?.ids)
     }
 
     /// How many times as many queries two threads answer as one, on the wall: the median of samples in turns.
@@ -125,34 +160,14 @@ impl Frozen {
         let watch = Stopwatch::start();
         let answer = || {
             let mut scratch = Scratch::new();
-            (0..passes).try_for_each(|_| self.search_with(&mut scratch, queries, beam).map(drop))
+            let effort = Effort::Beam(beam);
+            (0..passes).try_for_each(|_| answer(&self.segment, &mut scratch, queries, self.k, effort).map(drop))
         };
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(answer)).collect();
             workers.into_iter().try_for_each(|worker| worker.join().expect("a search does not panic"))
         })?;
         Ok(watch.elapsed().seconds)
-    }
-
-    fn search_with(
-        &self,
-        scratch: &mut Scratch,
-        queries: &Matrix<f32>,
-        beam: usize,
-    ) -> Result<Matrix<i64>, BenchError> {
-        let mut ids = Vec::with_capacity(queries.len() * self.k);
-        for vector in queries.rows() {
-            let query = query(vector, self.k, Effort::Beam(beam));
-            let (hits, _) = self.segment.search(scratch, &query)?;
-            self.append_rows(&hits, &mut ids);
-        }
-        Ok(Matrix::new(self.k, ids))
-    }
-
-    /// The rows of the hits; −1 where there are fewer than `k`.
-    fn append_rows(&self, hits: &[Hit], ids: &mut Vec<i64>) {
-        ids.extend(hits.iter().map(|hit| row(self.segment.versions()[hit.offset as usize])));
-        ids.extend(std::iter::repeat_n(-1, self.k - hits.len()));
     }
 }
 

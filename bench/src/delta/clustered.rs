@@ -20,7 +20,7 @@ const SHARES: [f32; 4] = [0.18, 0.18, 0.22, 0.42];
 const QUERY_SHARES: [f32; 4] = [0.18, 0.16, 0.16, 0.50];
 
 /// `points` and `queries` of `dim` components. The truth is empty: whoever searches has to find it.
-pub(super) fn set(dim: usize, points: usize, queries: usize, seed: u64) -> Set {
+pub(crate) fn set(dim: usize, points: usize, queries: usize, seed: u64) -> Set {
     let mut rng = StdRng::seed_from_u64(seed);
     let world = World::new(&mut rng, dim);
     let base = world.points(&mut rng, points, SHARES);
@@ -30,7 +30,7 @@ pub(super) fn set(dim: usize, points: usize, queries: usize, seed: u64) -> Set {
 }
 
 /// `count` rows, or all if there are fewer, in an order that a seed decides.
-pub(super) fn sample(base: &Matrix<f32>, count: usize, seed: u64) -> Matrix<f32> {
+pub(crate) fn sample(base: &Matrix<f32>, count: usize, seed: u64) -> Matrix<f32> {
     let mut rows: Vec<&[f32]> = base.rows().collect();
     rows.shuffle(&mut StdRng::seed_from_u64(seed));
     rows.truncate(count);
