@@ -1,7 +1,8 @@
 //! `bench cluster`: recall and latency through a whole cluster, at the settings that a user gets who sets none.
 //!
 //! A search through the cluster is held against the same search in this process plus what the wire costs: the same
-//! call to a collection of one point. Then everything is written again, and searches go on while nodes build and merge.
+//! call to a collection of one point. Then every point is written again, at the rate of a service and then all at once,
+//! and searches go on while nodes build and merge.
 
 mod load;
 mod probe;
@@ -17,7 +18,7 @@ use crate::machine::{Machine, other_load};
 use crate::report::{self, Better, Report, Row, columns};
 use crate::segment::{Frozen, Tier};
 use crate::set::Set;
-use load::Loader;
+use load::{Jobs, Loader};
 use probe::{Latencies, Probe};
 use up::Up;
 
@@ -83,8 +84,11 @@ struct Measured {
     in_process: Latencies,
     wire: Latencies,
     shards: Vec<OfShards>,
-    building: Latencies,
+    /// While all is written again, as fast as that goes, and until it is built.
+    reloading: Latencies,
+    /// While points are written at a steady rate: searches beside no job, and beside one.
     writing: Latencies,
+    building: Latencies,
 }
 
 /// Of a collection with so many shards.
@@ -118,14 +122,34 @@ async fn measure(set: &Set, frozen: &mut Frozen, router: &str, passes: usize) ->
         eprint!(".");
     }
     eprintln!(" idle measured");
+    let (mut jobs, mut steady) = (Jobs::default(), Vec::new());
     let one = name_of(1);
-    let mut writing = Latencies::default();
-    probe.during(&one, loader.all(&one), &mut writing).await?;
-    eprintln!("written again");
-    let mut building = Latencies::default();
-    probe.during(&one, loader.settle(&one), &mut building).await?;
-    eprintln!("built and merged");
-    Ok(Measured { in_process, wire, shards, building, writing })
+    let work = async {
+        loader.steadily(&one).await?;
+        loader.settle(&one).await
+    };
+    let watched = async {
+        tokio::select! {
+            done = work => done,
+            failed = loader.watch(&one, &mut jobs) => failed,
+        }
+    };
+    probe.during(&one, watched, &mut steady).await?;
+    eprintln!("written again at a steady rate");
+    let beside = |busy: bool| {
+        let those = steady.iter().filter(|(due, _)| jobs.under_way_at(*due) == busy);
+        those.map(|(_, time)| *time).collect::<Latencies>()
+    };
+    let (writing, building) = (beside(false), beside(true));
+    let mut reloading = Vec::new();
+    let work = async {
+        loader.all(&one).await?;
+        loader.settle(&one).await
+    };
+    probe.during(&one, work, &mut reloading).await?;
+    eprintln!("written again at once");
+    let reloading = reloading.into_iter().map(|(_, time)| time).collect();
+    Ok(Measured { in_process, wire, shards, reloading, writing, building })
 }
 
 fn name_of(shards: u32) -> String {
@@ -158,9 +182,11 @@ impl Measured {
             rows.push(Row::new(name, ratio, "ratio", Better::Lower).expect(None, Some(1.5)));
         }
         let idle = self.shards.first().and_then(|of| of.idle.millis_at(0.99));
-        for (name, latencies, gate, goal) in
-            [("building", &self.building, Some(2.0), Some(1.5)), ("writing", &self.writing, None, None)]
-        {
+        for (name, latencies, gate, goal) in [
+            ("writing", &self.writing, None, None),
+            ("building", &self.building, Some(2.0), Some(1.5)),
+            ("reloading", &self.reloading, None, None),
+        ] {
             rows.push(millis(format!("p99_ms_while_{name}"), latencies, 0.99));
             let ratio = latencies.millis_at(0.99).zip(idle).map(|(ms, idle)| ms / idle);
             let row = Row::new(format!("p99_ratio_while_{name}_to_idle"), ratio, "ratio", Better::Lower);
@@ -178,8 +204,9 @@ impl Measured {
         let mut lines =
             vec![line("in process".to_owned(), None, &self.in_process), line("the wire".to_owned(), None, &self.wire)];
         lines.extend(self.shards.iter().map(|of| line(format!("{} shards", of.shards), Some(of.recall), &of.idle)));
-        lines.push(line("1 shard, while writing".to_owned(), None, &self.writing));
-        lines.push(line("1 shard, while building".to_owned(), None, &self.building));
+        lines.push(line("1 shard, steady writes".to_owned(), None, &self.writing));
+        lines.push(line("1 shard, beside a job".to_owned(), None, &self.building));
+        lines.push(line("1 shard, a reload".to_owned(), None, &self.reloading));
         columns(&["search", "recall", "searches", "p50 ms", "p95 ms", "p99 ms"], lines, &[1, 2, 3, 4, 5])
     }
 }

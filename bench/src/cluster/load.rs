@@ -14,12 +14,27 @@ use crate::set::Set;
 const BATCH: usize = 256;
 /// Writes at a time.
 const CONCURRENCY: usize = 4;
+/// Points a second of a service whose collection changes, and how many a write of it has.
+const STEADY_RATE: usize = 1_000;
+const STEADY_BATCH: usize = 50;
 /// How often the cluster is asked how far it is: reports come once a second.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How long nothing must have changed.
 const QUIET_FOR: Duration = Duration::from_secs(6);
 /// What it may take at most.
 const SETTLE_WITHIN: Duration = Duration::from_secs(600);
+
+/// Moments, ascending, and whether jobs were under way then.
+#[derive(Debug, Default)]
+pub(super) struct Jobs(pub(super) Vec<(Instant, bool)>);
+
+impl Jobs {
+    /// Whether some were under way at a moment, by the first report after it.
+    pub(super) fn under_way_at(&self, moment: Instant) -> bool {
+        let after = self.0.partition_point(|(at, _)| *at < moment);
+        self.0.get(after).or(self.0.last()).is_some_and(|(_, is_busy)| *is_busy)
+    }
+}
 
 /// Writes the points of a set.
 pub(super) struct Loader<'a> {
@@ -48,6 +63,26 @@ impl Loader<'_> {
             finish(&mut writes).await?;
         }
         Ok(())
+    }
+
+    /// Writes every point again, as many a second as a service would.
+    pub(super) async fn steadily(&self, collection: &str) -> Result<(), BenchError> {
+        let mut due =
+            tokio::time::interval(Duration::from_secs(1) / u32::try_from(STEADY_RATE / STEADY_BATCH).unwrap_or(1));
+        for first in (0..self.set.base.len()).step_by(STEADY_BATCH) {
+            due.tick().await;
+            self.client.upsert(collection, self.points(first, STEADY_BATCH)).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes when the collection's replicas have jobs under way, until it is dropped: reports come once a second.
+    pub(super) async fn watch(&self, collection: &str, jobs: &mut Jobs) -> Result<(), BenchError> {
+        loop {
+            let is_busy = self.reports(collection).await?.iter().any(|report| !report.jobs.is_empty());
+            jobs.0.push((Instant::now(), is_busy));
+            tokio::time::sleep(ASK_EVERY).await;
+        }
     }
 
     fn points(&self, first: usize, count: usize) -> Vec<Point> {
@@ -88,5 +123,20 @@ async fn finish(writes: &mut JoinSet<Result<(), ClientError>>) -> Result<(), Ben
     match writes.join_next().await {
         Some(written) => Ok(written.map_err(|error| BenchError::Task(error.to_string()))??),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_judged_by_the_report_after_it() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let jobs = Jobs(vec![(at(1), false), (at(2), true), (at(3), false)]);
+        let told = [0, 1, 2, 3, 4].map(|seconds| jobs.under_way_at(at(seconds)));
+        assert_eq!(told, [false, false, true, false, false]);
+        assert!(!Jobs::default().under_way_at(start));
     }
 }

@@ -21,6 +21,12 @@ const SAMPLES_MIN: usize = 300;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Latencies(Vec<Duration>);
 
+impl FromIterator<Duration> for Latencies {
+    fn from_iter<I: IntoIterator<Item = Duration>>(times: I) -> Self {
+        Self(times.into_iter().collect())
+    }
+}
+
 impl Latencies {
     pub(super) fn len(&self) -> usize {
         self.0.len()
@@ -69,20 +75,19 @@ impl Probe<'_> {
         Ok(recall(&self.set.truth, &Matrix::new(self.k, ids), self.k))
     }
 
-    /// Queries at a steady pace while `work` goes on. A search that starts late, because those before it took long, is
-    /// late from when it was due.
+    /// Queries at a steady pace while `work` goes on: when each was due, and how long after that it was answered.
     pub(super) async fn during(
         &self,
         collection: &str,
         work: impl Future<Output = Result<(), BenchError>>,
-        into: &mut Latencies,
+        into: &mut Vec<(Instant, Duration)>,
     ) -> Result<(), BenchError> {
         let asking = async {
             let mut due = Instant::now();
             for vector in self.set.queries.rows().cycle() {
                 tokio::time::sleep_until(due.into()).await;
                 self.search(collection, vector).await?;
-                into.0.push(due.elapsed());
+                into.push((due, due.elapsed()));
                 due += PACE;
             }
             Ok(())
