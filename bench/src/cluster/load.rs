@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use shoal_client::{Client, ClientError, ReplicaReport};
+use shoal_client::{Client, ClientError, NewCollection, ReplicaReport};
 use shoal_model::{Point, PointId};
 use tokio::task::JoinSet;
 
@@ -43,6 +43,14 @@ pub(super) struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// Makes a collection for the set.
+    pub(super) async fn create(&self, name: &str, shards: u32) -> Result<(), BenchError> {
+        let dim = u32::try_from(self.set.base.columns()).expect("a dimension is no larger than a file's header says");
+        let collection = NewCollection { shards, ..NewCollection::new(name, dim, self.set.metric) };
+        self.client.create_collection(collection).await?;
+        Ok(())
+    }
+
     /// Writes one point.
     pub(super) async fn first_point(&self, collection: &str) -> Result<(), BenchError> {
         self.client.upsert(collection, self.points(0, 1)).await?;
@@ -50,7 +58,7 @@ impl Loader<'_> {
     }
 
     /// Writes every point, replacing what is there.
-    pub(super) async fn all(&self, collection: &str) -> Result<(), BenchError> {
+    async fn all(&self, collection: &str) -> Result<(), BenchError> {
         let mut writes = JoinSet::new();
         for first in (0..self.set.base.len()).step_by(BATCH) {
             if writes.len() == CONCURRENCY {
@@ -65,19 +73,43 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Writes every point again, as many a second as a service would.
-    pub(super) async fn steadily(&self, collection: &str) -> Result<(), BenchError> {
+    /// Writes every point, and waits until all is built.
+    pub(super) async fn all_and_settle(&self, collection: &str) -> Result<(), BenchError> {
+        self.all(collection).await?;
+        self.settle(collection).await
+    }
+
+    /// Writes one of `parts` of all points again, as many a second as a service would.
+    pub(super) async fn steadily(&self, collection: &str, part: usize, parts: usize) -> Result<(), BenchError> {
         let mut due =
             tokio::time::interval(Duration::from_secs(1) / u32::try_from(STEADY_RATE / STEADY_BATCH).unwrap_or(1));
-        for first in (0..self.set.base.len()).step_by(STEADY_BATCH) {
+        let len = self.set.base.len();
+        for first in (part * len / parts..(part + 1) * len / parts).step_by(STEADY_BATCH) {
             due.tick().await;
             self.client.upsert(collection, self.points(first, STEADY_BATCH)).await?;
         }
         Ok(())
     }
 
-    /// Notes when the collection's replicas have jobs under way, until it is dropped: reports come once a second.
-    pub(super) async fn watch(&self, collection: &str, jobs: &mut Jobs) -> Result<(), BenchError> {
+    /// Writes, waits until all is built, and notes meanwhile when the collection's replicas have jobs under way.
+    pub(super) async fn watched(
+        &self,
+        collection: &str,
+        jobs: &mut Jobs,
+        write: impl Future<Output = Result<(), BenchError>>,
+    ) -> Result<(), BenchError> {
+        let work = async {
+            write.await?;
+            self.settle(collection).await
+        };
+        tokio::select! {
+            done = work => done,
+            failed = self.watch(collection, jobs) => failed,
+        }
+    }
+
+    /// Notes when jobs are under way, until it is dropped: reports come once a second.
+    async fn watch(&self, collection: &str, jobs: &mut Jobs) -> Result<(), BenchError> {
         loop {
             let is_busy = self.reports(collection).await?.iter().any(|report| !report.jobs.is_empty());
             jobs.0.push((Instant::now(), is_busy));
@@ -96,7 +128,7 @@ impl Loader<'_> {
     }
 
     /// Waits until the collection's replicas have reported the same for a while, with no job under way.
-    pub(super) async fn settle(&self, collection: &str) -> Result<(), BenchError> {
+    async fn settle(&self, collection: &str) -> Result<(), BenchError> {
         let started = Instant::now();
         let mut last: (Vec<ReplicaReport>, Instant) = (Vec::new(), started);
         while started.elapsed() < SETTLE_WITHIN {
