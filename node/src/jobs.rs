@@ -102,6 +102,11 @@ enum Failure {
 }
 
 impl Failure {
+    /// Whether a segment that it reads is damaged: trying again will not help.
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Job(JobError::Build(BuildError::File(error))) if error.is_bad_file())
+    }
+
     fn is_cancelled(&self) -> bool {
         matches!(self, Self::Unfinished(Unfinished::Cancelled) | Self::Job(JobError::Build(BuildError::Cancelled)))
     }
@@ -242,6 +247,9 @@ impl Jobs {
         let pause = pause_after(state.failures);
         state.rests_until = Some(Instant::now() + pause);
         state.failure = format!("{what}: {failure}");
+        if failure.is_damage() {
+            state.failure.push_str("; restart the node, which builds its points in again from its store");
+        }
         tracing::warn!(shard = self.shard.0, job = what, error = %failure, retry_in = ?pause, "a job failed");
     }
 

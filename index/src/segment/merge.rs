@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::build::{BuildError, Parameters, check_len, gathered, grown, layout, params, placed};
 use super::draft::{Draft, Facts};
 use super::frozen::Segment;
@@ -41,8 +43,11 @@ impl Segment {
     /// nothing, as in a build, where more than half of that part died. The same parts, in the same order, and the same
     /// parameters give the same bytes, however many threads merge.
     ///
+    /// Every byte of the parts is verified before it is read: what a disk has spoilt since a part was opened would be
+    /// written with good checksums else, and be there for ever.
+    ///
     /// Memory beside parts and file: 9 bytes a component, the blocks, and for each point its id and some 250 bytes.
-    /// Errors: all of [`BuildError`]; `Cancelled` within milliseconds of `stop` saying so while walks are done, which
+    /// Errors: all of [`BuildError`]; a `File` that `is_bad_file` is a part that is not as it was; `Cancelled` within milliseconds of `stop` saying so while walks are done, which
     /// take most of the time, and at the next step else.
     ///
     /// # Panics
@@ -53,6 +58,7 @@ impl Segment {
         target: &Target,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Self, BuildError> {
+        parts.par_iter().try_for_each(|part| part.segment.verify())?;
         let survivors = Survivors::of(parts);
         check_len(survivors.origins.len())?;
         let base = survivors.sources.first().expect("a merge is of one part at least");

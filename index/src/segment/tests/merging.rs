@@ -271,3 +271,42 @@ fn a_merge_that_is_stopped_says_so_whenever_that_is() {
         assert!(matches!(stopped, Err(BuildError::Cancelled)), "after {patience} of {all}: {stopped:?}");
     }
 }
+
+#[test]
+fn a_part_that_was_spoilt_after_it_was_opened_is_not_merged() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let vectors = clustered(8, 300, &mut StdRng::seed_from_u64(SEED));
+    let target = |name: &str| Target::Folder {
+        folder: folder.path().to_owned(),
+        name: name.to_owned(),
+        residency: Residency::Mapped,
+    };
+    let build = |name: &str, part: &[Vec<f32>]| {
+        let mut rows = Rows::with_capacity(8, part.len());
+        (0..).zip(part).for_each(|(number, vector)| rows.push(PointId::Number(number), 1, vector, Bytes::new()));
+        Segment::build(&rows, &parameters(Metric::Euclidean), &target(name), &|| false).expect("nothing stops the build")
+    };
+    let parts = [build("a", &vectors[..200]), build("b", &vectors[200..])];
+    let merge = || {
+        let parts = parts.each_ref().map(|segment| MergePart { segment, live: None });
+        Segment::merge(&parts[..1], &parameters(Metric::Euclidean), &Target::Memory, &|| false)?;
+        Segment::merge(&parts[1..], &parameters(Metric::Euclidean), &Target::Memory, &|| false)
+    };
+    merge().expect("the parts are whole");
+    for path in target("b").files() {
+        let whole = std::fs::read(&path).expect("the file is there");
+        let flip = |bytes: &[u8]| {
+            let mut file = std::fs::OpenOptions::new().write(true).open(&path).expect("the file is there");
+            std::io::Write::write_all(&mut file, bytes).expect("it is written in place");
+        };
+        let mut spoilt = whole.clone();
+        spoilt[whole.len() / 2] ^= 1;
+        flip(&spoilt);
+        match merge() {
+            Err(BuildError::File(error)) => assert!(error.is_bad_file() && error.path == path, "{error}"),
+            other => panic!("{}: {other:?}", path.display()),
+        }
+        flip(&whole);
+    }
+    merge().expect("the parts are whole again");
+}
