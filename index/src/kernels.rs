@@ -175,6 +175,13 @@ impl Kernels {
         call!(self, squared_euclidean_f16(query, row))
     }
 
+    /// Widens a row of finite `f16` bits, padded to a multiple of 16, to the components that `out` has.
+    #[inline]
+    pub fn widen_row(self, row: &[u16], out: &mut [f32]) {
+        whole_blocks(out.len().next_multiple_of(LANES), row.len());
+        call!(self, widen_row(row, out));
+    }
+
     /// Inner product of `query` with a row of `u8`, padded alike.
     #[must_use]
     #[inline]

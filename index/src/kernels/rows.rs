@@ -34,7 +34,8 @@ pub(super) fn padded(tail: &[f32]) -> [f32; super::LANES] {
     block
 }
 
-/// The kernels over a set's `zero`, `load`, `load_f16`, `load_u8`, `load_i8`, `splat`, `add`, `sub`, `mul`, `mul_add` and `sum`.
+/// The kernels over a set's `zero`, `load`, `load_f16`, `load_u8`, `load_i8`, `store`, `splat`, `add`, `sub`, `mul`, `mul_add` and
+/// `sum`.
 macro_rules! rows {
     ($($features:meta)?) => {
         /// Inner products of `query` with each of `rows`.
@@ -65,6 +66,19 @@ macro_rules! rows {
                 let difference = sub(a, b);
                 mul_add(difference, difference, sum)
             })
+        }
+
+        /// Widens a row of `f16`, which has at least as many blocks as `out`.
+        $(#[$features])?
+        pub(in crate::kernels) fn widen_row(row: &[u16], out: &mut [f32]) {
+            let (blocks, tail) = out.as_chunks_mut::<{ crate::kernels::LANES }>();
+            let rows = row.as_chunks::<{ crate::kernels::LANES }>().0;
+            blocks.iter_mut().zip(rows).for_each(|(block, row)| store(block, load_f16(row)));
+            if let Some(row) = rows.get(blocks.len()) {
+                let mut block = [0.0; crate::kernels::LANES];
+                store(&mut block, load_f16(row));
+                tail.copy_from_slice(&block[..tail.len()]);
+            }
         }
 
         /// Inner product with a row of `u8`.

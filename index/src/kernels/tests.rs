@@ -94,7 +94,20 @@ fn every_f16_widens_as_it_should() {
         query[3] = 1.0;
         for kernels in Kernels::all() {
             assert_eq!(kernels.dot_f16(&query, &[bits; 16]), want, "{} bits {bits:#x}", kernels.name());
+            let mut row = [0.0; 18];
+            kernels.widen_row(&[bits; 32], &mut row);
+            assert!(row.iter().all(|got| got.to_bits() == want.to_bits()), "{} bits {bits:#x}", kernels.name());
         }
+    }
+}
+
+#[test]
+fn rows_are_widened_as_far_as_they_are_wanted() {
+    let row: Vec<u16> = (0..64).map(|i| half::f16::from_f32(i as f32).to_bits()).collect();
+    for (kernels, len) in Kernels::all().into_iter().flat_map(|kernels| (0..=64).map(move |len| (kernels, len))) {
+        let mut out = vec![-1.0; len];
+        kernels.widen_row(&row[..len.next_multiple_of(16)], &mut out);
+        assert!((0..).zip(&out).all(|(i, got)| *got == i as f32), "{} of {len}: {out:?}", kernels.name());
     }
 }
 

@@ -86,18 +86,12 @@ pub(crate) fn walk_among(
         graph.approach(aid, seen, offset);
         graph.estimate(place, aid, seen, offset, distance, &mut estimates);
         let links = graph.links(offset);
-        let mut near = kernels.below32(&estimates, limit);
-        while near != 0 {
-            let at = near.trailing_zeros() as usize;
-            near &= near - 1;
+        queue.extend(kernels.below32(&estimates, limit), |at| {
             // `seen` knows no offsets beyond the graph, whatever a file says.
-            if seen.insert(links[at]) {
-                let estimate = if wanted(links[at]) { estimates[at] } else { HANDICAP * estimates[at] };
-                if estimate <= limit {
-                    queue.push(estimate, links[at]);
-                }
-            }
-        }
+            let (offset, is_new) = (links[at], seen.insert(links[at]));
+            let estimate = if is_new && !wanted(offset) { HANDICAP * estimates[at] } else { estimates[at] };
+            (Waiting { estimate, offset }, is_new && estimate <= limit)
+        });
         limit = queue.trim(limit, breadth.keep);
     }
     Ok(path)

@@ -1,7 +1,6 @@
 //! The blocks of a graph, read and written.
 
 use half::f16;
-use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::layout::{DEGREE, Head, Layout, Precision, Tail};
@@ -71,7 +70,7 @@ impl<'a> Blocks<'a> {
         match row(self.layout, self.block(offset)) {
             Row::F32(row) => out.copy_from_slice(&row[..out.len()]),
             Row::U8(row) => out.iter_mut().zip(row).for_each(|(out, component)| *out = f32::from(*component)),
-            Row::F16(row) => row[..out.len()].reinterpret_cast::<f16>().convert_to_f32_slice(out),
+            Row::F16(row) => Kernels::best().widen_row(row, out),
             Row::Codes(_) => unreachable!("vectors of coded rows are stored"),
         }
     }

@@ -11,6 +11,8 @@
 
 use shoal_model::Metric;
 
+use crate::kernels::Kernels;
+
 /// How vectors of one segment are placed in space.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Space {
@@ -85,7 +87,7 @@ impl Space {
 }
 
 fn norm(vector: &[f32]) -> f64 {
-    vector.iter().map(|c| f64::from(*c) * f64::from(*c)).sum::<f64>().sqrt()
+    Kernels::best().dot_and_square_f64(vector, vector).0.sqrt()
 }
 
 /// One over a length, 0 for none.

@@ -201,6 +201,7 @@ pub(crate) fn walk(
     graph.prepare(place, aid);
     for entry in entries {
         if seen.insert(entry.offset) {
+            graph.prefetch(entry.offset);
             queue.push(entry.estimate, entry.offset);
         }
     }
@@ -229,15 +230,11 @@ pub(crate) fn walk(
         }
         graph.estimate(place, aid, seen, current.offset, distance, &mut estimates);
         let links = graph.links(current.offset);
-        let mut near = kernels.below32(&estimates, limit);
-        while near != 0 {
-            let at = near.trailing_zeros() as usize;
-            near &= near - 1;
+        queue.extend(kernels.below32(&estimates, limit), |at| {
             // `seen` knows no offsets beyond the graph, whatever a file says.
-            if seen.insert(links[at]) {
-                queue.push(estimates[at] * handicap(links[at]), links[at]);
-            }
-        }
+            let (offset, is_new) = (links[at], seen.insert(links[at]));
+            (Waiting { estimate: estimates[at] * handicap(offset), offset }, is_new)
+        });
         limit = queue.trim(limit, breadth.keep);
     }
     Ok(hops)
@@ -262,36 +259,77 @@ pub(super) fn admit(nearest: &mut BinaryHeap<Near>, near: Near, breadth: Breadth
 /// Points that were in the pool: a bit each, cleared by what was set.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
+    /// A bit for each point, and one behind them, set, which stands for all that are none.
     words: Vec<u64>,
-    len: usize,
+    len: u32,
+    /// Words that have a bit set, those of the last word aside, and how many they are.
     touched: Vec<u32>,
+    touches: usize,
 }
 
 impl Seen {
     pub(super) fn clear(&mut self, len: usize) {
-        for word in self.touched.drain(..) {
-            self.words[word as usize] = 0;
+        for word in &self.touched[..self.touches] {
+            self.words[*word as usize] = 0;
         }
-        self.words.resize(len.div_ceil(64), 0);
-        self.len = len;
+        self.touches = 0;
+        // What stood behind the last point of another graph is cleared with it.
+        if let Some(last) = self.words.last_mut() {
+            *last = 0;
+        }
+        let words = len / 64 + 1;
+        self.words.resize(words, 0);
+        self.touched.resize(words, 0);
+        self.words[words - 1] = 1 << (len % 64);
+        self.len = u32::try_from(len).expect("a graph has at most 2^31 points");
     }
 
     #[inline]
     pub(super) fn is_new(&self, offset: u32) -> bool {
-        (offset as usize) < self.len && self.words[offset as usize / 64] >> (offset % 64) & 1 == 0
+        let offset = offset.min(self.len);
+        self.words[offset as usize / 64] >> (offset % 64) & 1 == 0
     }
 
-    /// Tells whether the point is new.
+    /// Tells whether the point is new. Without a branch: see [`Queue::extend`].
     #[inline]
     pub(super) fn insert(&mut self, offset: u32) -> bool {
-        let new = self.is_new(offset);
-        if new {
-            let word = &mut self.words[offset as usize / 64];
-            if *word == 0 {
-                self.touched.push(offset / 64);
+        let offset = offset.min(self.len);
+        let (number, bit) = (offset / 64, 1 << (offset % 64));
+        let word = &mut self.words[number as usize];
+        let before = *word;
+        *word = before | bit;
+        // The last word has a bit from the start, so the list never has more than the other words.
+        self.touched[self.touches] = number;
+        self.touches += usize::from(before == 0);
+        before & bit == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn each_point_is_new_once_in_a_walk_and_none_is_that_is_not_there() {
+        let mut rng = StdRng::seed_from_u64(3);
+        let mut seen = Seen::default();
+        for len in [1, 64, 63, 65, 1_000, 7, 128, 0, 2_000] {
+            seen.clear(len as usize);
+            let mut model = HashSet::new();
+            for _ in 0..3 * len {
+                let offset = if rng.random_ratio(1, 9) { rng.random() } else { rng.random_range(0..len) };
+                let want = offset < len && !model.contains(&offset);
+                assert_eq!(seen.is_new(offset), want, "{offset} of {len}");
+                assert_eq!(seen.insert(offset), want, "{offset} of {len}");
+                model.insert(offset);
             }
-            *word |= 1 << (offset % 64);
+            for offset in [len, len + 1, len + 63, u32::MAX] {
+                assert!(!seen.insert(offset), "{offset} of {len}");
+            }
         }
-        new
     }
 }

@@ -284,7 +284,8 @@ fn a_part_that_was_spoilt_after_it_was_opened_is_not_merged() {
     let build = |name: &str, part: &[Vec<f32>]| {
         let mut rows = Rows::with_capacity(8, part.len());
         (0..).zip(part).for_each(|(number, vector)| rows.push(PointId::Number(number), 1, vector, Bytes::new()));
-        Segment::build(&rows, &parameters(Metric::Euclidean), &target(name), &|| false).expect("nothing stops the build")
+        Segment::build(&rows, &parameters(Metric::Euclidean), &target(name), &|| false)
+            .expect("nothing stops the build")
     };
     let parts = [build("a", &vectors[..200]), build("b", &vectors[200..])];
     let merge = || {
