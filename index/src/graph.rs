@@ -8,7 +8,7 @@
 //! order   neighbours are put near each other in memory
 //! ```
 //!
-//! A merge has no seed: its largest part is what the others join, in batches too.
+//! A merge has no seed: its largest part is what the others join, a part at a time.
 //!
 //! All of a batch see the same graph and are joined in order, so the result depends on points, parameters and seed, not
 //! on how many threads there are. Walks run on the frozen form itself, blocks with codes, which is what makes a build
@@ -29,6 +29,7 @@ mod points;
 mod prune;
 mod repair;
 mod seed;
+mod towards;
 
 pub(crate) use grow::{Params, grow};
 pub(crate) use growth::Grown;

@@ -73,8 +73,9 @@ pub use target::Target;
 pub use walk::Scratch;
 
 pub(crate) use blocks::{Blocks, LinkWriter, Row, write_row};
+pub(crate) use compact::Aid;
 pub(crate) use layout::{DEGREE, Layout};
 pub(crate) use place::Place;
 pub(crate) use queue::Waiting;
 pub(crate) use space::Space;
-pub(crate) use walk::{Breadth, Cancelled, Near, walk};
+pub(crate) use walk::{Breadth, Cancelled, Near, Seen, Steps, walk};

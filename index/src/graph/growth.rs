@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::links::{Links, List};
 use super::points::{Points, offset_of};
 use super::prune::prune;
+use super::towards::Towards;
 use crate::buffer::Buffer;
 use crate::segment::{
     Blocks, Breadth, BuildError, Cancelled, DEGREE, Layout, LinkWriter, Near, Place, Scratch, Waiting, entries, walk,
@@ -80,7 +81,8 @@ impl<'a> Growth<'a> {
                 candidates.push(near);
                 true
             };
-            walk(blocks, scratch, &[Waiting::start(start(own))], breadth, |_| 1.0, keep, self.stop)?;
+            let graph = Towards { blocks, points, own };
+            walk(graph, scratch, &[Waiting::start(start(own))], breadth, |_| 1.0, keep, self.stop)?;
             candidates.extend(self.links[own].iter().map(|link| points.near(own, *link)));
             Ok(prune(points, own, candidates))
         };

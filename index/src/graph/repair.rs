@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use super::growth::write_block;
 use super::links::Links;
 use super::points::{Points, offset_of};
+use super::towards::Towards;
 use crate::segment::{Blocks, Breadth, Cancelled, Layout, LinkWriter, Near, Scratch, Waiting, walk};
 
 /// Nearest points that are tried as the one to link from.
@@ -55,8 +56,8 @@ impl Repair<'_> {
         let points = self.points;
         scratch.place.set_point(points.space(), points.vector(lost), points.rotated(lost));
         let breadth = Breadth::beam(TRIED);
-        let blocks = Blocks::new(self.layout, self.blocks);
-        walk(blocks, scratch, &[Waiting::start(root)], breadth, |_| 1.0, |_| true, self.stop)?;
+        let graph = Towards { blocks: Blocks::new(self.layout, self.blocks), points, own: lost };
+        walk(graph, scratch, &[Waiting::start(root)], breadth, |_| 1.0, |_| true, self.stop)?;
         let mut near: Vec<Near> = scratch.nearest.drain().collect();
         near.sort_unstable();
         Ok(near.into_iter().map(|near| near.offset).collect())

