@@ -52,6 +52,15 @@ pub(crate) struct Jobs {
     cancel: Cancel,
     tasks: JoinSet<Event>,
     lanes: BTreeMap<Lane, LaneState>,
+    damage: Damage,
+}
+
+/// Segments that are damaged, and those that a job read beside them: left as they are until the next start, which finds
+/// out which of them it is and builds its points in again.
+#[derive(Debug, Default)]
+struct Damage {
+    parts: BTreeSet<PartId>,
+    reports: Vec<String>,
 }
 
 /// A lane of this replica.
@@ -104,7 +113,7 @@ enum Failure {
 impl Failure {
     /// Whether a segment that it reads is damaged: trying again will not help.
     fn is_damage(&self) -> bool {
-        matches!(self, Self::Job(JobError::Build(BuildError::File(error))) if error.is_bad_file())
+        matches!(self, Self::Job(JobError::Build(BuildError::Part(_))))
     }
 
     fn is_cancelled(&self) -> bool {
@@ -122,7 +131,17 @@ impl Jobs {
         store: Arc<dyn Store>,
     ) -> Self {
         let lanes = Lane::ALL.into_iter().map(|lane| (lane, LaneState::default())).collect();
-        Self { shard, builder, parameters, metrics, store, cancel: Cancel::default(), tasks: JoinSet::new(), lanes }
+        Self {
+            shard,
+            builder,
+            parameters,
+            metrics,
+            store,
+            cancel: Cancel::default(),
+            tasks: JoinSet::new(),
+            lanes,
+            damage: Damage::default(),
+        }
     }
 
     /// Begins what is to be done and may be done now; more if the shard `is_quiet`.
@@ -139,7 +158,7 @@ impl Jobs {
 
     fn taken(&self) -> BTreeSet<PartId> {
         let running = self.lanes.values().filter_map(|state| state.running.as_ref());
-        running.flat_map(|running| running.parts.iter().copied()).collect()
+        running.flat_map(|running| &running.parts).chain(&self.damage.parts).copied().collect()
     }
 
     fn begin_job(&mut self, lane: Lane, job: Job, machine: &mut ShardMachine) -> Result<(), NodeError> {
@@ -201,6 +220,7 @@ impl Jobs {
             Ok(made) => made,
             Err(failure) => {
                 machine.abandon(id)?;
+                segment_files::remove(&target);
                 self.failed(lane, kind, &failure);
                 return Ok(machine);
             }
@@ -237,19 +257,22 @@ impl Jobs {
 
     fn failed(&mut self, lane: Lane, kind: &'static str, failure: &Failure) {
         let state = self.lanes.entry(lane).or_default();
-        let what = state.running.take().map(|running| running.what).unwrap_or_default();
+        let Some(Running { parts, what }) = state.running.take() else { return };
         if failure.is_cancelled() {
             self.metrics.job_cancelled(kind);
             return;
         }
         self.metrics.job_failed(kind);
+        if failure.is_damage() {
+            tracing::error!(shard = self.shard.0, job = what, error = %failure, "a segment is damaged");
+            self.damage.parts.extend(parts);
+            self.damage.reports.push(format!("{what}: {failure}: restart the node, which does that from its store"));
+            return;
+        }
         state.failures += 1;
         let pause = pause_after(state.failures);
         state.rests_until = Some(Instant::now() + pause);
         state.failure = format!("{what}: {failure}");
-        if failure.is_damage() {
-            state.failure.push_str("; restart the node, which builds its points in again from its store");
-        }
         tracing::warn!(shard = self.shard.0, job = what, error = %failure, retry_in = ?pause, "a job failed");
     }
 
@@ -258,12 +281,14 @@ impl Jobs {
         let failed = |state: &&LaneState| state.failures > 0;
         JobsStatus {
             running: self.lanes.values().filter_map(|state| Some(state.running.as_ref()?.what.clone())).collect(),
-            failures: self.lanes.values().filter(failed).map(|state| state.failure.clone()).collect(),
+            failures: (self.lanes.values().filter(failed).map(|state| state.failure.clone()))
+                .chain(self.damage.reports.iter().cloned())
+                .collect(),
             cannot_build: self.lanes.get(&Lane::Build).is_some_and(|state| state.failures > 0),
         }
     }
 
-    /// Cancels all jobs and waits for them: some milliseconds.
+    /// Cancels all jobs and waits for them: some milliseconds, or until files that are being written are.
     pub(crate) async fn stop(mut self) {
         self.cancel.set();
         while let Some(event) = self.tasks.join_next().await {
@@ -290,7 +315,7 @@ fn pause_after(failures: u32) -> Duration {
     RETRY_AFTER.saturating_mul(1 << (failures - 1).min(16)).min(RETRY_AFTER_MAX)
 }
 
-/// Runs a job on the builder; what it has written is removed if it fails.
+/// Runs a job on the builder.
 async fn run(
     builder: Arc<Builder>,
     lane: Lane,
@@ -303,9 +328,6 @@ async fn run(
     let work = move || {
         let started = Instant::now();
         let made = input.execute(&parameters, &target, &|| stop.is_set());
-        if made.is_err() {
-            segment_files::remove(&target);
-        }
         made.map(|product| (product, started.elapsed()))
     };
     Ok(builder.run(lane, cancel, work).await??)
@@ -360,6 +382,8 @@ impl fmt::Display for Description<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+    use std::os::unix::fs::FileExt;
     use std::path::Path;
 
     use prometheus_client::registry::Registry;
@@ -382,19 +406,35 @@ mod tests {
     /// Writes `points` of them.
     fn filled(points: u64, store: &dyn Store, root: Option<&Path>) -> ShardMachine {
         let (mut machine, _) = ShardMachine::open(store, SHARD, &spec(), POLICY, root).expect("opens");
+        write(&mut machine, 0..points);
+        machine
+    }
+
+    fn write(machine: &mut ShardMachine, points: Range<u64>) {
         let vector = |number: u64| (0..8).map(|i| ((number * 31 + i * 7) % 1_009) as f32).collect::<Vec<f32>>();
         let point = |number| v1::Point {
             id: Some(v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) }),
             vector: Some(convert::vector_to_wire(&vector(number))),
             ..Default::default()
         };
-        for first in (0..points).step_by(100) {
+        for first in points.step_by(100) {
             let upserts = (first..first + 100).map(point).collect();
             let entry = command::encode(upserts, vec![], &spec(), HashRange::FULL, &Limits::default());
             let entry = entry.expect("a good command");
             machine.apply(LogIndex(1 + first / 100), entry, &mut Batch::default()).expect("applies");
         }
-        machine
+    }
+
+    /// Does what there is to do, until nothing is left.
+    async fn finish(jobs: &mut Jobs, mut machine: ShardMachine) -> ShardMachine {
+        loop {
+            jobs.begin(&mut machine, false).expect("planned");
+            if jobs.status().running.is_empty() {
+                return machine;
+            }
+            let event = jobs.next().await.expect("no task fails");
+            machine = jobs.handle(event, machine).await.expect("installed");
+        }
     }
 
     fn jobs(store: &Arc<dyn Store>) -> Jobs {
@@ -412,20 +452,37 @@ mod tests {
     #[tokio::test]
     async fn jobs_go_on_until_nothing_is_left_to_do() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let mut machine = filled(4_000, &*store, None);
         let mut jobs = jobs(&store);
-        loop {
-            jobs.begin(&mut machine, false).expect("planned");
-            if jobs.status().running.is_empty() {
-                break;
-            }
-            let event = jobs.next().await.expect("no task fails");
-            machine = jobs.handle(event, machine).await.expect("installed");
-        }
+        let mut machine = finish(&mut jobs, filled(4_000, &*store, None)).await;
         let view = machine.publish();
         assert_eq!((view.points.len(), view.sealed), (4_000, 0));
         assert_eq!(view.points.points_scanned(shoal_index::set::Look::Walk(shoal_index::segment::Effort::Beam(1))), 0);
         assert_eq!(jobs.status(), JobsStatus::default());
+        jobs.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_damaged_segment_is_told_and_keeps_no_other_from_merging() {
+        let (store, root) = (Arc::new(MemoryStore::new()), tempfile::tempdir().expect("a temporary folder"));
+        let store: Arc<dyn Store> = store;
+        let mut jobs = jobs(&store);
+        let mut machine = finish(&mut jobs, filled(2_000, &*store, Some(root.path()))).await;
+        for file in std::fs::read_dir(segment_files::folder_of(root.path(), SHARD)).expect("the folder is there") {
+            let path = file.expect("it can be read").path();
+            let at = std::fs::metadata(&path).expect("the file is there").len() / 2;
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).expect("the file is there");
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).expect("read");
+            file.write_all_at(&[byte[0] ^ 1], at).expect("written in place");
+        }
+        write(&mut machine, 2_000..10_000);
+        let mut machine = finish(&mut jobs, machine).await;
+        let failures = jobs.status().failures;
+        assert!(matches!(&failures[..], [failure] if failure.contains("restart the node")), "{failures:?}");
+        let view = machine.publish();
+        assert_eq!((view.points.len(), view.sealed), (10_000, 0), "all are searched as before");
+        let parts = view.points.parts().len();
+        assert!(parts <= 12, "{parts} parts, of 18: what is not damaged is merged");
         jobs.stop().await;
     }
 

@@ -41,7 +41,7 @@ pub enum BuildError {
     #[error("no memory to build a segment, free some and retry: {0}")]
     Memory(#[source] io::Error),
     /// More points than offsets can name.
-    #[error("a segment has at most 2^31 points, not {points}; split the shard")]
+    #[error("a segment has fewer than 2^31 points, not {points}; split the shard")]
     TooMany {
         /// How many there are.
         points: usize,
@@ -49,6 +49,9 @@ pub enum BuildError {
     /// The file cannot be written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A segment that was to be merged is not as it was written: its disk or memory has spoilt it since it was opened.
+    #[error("{0}; build its points in again from where they are kept")]
+    Part(#[source] FileError),
 }
 
 impl From<Cancelled> for BuildError {
@@ -82,7 +85,8 @@ impl Segment {
     /// Builds a segment of `rows`, on the threads of the current rayon pool, and writes it.
     ///
     /// Memory beside `rows` and the file: their vectors again, 9 bytes a component and the blocks.
-    /// Errors: all of [`BuildError`]; `Cancelled` within milliseconds of `stop` saying so.
+    /// Errors: all of [`BuildError`] but `Part`; `Cancelled` within milliseconds of `stop` saying so while walks are done,
+    /// which take most of the time, and at the next step else: the longest is writing the files.
     pub fn build(
         rows: &Rows,
         parameters: &Parameters,

@@ -46,9 +46,9 @@ impl Segment {
     /// Every byte of the parts is verified before it is read: what a disk has spoilt since a part was opened would be
     /// written with good checksums else, and be there for ever.
     ///
-    /// Memory beside parts and file: 9 bytes a component, the blocks, and for each point its id and some 250 bytes.
-    /// Errors: all of [`BuildError`]; a `File` that `is_bad_file` is a part that is not as it was; `Cancelled` within milliseconds of `stop` saying so while walks are done, which
-    /// take most of the time, and at the next step else.
+    /// Memory beside parts and file: 9 bytes a component, the blocks, and for each point its id and some 600 bytes.
+    /// Errors: all of [`BuildError`]; `Cancelled` within milliseconds of `stop` saying so while walks are done, which take
+    /// most of the time, and at the next step else: the longest is writing the files.
     ///
     /// # Panics
     /// If there are no parts, or they are of several dimensions.
@@ -58,7 +58,7 @@ impl Segment {
         target: &Target,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Self, BuildError> {
-        parts.par_iter().try_for_each(|part| part.segment.verify())?;
+        verify(parts, stop)?;
         let survivors = Survivors::of(parts);
         check_len(survivors.origins.len())?;
         let base = survivors.sources.first().expect("a merge is of one part at least");
@@ -72,6 +72,16 @@ impl Segment {
         }
         Ok(draft.freeze(target)?)
     }
+}
+
+/// Errors: `Part`, `Cancelled`.
+fn verify(parts: &[MergePart<'_>], stop: &(dyn Fn() -> bool + Sync)) -> Result<(), BuildError> {
+    parts.par_iter().try_for_each(|part| {
+        if stop() {
+            return Err(BuildError::Cancelled);
+        }
+        part.segment.verify().map_err(BuildError::Part)
+    })
 }
 
 /// A point that lives in a part.
