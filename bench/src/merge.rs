@@ -84,7 +84,7 @@ struct Measured {
 /// What both graphs answer where a recall is wanted.
 struct Pair {
     built: Asked,
-    /// At the beam that costs as many hops.
+    /// At as many hops.
     merged: Asked,
     /// Where the same recall is wanted.
     merged_where_wanted: Asked,
@@ -167,12 +167,10 @@ impl Measured {
 }
 
 impl Pair {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
     fn new(set: &Set, built: &Segment, merged: &Segment, wanted: f32) -> Result<Self, BenchError> {
         let effort = Effort::Recall(wanted);
         let built = Asked::new(set, built, effort)?;
-        let beam = Effort::Beam(built.hops.round() as usize);
-        let (merged, merged_where_wanted) = (Asked::new(set, merged, beam)?, Asked::new(set, merged, effort)?);
+        let (merged, merged_where_wanted) = (Asked::at(set, merged, built.hops)?, Asked::new(set, merged, effort)?);
         Ok(Self { built, merged, merged_where_wanted })
     }
 }
@@ -182,6 +180,23 @@ impl Asked {
     fn new(set: &Set, segment: &Segment, effort: Effort) -> Result<Self, BenchError> {
         let Answers { ids, hops } = answer(segment, &mut Scratch::new(), &set.queries, K, effort)?;
         Ok(Self { recall: recall(&set.truth, &ids, K), hops: hops as f64 / set.queries.len() as f64 })
+    }
+
+    /// At so many hops: between the two beams that cost a little less and a little more. A beam stands for hops on the
+    /// segment's own points, and queries may be harder.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+    fn at(set: &Set, segment: &Segment, hops: f64) -> Result<Self, BenchError> {
+        let (mut low, mut high) = (1, 4 * hops.ceil() as usize + 1);
+        let mut below = Self::new(set, segment, Effort::Beam(low))?;
+        let mut above = Self::new(set, segment, Effort::Beam(high))?;
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            let asked = Self::new(set, segment, Effort::Beam(middle))?;
+            if asked.hops < hops { (low, below) = (middle, asked) } else { (high, above) = (middle, asked) }
+        }
+        let share = ((hops - below.hops) / (above.hops - below.hops).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
+        let between = |from: f64, to: f64| from + (to - from) * share;
+        Ok(Self { recall: between(below.recall, above.recall), hops: between(below.hops, above.hops) })
     }
 }
 
