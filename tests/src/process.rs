@@ -6,7 +6,8 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,10 +39,14 @@ pub fn shoal_binary() -> PathBuf {
 pub fn free_port() -> u16 {
     const FIRST: u64 = 15_000;
     const COUNT: u64 = 15_000;
-    let random = RandomState::new().build_hasher().finish();
-    let candidates =
-        (0..COUNT).map(|i| FIRST + random.wrapping_add(i) % COUNT).filter_map(|port| u16::try_from(port).ok());
-    let mut free = candidates.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    // One after the other from a random one on: a port that was given out is free until its process listens, and would be
+    // given out again now and then if each were drawn.
+    static START: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish() % COUNT);
+    static GIVEN: AtomicU64 = AtomicU64::new(0);
+    let candidates = (0..COUNT).map(|_| FIRST + (*START + GIVEN.fetch_add(1, Ordering::Relaxed)) % COUNT);
+    let mut free = candidates
+        .filter_map(|port| u16::try_from(port).ok())
+        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
     free.next().expect("a free port")
 }
 
