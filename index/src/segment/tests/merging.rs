@@ -194,9 +194,14 @@ fn data_of_any_shape_is_merged() {
 fn vectors_come_through_exactly_whatever_blocks_keep_of_them() {
     let vectors = clustered(20, 600, &mut StdRng::seed_from_u64(SEED));
     let whole: Vec<Vec<f32>> = vectors.iter().map(|v| v.iter().map(|c| (c * 100.0).abs().round()).collect()).collect();
-    for (vectors, precision) in
-        [(&vectors, None), (&whole, None), (&vectors, Some(Precision::F16)), (&vectors, Some(Precision::U8))]
-    {
+    for (vectors, precision) in [
+        (&vectors, None),
+        (&whole, None),
+        (&vectors, Some(Precision::F16)),
+        (&vectors, Some(Precision::U8)),
+        (&vectors, Some(Precision::Int8)),
+        (&vectors, Some(Precision::Compact)),
+    ] {
         let parts = Parts::new(Metric::Euclidean, 20, vectors, &[400, 200]);
         let parameters = Parameters { precision, ..parameters(Metric::Euclidean) };
         let once = Segment::merge(&parts.parts(), &parameters, &Target::Memory, &|| false).expect("nothing stops it");
@@ -206,6 +211,9 @@ fn vectors_come_through_exactly_whatever_blocks_keep_of_them() {
             assert_eq!(merged.is_lossless(), precision.is_none(), "{precision:?}");
             let points: BTreeMap<PointId, Point> = (0..merged.len()).map(|offset| point(&merged, offset)).collect();
             assert!(points == parts.living(), "{precision:?}: points are not those that went in");
+            assert_eq!(merged.unreachable(), 0, "{precision:?}: points that no walk finds");
+            let (hits, _) = ask(&merged, &query(&vectors[17], 1));
+            assert_eq!(merged.id(hits[0].offset), PointId::Number(17), "{precision:?}");
         }
     }
 }
