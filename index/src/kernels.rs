@@ -6,7 +6,8 @@
 //! | `dot_i8_i8`, `squared_euclidean_i8_i8` | two rows of `i8`, in integers |
 //! | `dot_u4_i8` | a row of 4-bit numbers and one of `i8`, in integers |
 //! | `scan32`, `estimate32` | a query's [`Lut`] against the 1-bit codes of 32 rows |
-//! | `estimate_wide32`, `within32`, `at_least32` | the same in `f32`, and which rows may reach a floor |
+//! | `near32` | the same with a base for each row, and which rows are near |
+//! | `estimate_wide32`, `within32`, `at_least32` | the same with factors in `f32`, and which rows may reach a floor |
 //! | `hadamard`, `signs`, `fill_lut` | what rotation, encoding and tables are made of |
 //!
 //! Each instruction set has the same few operations on 16 lanes, and the plans in `rows`, `scans`, `hadamard` and `signs` are
@@ -39,7 +40,7 @@ mod sums;
 
 pub use lut::{BATCH, BLOCK_BYTES, BLOCK_DIMS, Lut};
 pub use rows::{RoundingError, rounding_error};
-pub(crate) use scans::{Aim, Wide};
+pub(crate) use scans::{Aim, Each, Wide};
 pub(crate) use signs::Moments;
 
 /// Components of a block, and partial sums of a chain.
@@ -296,6 +297,21 @@ impl Kernels {
     pub(crate) fn estimate_wide32(self, codes: &[u8], lut: &Lut, factors: &Wide, aim: Aim, out: &mut [f32; BATCH]) {
         batch_of(codes, lut);
         call!(self, estimate_wide32(codes, lut, factors, aim, out));
+    }
+
+    /// `bases_j + add_j + rescale_j * sum_j` for the sums of [`Kernels::scan32`], and which are below `bound`, a bit each.
+    #[inline]
+    pub(crate) fn near32(
+        self,
+        codes: &[u8],
+        lut: &Lut,
+        factors: &Each,
+        bases: &[f32; BATCH],
+        bound: f32,
+        out: &mut [f32; BATCH],
+    ) -> u32 {
+        batch_of(codes, lut);
+        call!(self, near32(codes, lut, factors, bases, bound, out))
     }
 
     /// Which values are at least `floor`, or not a number: one bit each.

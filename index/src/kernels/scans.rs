@@ -10,6 +10,14 @@ pub(super) struct Narrow<'a> {
     pub(super) scale: f32,
 }
 
+/// What turns 32 sums into 32 estimates, each with a base of its own: `base_j + add_j + rescale_j * sum_j`.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub(crate) struct Each {
+    pub(crate) add: [f32; BATCH],
+    pub(crate) rescale: [f32; BATCH],
+}
+
 /// What turns 32 sums into 32 estimates of one product each, at full width, and says how far off these may be.
 #[derive(Clone, Debug, PartialEq)]
 #[repr(align(64))]
@@ -75,6 +83,27 @@ macro_rules! scans {
                 let fixed = add(mul(load(&adds[i]), weight), base);
                 store(out, add(mul(load(&rescales[i]), sum), fixed));
             }
+        }
+
+        /// One bit an estimate: whether it is below `bound`.
+        $(#[$features])?
+        pub(in crate::kernels) fn near32(
+            codes: &[u8],
+            lut: &crate::kernels::Lut,
+            factors: &crate::kernels::scans::Each,
+            bases: &[f32; crate::kernels::BATCH],
+            bound: f32,
+            out: &mut [f32; crate::kernels::BATCH],
+        ) -> u32 {
+            let bound = splat(bound);
+            let [adds, rescales, bases] = [&factors.add, &factors.rescale, bases].map(|f| f.as_chunks().0);
+            let mut near = 0;
+            for (i, (out, sum)) in out.as_chunks_mut().0.iter_mut().zip(values(codes, lut)).enumerate() {
+                let estimate = add(mul(load(&rescales[i]), sum), add(load(&adds[i]), load(&bases[i])));
+                store(out, estimate);
+                near |= u32::from(below(estimate, bound)) << (16 * i);
+            }
+            near
         }
 
         /// One bit a value: whether it is not below `floor`.

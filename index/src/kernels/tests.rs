@@ -2,7 +2,7 @@
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::{Aim, BATCH, Kernels, Lut, Wide, rounding_error};
+use super::{Aim, BATCH, Each, Kernels, Lut, Wide, rounding_error};
 
 /// Components that meet rounding, underflow, signed zeros and the largest magnitude that is let in.
 fn component(rng: &mut StdRng, hostile: bool) -> f32 {
@@ -218,7 +218,26 @@ fn scan(kernels: Kernels, query: &[f32], codes: &[u8]) -> [[u32; BATCH]; 3] {
         let want = wide.rescale[i] * values[i] + (wide.add[i] * aim.weight + aim.base);
         assert_eq!(estimate.to_bits(), want.to_bits(), "{} row {i}", kernels.name());
     }
+    near(kernels, codes, &lut, &values);
     [values, estimates, wide_estimates].map(|values| values.map(f32::to_bits))
+}
+
+/// Checks estimates that have a base each, some of them infinite, and which are told to be near.
+fn near(kernels: Kernels, codes: &[u8], lut: &Lut, values: &[f32; BATCH]) {
+    let ramp = |slope: f32| std::array::from_fn(|i| slope * i as f32 - 3.0);
+    let factors = Each { add: ramp(1e-3), rescale: ramp(-0.1) };
+    let mut bases: [f32; BATCH] = ramp(0.3);
+    (bases[7], bases[31]) = (f32::INFINITY, f32::MAX);
+    let want: [f32; BATCH] = std::array::from_fn(|i| factors.rescale[i] * values[i] + (factors.add[i] + bases[i]));
+    for bound in [want[4], want[9], 0.0, f32::MAX, f32::INFINITY] {
+        let mut estimates = [0.0; BATCH];
+        let near = kernels.near32(codes, lut, &factors, &bases, bound, &mut estimates);
+        for (i, (estimate, want)) in estimates.iter().zip(&want).enumerate() {
+            let case = format!("{} row {i}, bound {bound}", kernels.name());
+            assert_eq!(estimate.to_bits(), want.to_bits(), "{case}");
+            assert_eq!(near >> i & 1 == 1, *want < bound, "{case}");
+        }
+    }
 }
 
 #[test]

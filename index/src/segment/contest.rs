@@ -5,17 +5,20 @@ use std::collections::BinaryHeap;
 
 use super::form::Form;
 use super::place::Place;
-use super::queue::{Queue, Waiting};
+use super::queue::Waiting;
 use super::walk::{Breadth, Near, admit};
 
 /// Points whose vectors are asked for ahead of their turn.
-const AHEAD: usize = 4;
+const AHEAD: usize = 6;
+
+/// Points that are compared before it is asked again which others still may be among the nearest.
+const TURNS: usize = 16;
 
 /// Who is among the `k` nearest.
 pub(super) struct Contest<'a> {
     form: Form<'a>,
     pub(super) place: &'a Place,
-    queue: &'a mut Queue,
+    waiting: &'a mut Vec<Waiting>,
     nearest: &'a mut BinaryHeap<Near>,
     /// All that were compared, as their distances may have to be settled.
     met: &'a mut Vec<Near>,
@@ -29,15 +32,15 @@ impl<'a> Contest<'a> {
     pub(super) fn new(
         form: Form<'a>,
         place: &'a Place,
-        queue: &'a mut Queue,
+        waiting: &'a mut Vec<Waiting>,
         nearest: &'a mut BinaryHeap<Near>,
         met: &'a mut Vec<Near>,
         k: usize,
     ) -> Self {
         nearest.clear();
         met.clear();
-        queue.clear();
-        Self { form, place, queue, nearest, met, k, limit: f32::MAX }
+        waiting.clear();
+        Self { form, place, waiting, nearest, met, k, limit: f32::MAX }
     }
 
     /// What estimates have to be below.
@@ -54,38 +57,59 @@ impl<'a> Contest<'a> {
     /// Lets a point wait whose estimate is below the limit.
     #[inline]
     pub(super) fn enter(&mut self, estimate: f32, offset: u32) {
-        self.queue.push(estimate, offset);
+        self.waiting.push(Waiting { estimate, offset });
     }
 
-    /// Compares points that wait, from the best estimate on; the others are out.
+    /// Compares points that wait, the most promising first, until those that are left are out.
     pub(super) fn decide(&mut self) {
-        let mut ahead: [Option<Waiting>; AHEAD] = std::array::from_fn(|_| self.next());
-        for turn in 0.. {
-            let at = turn % AHEAD;
-            let Some(next) = ahead[at].filter(|next| next.estimate <= self.limit) else {
-                break;
-            };
-            ahead[at] = self.next();
-            self.compare(next.offset);
+        let mut waiting = std::mem::take(self.waiting);
+        let mut rest = &mut waiting[..];
+        while !rest.is_empty() {
+            let (first, others) = part(rest);
+            self.take(first);
+            rest = keep_within(others, self.limit);
         }
-        self.queue.clear();
+        waiting.clear();
+        *self.waiting = waiting;
     }
 
-    /// Takes the best that waits, and asks for its vector.
-    fn next(&mut self) -> Option<Waiting> {
-        let next = self.queue.pop()?;
-        self.form.prefetch_row(next.offset);
-        Some(next)
+    /// Compares those that may be among the nearest when it is their turn.
+    fn take(&mut self, turns: &[Waiting]) {
+        turns.iter().take(AHEAD).for_each(|next| self.form.prefetch_row(next.offset));
+        for (at, Waiting { estimate, offset }) in turns.iter().enumerate() {
+            if let Some(ahead) = turns.get(at + AHEAD) {
+                self.form.prefetch_row(ahead.offset);
+            }
+            if *estimate <= self.limit {
+                self.compare(*offset);
+            }
+        }
     }
 
     /// Compares a point.
     fn compare(&mut self, offset: u32) {
         let near = Near { distance: self.form.distance(self.place, offset), offset };
         self.met.push(near);
-        let limit = admit(self.nearest, near, Breadth::beam(self.k));
-        if self.limit == f32::MAX && limit < f32::MAX {
-            self.queue.drop_beyond(limit);
-        }
-        self.limit = limit;
+        self.limit = admit(self.nearest, near, Breadth::beam(self.k));
     }
+}
+
+/// Parts the most promising from the others. Neither are in order: that would cost more than it spares.
+fn part(waiting: &mut [Waiting]) -> (&[Waiting], &mut [Waiting]) {
+    if waiting.len() > TURNS {
+        waiting.select_nth_unstable_by(TURNS, |a, b| a.estimate.total_cmp(&b.estimate));
+    }
+    let (first, others) = waiting.split_at_mut(waiting.len().min(TURNS));
+    (first, others)
+}
+
+/// Keeps those whose estimate is not beyond the limit.
+fn keep_within(waiting: &mut [Waiting], limit: f32) -> &mut [Waiting] {
+    let mut kept = 0;
+    for at in 0..waiting.len() {
+        let next = waiting[at];
+        waiting[kept] = next;
+        kept += usize::from(next.estimate <= limit);
+    }
+    &mut waiting[..kept]
 }

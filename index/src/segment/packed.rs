@@ -7,14 +7,13 @@
 use super::cells;
 use super::frozen::Segment;
 use super::place::Place;
-use super::search::is_wide;
 use super::sieve::FEW;
 use super::sketch;
-use crate::kernels::{BATCH, BLOCK_BYTES, BLOCK_DIMS};
+use crate::kernels::{BATCH, BLOCK_BYTES, BLOCK_DIMS, Each};
 use crate::payload_index::Matches;
 use crate::quantize;
 
-/// Most points that are packed: it takes some 3 ms, and more are better walked to.
+/// Most points that are packed: it takes some 3 ms. More are walked to, and a walk that leads nowhere is rare among them.
 const POINTS_MAX: u32 = 1 << 14;
 
 /// Codes of some points of a segment.
@@ -24,22 +23,23 @@ pub struct Packed {
     points: u32,
     /// Ascending, so cell by cell.
     offsets: Vec<u32>,
-    /// Of each its cell, as a place in `cells`.
-    slots: Vec<u16>,
-    /// Cells that have any.
-    cells: Vec<u16>,
-    factors: Vec<Factors>,
+    /// Cells that have any of the points.
+    cells: Vec<Own>,
+    /// Of each batch the cells that have any of its points, as places in `cells`: the first and the last.
+    spans: Vec<(u16, u16)>,
+    factors: Vec<Each>,
     codes: Vec<u8>,
     /// Bytes of the codes of a batch.
     stride: usize,
 }
 
-/// What corrects the codes of a batch.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Factors {
-    add: [f32; BATCH],
-    rescale: [f32; BATCH],
+/// What a cell has of the points.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Own {
+    /// Which cell it is.
+    number: u16,
+    /// How many points it has and those before it.
+    end: u32,
 }
 
 impl Packed {
@@ -48,9 +48,9 @@ impl Packed {
         self.points
     }
 
-    /// Cells that have any of the points.
-    pub(super) fn cells(&self) -> &[u16] {
-        &self.cells
+    /// Numbers of the cells that have any of the points.
+    pub(super) fn cells(&self) -> impl Iterator<Item = usize> {
+        self.cells.iter().map(|own| usize::from(own.number))
     }
 
     /// How many batches there are.
@@ -68,51 +68,61 @@ impl Packed {
     /// The least of the values that [`Packed::cells`] have, of a batch's cells.
     #[inline]
     pub(super) fn least(&self, number: usize, values: &[f32]) -> f32 {
-        let (first, last) = (number * BATCH, self.offsets.len().min((number + 1) * BATCH) - 1);
-        let cells = usize::from(self.slots[first])..=usize::from(self.slots[last]);
-        values[cells].iter().copied().fold(f32::MAX, f32::min)
+        let (first, last) = self.spans[number];
+        values[usize::from(first)..=usize::from(last)].iter().copied().fold(f32::MAX, f32::min)
     }
 
-    /// Estimates the points of a batch: `bases` are squared distances of [`Packed::cells`].
+    /// Estimates the points of a batch, `bases` being squared distances of [`Packed::cells`], and tells which are nearer
+    /// than `bound`, a bit each.
     #[inline]
-    pub(super) fn estimate(&self, number: usize, place: &Place, bases: &[f32], out: &mut [f32; BATCH]) {
-        let mut sums = [0.0; BATCH];
-        place.scan(&self.codes[number * self.stride..][..self.stride], &mut sums);
-        let Factors { add, rescale } = &self.factors[number];
-        out.fill(f32::INFINITY);
-        for (out, slot) in out.iter_mut().zip(&self.slots[number * BATCH..]) {
-            *out = bases[usize::from(*slot)];
+    pub(super) fn estimate(
+        &self,
+        number: usize,
+        place: &Place,
+        bases: &[f32],
+        bound: f32,
+        out: &mut [f32; BATCH],
+    ) -> u32 {
+        let (first, last) = self.spans[number];
+        let (first, last) = (usize::from(first), usize::from(last));
+        let mut lanes = [f32::INFINITY; 2 * BATCH];
+        let mut lane = 0;
+        // Each cell's base is written to all lanes from its first on: that takes less than to ask how many it has.
+        for (own, base) in self.cells[first..=last].iter().zip(&bases[first..=last]) {
+            lanes[lane..][..BATCH].fill(*base);
+            lane = (own.end as usize - number * BATCH).min(BATCH);
         }
-        for (lane, out) in out.iter_mut().enumerate() {
-            *out += add[lane] + rescale[lane] * sums[lane];
-        }
+        lanes[lane..][..BATCH].fill(f32::INFINITY);
+        let codes = &self.codes[number * self.stride..][..self.stride];
+        let bases = lanes.first_chunk().expect("twice as many");
+        place.near(codes, &self.factors[number], bases, bound, out)
     }
 
     /// Bytes that it takes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let Self { points: _, offsets, slots, cells, factors, codes, stride: _ } = self;
-        let small = size_of_val(&offsets[..]) + size_of_val(&slots[..]) + size_of_val(&cells[..]);
+        let Self { points: _, offsets, cells, spans, factors, codes, stride: _ } = self;
+        let small = size_of_val(&offsets[..]) + size_of_val(&cells[..]) + size_of_val(&spans[..]);
         small + size_of_val(&factors[..]) + codes.len()
     }
 }
 
 impl Segment {
-    /// Packs what passes a filter, unless it is so much that it would be walked to, or so little that it is compared at
-    /// once.
+    /// Packs what passes a filter, unless it is so much that it is walked to, or so little that it is compared at once.
     #[must_use]
     pub fn pack(&self, matches: &Matches) -> Option<Packed> {
-        if matches.len() > POINTS_MAX || matches.len() <= FEW || is_wide(matches.len(), self.len()) {
+        if matches.len() > POINTS_MAX || matches.len() <= FEW {
             return None;
         }
         let offsets: Vec<u32> = matches.iter().collect();
-        let (slots, cells) = slots(self.cells().table, &offsets)?;
+        let cells = own(self.cells().table, &offsets)?;
+        let spans = spans(&cells, offsets.len());
         let words = self.rotation.padded_dim() / BLOCK_DIMS;
         let (stride, batches) = (words * BLOCK_BYTES, offsets.len().div_ceil(BATCH));
         let (mut codes, mut factors) = (vec![0; batches * stride], Vec::with_capacity(batches));
         let mut bits = vec![0; BATCH * words];
         for (offsets, codes) in offsets.chunks(BATCH).zip(codes.chunks_exact_mut(stride)) {
-            let mut own = Factors { add: [0.0; BATCH], rescale: [0.0; BATCH] };
+            let mut own = Each { add: [0.0; BATCH], rescale: [0.0; BATCH] };
             for (lane, (offset, bits)) in offsets.iter().zip(bits.chunks_exact_mut(words)).enumerate() {
                 (own.add[lane], own.rescale[lane]) = sketch::read(self.cells().sketch(*offset), bits);
             }
@@ -120,22 +130,32 @@ impl Segment {
             quantize::pack(&rows, codes);
             factors.push(own);
         }
-        Some(Packed { points: self.len(), offsets, slots, cells, factors, codes, stride })
+        Some(Packed { points: self.len(), offsets, cells, spans, factors, codes, stride })
     }
 }
 
-/// Which cells have any of some ascending points, and of each point which of these has it. `None` if cells have numbers
-/// of more than 16 bits, as only a file made to deceive has.
-fn slots(table: &[cells::Cell], offsets: &[u32]) -> Option<(Vec<u16>, Vec<u16>)> {
-    let (mut slots, mut cells) = (Vec::with_capacity(offsets.len()), Vec::<u16>::new());
-    let mut rest = offsets;
+/// Which cells have any of some ascending points. `None` if one has a number of more than 16 bits, as only a file made to
+/// deceive has.
+fn own(table: &[cells::Cell], offsets: &[u32]) -> Option<Vec<Own>> {
+    let (mut cells, mut end) = (Vec::new(), 0);
     for (number, cell) in table.iter().enumerate() {
-        let own = rest.partition_point(|offset| *offset < cell.first + cell.len);
-        if own > 0 {
-            cells.push(u16::try_from(number).ok()?);
-            slots.resize(slots.len() + own, u16::try_from(cells.len() - 1).ok()?);
+        let has = offsets[end..].partition_point(|offset| *offset < cell.first + cell.len);
+        if has > 0 {
+            end += has;
+            cells.push(Own { number: u16::try_from(number).ok()?, end: u32::try_from(end).ok()? });
         }
-        rest = &rest[own..];
     }
-    Some((slots, cells))
+    Some(cells)
+}
+
+/// Of each batch of so many points the first and the last of the cells, of which there are no more than 2^16.
+fn spans(cells: &[Own], points: usize) -> Vec<(u16, u16)> {
+    let mut cell = 0_u16;
+    let mut of = |point: usize| {
+        while cells[usize::from(cell)].end as usize <= point {
+            cell += 1;
+        }
+        cell
+    };
+    (0..points).step_by(BATCH).map(|first| (of(first), of(points.min(first + BATCH) - 1))).collect()
 }

@@ -5,7 +5,7 @@ use shoal_model::Metric;
 use super::blocks::{Row, row};
 use super::layout::{DEGREE, Layout};
 use super::space::Space;
-use crate::kernels::{BATCH, Kernels, LANES, Lut};
+use crate::kernels::{BATCH, Each, Kernels, LANES, Lut};
 use crate::quantize;
 use crate::rotation::Rotation;
 
@@ -130,10 +130,18 @@ impl Place {
         }
     }
 
-    /// Sums of the rotated place's components under the signs of 32 codes.
+    /// Estimates of the squared distances from 32 points, given those from what each is coded relative to, and which are
+    /// below `bound`, a bit each.
     #[inline]
-    pub(crate) fn scan(&self, codes: &[u8], out: &mut [f32; BATCH]) {
-        self.kernels.scan32(codes, &self.lut, out);
+    pub(crate) fn near(
+        &self,
+        codes: &[u8],
+        factors: &Each,
+        bases: &[f32; BATCH],
+        bound: f32,
+        out: &mut [f32; BATCH],
+    ) -> u32 {
+        self.kernels.near32(codes, &self.lut, factors, bases, bound, out)
     }
 
     /// Estimates of the squared distances from the neighbours of a block whose own is `base`.

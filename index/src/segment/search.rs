@@ -242,7 +242,8 @@ impl Segment {
         k: usize,
         stats: &mut WalkStats,
     ) -> Result<bool, Cancelled> {
-        let has = |offset: u32| wanted[offset as usize / 64] >> (offset % 64) & 1 == 1;
+        // A file may name points that are not there.
+        let has = |offset: u32| wanted.get(offset as usize / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1);
         let breadth = Breadth { hops_max, ..self.breadth_among(query.effort, k) };
         let path = self.form().walk_among(scratch, starts, breadth, has, query.stop)?;
         stats.merge(&WalkStats { hops: path.compared, estimated: path.visited * DEGREE as u64, refined: 0 });
@@ -336,7 +337,7 @@ fn visits_for(ns: f32) -> u64 {
 }
 
 /// Whether so many points pass that a walk among them is tried first.
-pub(super) fn is_wide(passing: u32, points: u32) -> bool {
+fn is_wide(passing: u32, points: u32) -> bool {
     passing > points / WIDE_SHARE
 }
 

@@ -80,6 +80,8 @@ pub(super) struct Sieve {
     planes: Planes,
     /// Wanted points of the cell at hand.
     own: Vec<u32>,
+    /// See [`Contest`].
+    waiting: Vec<Waiting>,
 }
 
 /// What a scan saw of the nearest cells, and what is left to it.
@@ -150,10 +152,10 @@ impl<'a> Scan<'a> {
         bounds: Bounds,
         stop: &'a (dyn Fn() -> bool + Sync),
     ) -> Result<Self, Cancelled> {
-        let Scratch { place, nearest, met, queue, sieve, .. } = scratch;
-        let Sieve { keys, bases, least, planes, own, .. } = sieve;
+        let Scratch { place, nearest, met, sieve, .. } = scratch;
+        let Sieve { keys, bases, least, planes, own, waiting, .. } = sieve;
         place.narrow();
-        let contest = Contest::new(cells.form, place, queue, nearest, met, k);
+        let contest = Contest::new(cells.form, place, waiting, nearest, met, k);
         let (share, estimated, unasked) = (0.0, 0, PATIENCE);
         let mut scan = Self {
             cells,
@@ -193,7 +195,7 @@ impl<'a> Scan<'a> {
             least.push(nearest);
         };
         match self.packed {
-            Some(packed) => packed.cells().iter().for_each(|number| add(look(usize::from(*number)))),
+            Some(packed) => packed.cells().for_each(|number| add(look(number))),
             None => {
                 let has = |cell: &Cell| count(wanted, cell.first, cell.len) > 0;
                 let look = |(number, cell)| if has(cell) { look(number) } else { (f32::INFINITY, f32::INFINITY) };
@@ -309,9 +311,8 @@ impl<'a> Scan<'a> {
 
     fn batch(&mut self, packed: &Packed, number: usize) -> (usize, usize) {
         let mut estimates = [0.0; BATCH];
-        packed.estimate(number, self.contest.place, self.bases, &mut estimates);
+        let mut near = packed.estimate(number, self.contest.place, self.bases, self.contest.limit(), &mut estimates);
         let own = packed.batch(number);
-        let mut near = Kernels::best().below32(&estimates, self.contest.limit());
         while near != 0 {
             let lane = near.trailing_zeros() as usize;
             near &= near - 1;

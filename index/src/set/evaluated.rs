@@ -2,8 +2,8 @@
 //!
 //! Services ask with few filters over and over, such as a language or a tenant, and a segment never changes, so neither
 //! does what passes. Which are kept is decided as pages of memory are, by the clock algorithm: a filter that nobody asked
-//! for again goes before one that was. What passes takes no more than two bytes a point; where few do and a filter comes
-//! again and again, their codes are packed besides, which a tenth of the points may be.
+//! for again goes before one that was. What passes takes no more than two bytes a point; where a filter comes again and
+//! again, the codes of what passes are packed besides, unless it is too much.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
