@@ -47,7 +47,7 @@ pub(crate) fn grow(
     let (moved, starts) = regions(points, first, &lists);
     points.reorder(&moved);
     let mut growth = Growth::new(points, layout, Links::none(len), stop)?;
-    growth.join(&(0..first), lists);
+    growth.join(&(0..first), lists)?;
     for batch in batches(first, len) {
         growth.round(batch, params.joining_beam(), |own| starts[own as usize])?;
     }

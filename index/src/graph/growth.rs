@@ -55,10 +55,10 @@ impl<'a> Growth<'a> {
         Grown { links: self.links, blocks: self.blocks, lossless: self.lossless }
     }
 
-    /// Has points join that are linked among each other already.
-    pub(super) fn join_as_they_are(&mut self, batch: Range<usize>) {
+    /// Has points join that are linked among each other already. Errors: `Cancelled`.
+    pub(super) fn join_as_they_are(&mut self, batch: Range<usize>) -> Result<(), Cancelled> {
         let all: Vec<u32> = batch.map(offset_of).collect();
-        write_links(self.points, self.layout, &self.links, &all, &mut self.blocks);
+        self.write_links(&all)
     }
 
     /// Links the points of `batch` to what they find, and what they found back to them. `start`: where walks begin.
@@ -88,12 +88,11 @@ impl<'a> Growth<'a> {
         };
         let walks = batch.clone().into_par_iter().with_min_len(SHARE).map_init(Default::default, find);
         let lists = walks.collect::<Result<Vec<List>, Cancelled>>()?;
-        self.join(&batch, lists);
-        Ok(())
+        self.join(&batch, lists)
     }
 
-    /// Sets the lists of a batch, adds the links back, and brings the blocks up to date.
-    pub(super) fn join(&mut self, batch: &Range<usize>, lists: Vec<List>) {
+    /// Sets the lists of a batch, adds the links back, and brings the blocks up to date. Errors: `Cancelled`.
+    pub(super) fn join(&mut self, batch: &Range<usize>, lists: Vec<List>) -> Result<(), Cancelled> {
         for (index, list) in batch.clone().zip(lists) {
             self.links[offset_of(index)] = list;
         }
@@ -101,7 +100,23 @@ impl<'a> Growth<'a> {
         changed.extend(batch.clone().map(offset_of));
         changed.sort_unstable();
         changed.dedup();
-        write_links(self.points, self.layout, &self.links, &changed, &mut self.blocks);
+        self.write_links(&changed)
+    }
+
+    /// Writes codes and links of the points in `changed`. Errors: `Cancelled`.
+    fn write_links(&mut self, changed: &[u32]) -> Result<(), Cancelled> {
+        let Self { points, layout, links, blocks, stop, .. } = self;
+        let mut is_changed = vec![false; links.len()];
+        changed.iter().for_each(|offset| is_changed[*offset as usize] = true);
+        blocks.par_chunks_exact_mut(layout.stride()).enumerate().with_min_len(SHARE).try_for_each_init(
+            || LinkWriter::new(points.rotation().padded_dim()),
+            |writer, (index, block)| {
+                if is_changed[index] {
+                    write_block(points, layout, links, offset_of(index), writer, block);
+                }
+                if index.is_multiple_of(SHARE) && stop() { Err(Cancelled) } else { Ok(()) }
+            },
+        )
     }
 
     /// Links what the batch links to back to it. Returns whose lists changed.
@@ -159,20 +174,6 @@ fn write_rows(points: &Points, layout: &Layout, blocks: &mut [u8]) -> bool {
         write_row(layout, block, vector, rotated, points.space().scale(vector))
     };
     blocks.map(write).reduce(|| true, |a, b| a && b)
-}
-
-/// Writes codes and links of the points in `changed`, ascending.
-fn write_links(points: &Points, layout: &Layout, links: &Links, changed: &[u32], blocks: &mut [u8]) {
-    let mut is_changed = vec![false; links.len()];
-    changed.iter().for_each(|offset| is_changed[*offset as usize] = true);
-    blocks.par_chunks_exact_mut(layout.stride()).enumerate().with_min_len(SHARE).for_each_init(
-        || LinkWriter::new(points.rotation().padded_dim()),
-        |writer, (index, block)| {
-            if is_changed[index] {
-                write_block(points, layout, links, offset_of(index), writer, block);
-            }
-        },
-    );
 }
 
 /// Writes codes and links of one point.

@@ -45,7 +45,7 @@ pub(crate) fn merge(
     let links = inherited(points, known, stop)?;
     let mut growth = Growth::new(points, layout, links, stop)?;
     let base = parts[0].points.end;
-    growth.join_as_they_are(0..base);
+    growth.join_as_they_are(0..base)?;
     for Part { points: part, .. } in &parts[1..] {
         let there = part.start;
         let sample: Vec<u32> = (0..there).step_by((there / STARTS).max(1)).map(offset_of).collect();

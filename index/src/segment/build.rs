@@ -85,8 +85,8 @@ impl Segment {
     /// Builds a segment of `rows`, on the threads of the current rayon pool, and writes it.
     ///
     /// Memory beside `rows` and the file: their vectors again, 9 bytes a component and the blocks.
-    /// Errors: all of [`BuildError`] but `Part`; `Cancelled` within milliseconds of `stop` saying so while walks are done,
-    /// which take most of the time, and at the next step else: the longest is writing the files.
+    /// Errors: all of [`BuildError`] but `Part`; `Cancelled` within milliseconds of `stop` saying so while walks are done
+    /// or blocks written, which take most of the time, and at the next step else.
     pub fn build(
         rows: &Rows,
         parameters: &Parameters,
@@ -103,7 +103,7 @@ impl Segment {
             versions: order.iter().map(|row| rows.versions[*row as usize]).collect(),
             payloads: order.iter().map(|row| &rows.payloads[*row as usize][..]).collect(),
         };
-        Ok(grown(facts, dim, vectors, parameters, stop)?.freeze(target)?)
+        grown(facts, dim, vectors, parameters, stop)?.freeze(target, stop)
     }
 }
 

@@ -117,9 +117,10 @@ pub(crate) fn measure(
     ask: impl Fn(&mut Place, u32) + Sync,
     distance: impl Fn(&Place, u32) -> f32 + Sync,
     walk: impl Fn(&mut Scratch, u32, Breadth) -> Result<u64, Cancelled> + Sync,
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Sample>, Cancelled> {
-    let truth = |queries| farthest_of_nearest(wanted, queries, &ask, &distance);
-    let truths: Vec<f32> = queries.par_chunks(TOGETHER).flat_map_iter(truth).collect();
+    let truth = |queries| farthest_of_nearest(wanted, queries, &ask, &distance, stop);
+    let truths = queries.par_chunks(TOGETHER).map(truth).collect::<Result<Vec<_>, Cancelled>>()?.concat();
     let mut samples: Vec<Sample> = Vec::with_capacity(SLACKS.len());
     for slack in SLACKS {
         let hops_max = samples.last().map_or(HOPS_MAX_LEAST, |before| (HOPS_SPREAD * before.hops).max(HOPS_MAX_LEAST));
@@ -157,13 +158,14 @@ impl Sample {
 }
 
 /// Distance of the [`K`]-th nearest of each query but itself, or of the farthest. The queries take turns on a few points,
-/// which stay in the cache meanwhile.
+/// which stay in the cache meanwhile. Errors: `Cancelled`.
 fn farthest_of_nearest(
     wanted: &[u32],
     queries: &[u32],
     ask: impl Fn(&mut Place, u32),
     distance: impl Fn(&Place, u32) -> f32,
-) -> Vec<f32> {
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Vec<f32>, Cancelled> {
     let place = |own: &u32| {
         let mut place = Place::new();
         ask(&mut place, *own);
@@ -172,13 +174,16 @@ fn farthest_of_nearest(
     let mut asked: Vec<(u32, Place, BinaryHeap<Near>)> =
         queries.iter().map(|own| (*own, place(own), BinaryHeap::new())).collect();
     for points in wanted.chunks(POINTS_TOGETHER) {
+        if stop() {
+            return Err(Cancelled);
+        }
         for (own, place, nearest) in &mut asked {
             for offset in points.iter().copied().filter(|offset| offset != own) {
                 admit(nearest, Near { distance: distance(place, offset), offset }, Breadth::beam(K));
             }
         }
     }
-    asked.into_iter().map(|(.., nearest)| nearest.peek().map_or(0.0, |near| near.distance)).collect()
+    Ok(asked.into_iter().map(|(.., nearest)| nearest.peek().map_or(0.0, |near| near.distance)).collect())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use zerocopy::IntoBytes;
 
 use super::blocks::Blocks;
 use super::bounds::{Bounds, Ground};
-use super::build::{About, Parameters, metric_code, precision_code};
+use super::build::{About, BuildError, Parameters, metric_code, precision_code};
 use super::calibration::{self, Sample};
 use super::cells::{self, Cell};
 use super::compact::{self, Compact};
@@ -22,6 +22,9 @@ use crate::file::{Align, FileError, Image, ImageWriter, Residency, Tag};
 use crate::graph::{self, Grown, Points, Repair};
 use crate::payload_index::PayloadIndex;
 use crate::rotation::shuffled;
+
+/// Blocks that are written between two questions whether the segment is still wanted.
+const PATIENCE_BLOCKS: usize = 1 << 12;
 
 /// What is known of points beside their vectors, by their offset in a graph.
 pub(super) struct Facts<'a> {
@@ -112,11 +115,12 @@ impl<'a> Draft<'a> {
         Ok(Self { facts, points, layout, grown, regions, compact, effort, about })
     }
 
-    /// Writes both files, and opens what it wrote. Errors: those of writing.
-    pub(super) fn freeze(self, target: &Target) -> Result<Segment, FileError> {
+    /// Writes both files, and opens what it wrote. Errors: those of writing; `Cancelled`, after which the first of them may
+    /// be there.
+    pub(super) fn freeze(self, target: &Target, stop: &(dyn Fn() -> bool + Sync)) -> Result<Segment, BuildError> {
         let stored = self.write_stored(target)?;
-        let graph = self.write(target, stored.checksum())?;
-        Segment::new(graph, stored)
+        let graph = self.write(target, stored.checksum(), stop)?;
+        Ok(Segment::new(graph, stored)?)
     }
 
     fn write_stored(&self, target: &Target) -> Result<Image, FileError> {
@@ -126,12 +130,15 @@ impl<'a> Draft<'a> {
         stored::write(target.stored_writer()?, points, self.about.lossless == 0, residency)
     }
 
-    fn write(&self, target: &Target, stored: u64) -> Result<Image, FileError> {
+    fn write(&self, target: &Target, stored: u64, stop: &(dyn Fn() -> bool + Sync)) -> Result<Image, BuildError> {
         let mut writer = target.graph_writer()?;
         writer.begin_section(tag::BLOCKS, Align::Huge)?;
         match &self.compact {
             Some(blocks) => writer.write(blocks)?,
-            None => self.write_blocks(&mut writer)?,
+            None => self.write_blocks(&mut writer, stop)?,
+        }
+        if stop() {
+            return Err(BuildError::Cancelled);
         }
         self.write_regions(&mut writer)?;
         self.write_points(&mut writer)?;
@@ -139,15 +146,18 @@ impl<'a> Draft<'a> {
         let sections: [(_, &[u8]); 3] =
             [(tag::CALIBRATION, walks.as_bytes()), (tag::AMONG, among.as_bytes()), (tag::BOUNDS, bounds.as_bytes())];
         write_sections(sections, &mut writer)?;
-        writer.finish(About { stored, ..self.about }.as_bytes(), target.residency())
+        Ok(writer.finish(About { stored, ..self.about }.as_bytes(), target.residency())?)
     }
 
     /// Blocks of the full form, in the order of the file.
-    fn write_blocks(&self, writer: &mut ImageWriter) -> Result<(), FileError> {
+    fn write_blocks(&self, writer: &mut ImageWriter, stop: &(dyn Fn() -> bool + Sync)) -> Result<(), BuildError> {
         let Regions { order, places, .. } = &self.regions;
         let blocks = Blocks::new(&self.layout, &self.grown.blocks);
         let mut block = vec![0_u32; self.layout.stride() / size_of::<u32>()];
-        for offset in order {
+        for (number, offset) in order.iter().enumerate() {
+            if number.is_multiple_of(PATIENCE_BLOCKS) && stop() {
+                return Err(BuildError::Cancelled);
+            }
             let block = block.as_mut_bytes();
             block.copy_from_slice(blocks.block(*offset));
             self.layout.tail_mut(block).links.iter_mut().for_each(|link| *link = places[*link as usize]);

@@ -47,8 +47,8 @@ impl Segment {
     /// written with good checksums else, and be there for ever.
     ///
     /// Memory beside parts and file: 9 bytes a component, the blocks, and for each point its id and some 600 bytes.
-    /// Errors: all of [`BuildError`]; `Cancelled` within milliseconds of `stop` saying so while walks are done, which take
-    /// most of the time, and at the next step else: the longest is writing the files.
+    /// Errors: all of [`BuildError`]; `Cancelled` within milliseconds of `stop` saying so while walks are done or blocks
+    /// written, which take most of the time, and at the next step else.
     ///
     /// # Panics
     /// If there are no parts, or they are of several dimensions.
@@ -67,10 +67,7 @@ impl Segment {
         } else {
             survivors.joined(parameters, stop)?
         };
-        if stop() {
-            return Err(BuildError::Cancelled);
-        }
-        Ok(draft.freeze(target)?)
+        draft.freeze(target, stop)
     }
 }
 

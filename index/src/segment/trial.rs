@@ -57,23 +57,25 @@ impl<N: Fn(u32) -> u32 + Sync> Trial<'_, N> {
             }
         };
         let all: Vec<u32> = (0..).take(points.len()).collect();
-        let walks = calibration::measure(&all, &self.queries, ask, distance, |scratch: &mut Scratch, own, breadth| {
+        let walk = |scratch: &mut Scratch, own, breadth| {
             let starts = starts(scratch, own);
             let hops = form.walk(scratch, &starts, breadth, |_| 1.0, |offset| offset != own, self.stop)?;
             settle(scratch);
             Ok(hops)
-        })?;
+        };
+        let walks = calibration::measure(&all, &self.queries, ask, distance, walk, self.stop)?;
         // Near points stand together, so each region has its share.
         let is_sparse = |offset: u32| name(offset).is_multiple_of(SPARSE);
         let sparse: Vec<u32> = all.into_iter().filter(|offset| is_sparse(*offset)).collect();
         let few = &self.queries[..self.queries.len().min(calibration::QUERIES_AMONG)];
-        let among = calibration::measure(&sparse, few, ask, distance, |scratch: &mut Scratch, own, breadth| {
+        let walk_among = |scratch: &mut Scratch, own, breadth| {
             let starts = starts(scratch, own);
             let wanted = |offset| offset != own && is_sparse(offset);
             let path = form.walk_among(scratch, &starts, breadth, wanted, self.stop)?;
             settle(scratch);
             Ok(path.visited)
-        })?;
+        };
+        let among = calibration::measure(&sparse, few, ask, distance, walk_among, self.stop)?;
         Ok([walks, among])
     }
 }
