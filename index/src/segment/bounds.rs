@@ -26,7 +26,7 @@ const SPARSE: [usize; 2] = [2_000, 80];
 const RECALLS: [f32; 14] = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0];
 
 /// Share of the misses that are for want of scanned cells; the others have sketches that seem too far.
-const CELL_MISSES: f32 = 0.7;
+const CELL_MISSES: f32 = 0.4;
 
 /// Bounds lie within: points that are equal to queries, and cells without width, have no angle.
 const BOUND: f32 = 4.0;

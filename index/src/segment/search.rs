@@ -171,8 +171,9 @@ impl Segment {
         Ok(WalkStats { hops, estimated, refined: 0 })
     }
 
-    /// Looks for wanted points only: compares all if they are few; walks if they are many; else scans near cells, or walks
-    /// from what it found in the nearest, whichever seems to cost less. A walk that leads nowhere ends in a scan.
+    /// Looks for wanted points only: compares all if they are few; walks if they are many and not packed; else scans near
+    /// cells, or walks from what it found in the nearest, whichever seems to cost less. A walk that leads nowhere ends in a
+    /// scan.
     fn among(
         &self,
         scratch: &mut Scratch,
@@ -203,7 +204,8 @@ impl Segment {
     ) -> Result<WalkStats, Cancelled> {
         let mut stats = WalkStats::default();
         let passing = query.filter.map_or(self.len(), Matches::len);
-        if is_wide(passing, self.len()) {
+        // Packed points are scanned in less time than a walk takes, the harder the more.
+        if packed.is_none() && is_wide(passing, self.len()) {
             let entry = entries::nearest(self.entries(), &scratch.place).map(Waiting::start);
             let visits_max = visits_for(passing as f32 * SKETCH_NS);
             if self.walk_among(scratch, query, wanted, (entry.as_slice(), visits_max), k, &mut stats)? {
