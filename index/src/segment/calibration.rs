@@ -20,6 +20,10 @@ pub(crate) const QUERIES: usize = 400;
 /// Those of them that are asked under filters, whose searches take longer and have a margin of their own.
 pub(crate) const QUERIES_AMONG: usize = 200;
 
+/// One in so many points is looked for to calibrate walks among points that pass a filter: where fewer pass, a walk is
+/// seldom chosen.
+pub(super) const SPARSE: u32 = 4;
+
 /// Queries, and points, that are compared with each other in one go.
 const TOGETHER: usize = 16;
 const POINTS_TOGETHER: usize = 64;

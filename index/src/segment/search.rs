@@ -246,7 +246,9 @@ impl Segment {
     ) -> Result<bool, Cancelled> {
         // A file may name points that are not there.
         let has = |offset: u32| wanted.get(offset as usize / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1);
-        let breadth = Breadth { hops_max, ..self.breadth_among(query.effort, k) };
+        let passing = query.filter.map_or(self.len(), Matches::len);
+        let share = passing as f32 / self.len() as f32;
+        let breadth = Breadth { hops_max, ..self.breadth_among(query.effort, share, k) };
         let path = self.form().walk_among(scratch, starts, breadth, has, query.stop)?;
         stats.merge(&WalkStats { hops: path.compared, estimated: path.visited * DEGREE as u64, refined: 0 });
         Ok(path.visited < hops_max && scratch.nearest.len() >= k)
@@ -281,11 +283,13 @@ impl Segment {
         self.sample(effort).map_or(Breadth::beam(k), |sample| sample.breadth(k))
     }
 
-    /// The same of walks among some of the points.
-    fn breadth_among(&self, effort: Effort, k: usize) -> Breadth {
+    /// The same of walks among so large a share of the points: between what all take and what few take.
+    fn breadth_among(&self, effort: Effort, share: f32, k: usize) -> Breadth {
         let breadth = self.breadth(effort, k);
-        let among = calibration::for_recall(&self.among, bounds::cautious(self.recall(effort)));
-        among.map_or(breadth, |sample| Breadth { slack: breadth.slack.max(sample.slack), ..breadth })
+        let few = calibration::for_recall(&self.among, bounds::cautious(self.recall(effort)));
+        let more = few.map_or(0.0, |few| few.slack - breadth.slack).max(0.0);
+        let missing = (1.0 / share - 1.0) / (calibration::SPARSE as f32 - 1.0);
+        Breadth { slack: breadth.slack + more * missing.sqrt().min(1.0), ..breadth }
     }
 
     /// Scores what the walk left in `scratch`, nearest first, and how many that were.

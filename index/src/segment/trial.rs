@@ -9,10 +9,6 @@ use super::queue::Waiting;
 use super::walk::{Cancelled, Scratch};
 use crate::graph::Points;
 
-/// One in so many points is looked for to calibrate walks among points that pass a filter: where fewer pass, a walk is
-/// seldom chosen, and where more do, it finds more.
-const SPARSE: u32 = 4;
-
 /// Walks for points that are known, to find out how hard to look.
 pub(super) struct Trial<'a, N> {
     pub(super) points: &'a Points,
@@ -27,7 +23,7 @@ pub(super) struct Trial<'a, N> {
 }
 
 impl<N: Fn(u32) -> u32 + Sync> Trial<'_, N> {
-    /// What walks among all points take, and what those among one in [`SPARSE`] take.
+    /// What walks among all points take, and what those among one in [`calibration::SPARSE`] take.
     pub(super) fn run(&self) -> Result<[Vec<Sample>; 2], Cancelled> {
         let Self { points, form, name, .. } = self;
         let layout = entries::layout(points.space().dims());
@@ -65,7 +61,7 @@ impl<N: Fn(u32) -> u32 + Sync> Trial<'_, N> {
         };
         let walks = calibration::measure(&all, &self.queries, ask, distance, walk, self.stop)?;
         // Near points stand together, so each region has its share.
-        let is_sparse = |offset: u32| name(offset).is_multiple_of(SPARSE);
+        let is_sparse = |offset: u32| name(offset).is_multiple_of(calibration::SPARSE);
         let sparse: Vec<u32> = all.into_iter().filter(|offset| is_sparse(*offset)).collect();
         let few = &self.queries[..self.queries.len().min(calibration::QUERIES_AMONG)];
         let walk_among = |scratch: &mut Scratch, own, breadth| {
