@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let segment = build(&set, payloads(&args.set)?)?;
     let sweeps = sweep(&segment, &set, &looks)?;
     let rows = rows(&looks, &sweeps);
-    println!("{}", table(&looks, &sweeps));
+    println!("{}\n{COLUMNS}", table(&looks, &sweeps));
     let report =
         Report { bench: "filter", commit: report::commit(), machine, data: vec![about], rows, contenders: vec![] };
     println!("{}", report.rows_table());
@@ -220,6 +220,11 @@ fn rows(looks: &[Look], sweeps: &[Sweep]) -> Vec<Row> {
     rows.push(row("qps_ratio_worst_filter_at_95".to_owned(), worst(&kept)).expect(Some(0.5), Some(0.8)));
     rows
 }
+
+/// What the columns of [`table`] say.
+const COLUMNS: &str = "qps @0.95: where .95 is found; ratio: to that without a filter, new: where the filter is evaluated \
+                       for each query;\nasked: the recall asked for that first found .95, found: what it found; estimated, \
+                       compared: points in a median query\n";
 
 fn table(looks: &[Look], sweeps: &[Sweep]) -> String {
     let plain = sweeps[0].kept.qps_at(RECALL);

@@ -130,6 +130,8 @@ pub(crate) fn number(value: f64) -> String {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.2}"),
+        // Of shares so near to all it is the rest that tells.
+        size if size > 0.99 => format!("{value:.4}"),
         _ => format!("{value:.3}"),
     }
 }

@@ -124,7 +124,7 @@ pub struct UpArgs {
     /// How many nodes [default: 3, or as many as the data folder was made with]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub nodes: Option<u32>,
-    /// Replicas of each shard of the sample collection
+    /// Replicas of each shard of the sample collection; 1 is all that is served yet
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub replicas: u32,
     /// Stop after the sample queries; exit code 0 only if recall is 1.000
@@ -175,6 +175,7 @@ pub enum CollectionCommand {
     #[command(after_help = "Example:\n  shoal collection create news --dim 384 --metric cosine --shards 6")]
     Create(CreateArgs),
     /// List collections
+    #[command(visible_alias = "list")]
     Ls,
     /// Show one collection with its shards
     Describe {
@@ -183,6 +184,7 @@ pub enum CollectionCommand {
         name: String,
     },
     /// Remove a collection and all its points
+    #[command(visible_aliases = ["remove", "delete"])]
     Rm {
         /// Its name
         #[arg(value_name = "COLLECTION")]
@@ -219,7 +221,7 @@ pub struct SpreadArgs {
     /// How many shards divide it; 0: one for each node
     #[arg(long, default_value_t = 0)]
     pub shards: u32,
-    /// Replicas of each shard
+    /// Replicas of each shard; 1 is all that is served yet
     #[arg(long, default_value_t = 1)]
     pub replicas: u32,
     /// Fingerprint of the model that made the vectors
@@ -335,8 +337,8 @@ pub struct SearchArgs {
     /// Only points that pass (JSON, or @FILE)
     #[arg(long, value_name = "JSON")]
     pub filter: Option<String>,
-    /// Only these payload fields
-    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    /// Only these payload fields, with commas between
+    #[arg(long, value_delimiter = ',', value_parser = trimmed, value_name = "NAME,...")]
     pub fields: Vec<String>,
     /// Leave out payload
     #[arg(long, conflicts_with = "fields")]
@@ -534,6 +536,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it like 500ms, 10s or 5m")),
     }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "what a parser of an argument returns")]
+fn trimmed(text: &str) -> Result<String, String> {
+    Ok(text.trim().to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -76,11 +76,17 @@ impl From<ClientError> for Failure {
                 failure.exit(Exit::Timeout).next("`shoal status` shows what is wrong; --timeout allows more time")
             }
             ErrorKind::Overloaded => failure.next("try again in a moment"),
-            ErrorKind::NotFound => failure.next("`shoal collection ls` shows what there is"),
+            // Most who miss something say so themselves.
+            ErrorKind::NotFound if !failure.message.contains(LIST) => {
+                failure.next(format!("`{LIST}` shows what there is"))
+            }
             _ => failure,
         }
     }
 }
+
+/// Lists what can be named.
+const LIST: &str = "shoal collection ls";
 
 #[cfg(test)]
 mod tests {

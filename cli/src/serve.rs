@@ -29,7 +29,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<(), Failure> {
     tracing::info!(role, "shutting down: no new calls, open calls finish, logs are synced");
     let stopped = process.shut_down().await;
     match failed {
-        Some(failure) => Err(failure.next("look into the log above; a failing disk must be replaced")),
+        Some(failure) => Err(failure.next("look into the log above, mend what it names, and start again")),
         None => stopped,
     }
 }

@@ -5,11 +5,21 @@ use shoal_client::{ClusterStatus, CoordinatorStatus, NodeStatus};
 
 use crate::collections::{Health, health_of, list_table};
 use crate::command::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::{self, bytes, columns};
 
+/// What to do where even the status cannot be had.
+const OUT_OF_REACH: &str = "see whether the router and its coordinators run, and what their logs say; `shoal up` starts a \
+                            cluster here, --endpoint names another";
+
+/// Warnings that fit the screen.
+const WARNINGS_SHOWN: usize = 5;
+
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
-    let status = context.client.status().await?;
+    let status = context.client.status().await.map_err(|error| {
+        let failure = Failure::from(error);
+        if failure.exit == Exit::Failed { failure } else { failure.next(OUT_OF_REACH) }
+    })?;
     output::print(context.format, || screen(&status), || json!(status))
 }
 
@@ -102,15 +112,20 @@ fn nodes_table(nodes: &[NodeStatus]) -> String {
     columns(&header, nodes.iter().map(row).collect(), &[0, 3, 4])
 }
 
-/// The most urgent warning and what to type; how many more there are.
+/// The most urgent warnings and what to type; how many more there are.
 fn attention(status: &ClusterStatus) -> String {
-    let Some(top) = status.warnings.first() else { return "nothing needs attention\n".to_owned() };
-    let mut text = format!("attention: {}\n", top.text);
-    if !top.next_step.is_empty() {
-        text += &format!("     next: {}\n", top.next_step);
+    if status.warnings.is_empty() {
+        return "nothing needs attention\n".to_owned();
     }
-    if status.warnings.len() > 1 {
-        text += &format!("{} more: shoal status -o json\n", status.warnings.len() - 1);
+    let mut text = String::new();
+    for warning in status.warnings.iter().take(WARNINGS_SHOWN) {
+        text += &format!("attention: {}\n", warning.text);
+        if !warning.next_step.is_empty() {
+            text += &format!("     next: {}\n", warning.next_step);
+        }
+    }
+    if let Some(more) = status.warnings.len().checked_sub(WARNINGS_SHOWN).filter(|more| *more > 0) {
+        text += &format!("{more} more: shoal status -o json\n");
     }
     text
 }
@@ -172,7 +187,7 @@ NODE  NAME    STATE            REPLICAS     DISK  ZONE  ADDRESS
 
 attention: node-2 is silent
      next: start it again
-1 more: shoal status -o json
+attention: node-3 is silent
 ";
         assert_eq!(screen(&status()), want);
     }

@@ -259,11 +259,14 @@ async fn exit_codes_tell_what_happened() {
     let (files, router) = (Files::new(), FakeRouter::with_collection(3, Metric::Dot));
     let endpoint = router.start().await;
     let file = files.write("a.jsonl", lines(3, None));
+    let same = files.write("same.jsonl", "{\"id\":1,\"vector\":[1,2,3]}\n");
     let config = files.write("node.toml", "listen = 7");
     let qrels = files.write("qrels.tsv", "query_id\tdoc_id\tgain\n0\t1\t1\n");
     let state = files.state();
     for (name, endpoint, arguments, want, said) in [
         ("other dimension", endpoint.as_str(), vec!["import", "c", &file, "--state", &state], 1, "takes 3"),
+        ("other metric", &endpoint, vec!["import", "c", &same, "--create", "--metric", "cosine"], 1, "--metric: "),
+        ("other tier", &endpoint, vec!["import", "c", &same, "--quantization", "int8"], 1, "--quantization: "),
         ("no such file", &endpoint, vec!["import", "c", "/nowhere.npy", "--state", &state], 1, "/nowhere.npy"),
         ("unknown flag", &endpoint, vec!["import", "c", &file, "--fast"], 2, "--fast"),
         ("bad endpoint", "no scheme at all", vec!["status"], 2, "error: endpoint: "),

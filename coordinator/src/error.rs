@@ -45,7 +45,7 @@ pub enum CoordinatorError {
     },
     /// A node or watcher of another cluster called.
     #[error(
-        "belongs to cluster {theirs}, this is cluster {ours}; check the coordinators' addresses, or empty its data folder"
+        "belongs to cluster {theirs}, this is cluster {ours}; check the coordinators' addresses and the data folder it was started with"
     )]
     OtherCluster {
         /// The caller's cluster.

@@ -42,7 +42,7 @@ impl fmt::Display for HashRange {
     }
 }
 
-/// Whether `ranges` cover the hash space without gap or overlap (design §9, invariant 4).
+/// Whether `ranges` cover the hash space without gap or overlap, which holds at every map version.
 #[must_use]
 pub fn partitions_exactly(ranges: &[HashRange]) -> bool {
     let mut sorted = ranges.to_vec();

@@ -1,5 +1,6 @@
 //! What may differ from node to node.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -123,6 +124,20 @@ impl NodeConfig {
         self.limits.validate().map_err(|e| e.within("node"))
     }
 
+    /// The address that others are told, of a node that listens at `bound`.
+    ///
+    /// Errors: none was given, and `bound` is every address of this machine, which no other machine can call.
+    pub(crate) fn address_where(&self, bound: SocketAddr) -> Result<String, InputError> {
+        match &self.address {
+            Some(address) => Ok(address.clone()),
+            None if bound.ip().is_unspecified() => {
+                let problem = format!("must be given where a node listens on {bound}: others cannot call that");
+                Err(InputError::new("node.address", problem))
+            }
+            None => Ok(format!("http://{bound}")),
+        }
+    }
+
     /// Threads that search at a time.
     pub(crate) fn search_threads(&self) -> usize {
         match self.search_threads {
@@ -174,6 +189,18 @@ mod tests {
             deltas_waiting_max: default_deltas_waiting_max(),
             quiet_after_ms: default_quiet_after_ms(),
             segment_points_max: default_segment_points_max(),
+        }
+    }
+
+    #[test]
+    fn others_are_told_an_address_that_they_can_call() {
+        let at = |address: &str| good().address_where(address.parse().expect("an address"));
+        assert_eq!(at("10.0.0.7:7801"), Ok("http://10.0.0.7:7801".to_owned()));
+        assert_eq!(at("[::1]:7801"), Ok("http://[::1]:7801".to_owned()));
+        for all in ["0.0.0.0:7801", "[::]:7801"] {
+            assert_eq!(at(all).expect_err("no other machine can call that").field, "node.address");
+            let told = NodeConfig { address: Some("http://node-1:7801".to_owned()), ..good() };
+            assert_eq!(told.address_where(all.parse().expect("an address")), Ok("http://node-1:7801".to_owned()));
         }
     }
 

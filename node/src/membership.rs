@@ -12,6 +12,7 @@ use shoal_proto::map::{id_from_bytes, id_to_bytes};
 use shoal_proto::status::{RemoteError, from_status};
 use shoal_proto::{server, v1};
 use shoal_runtime::Store;
+use tokio::time::Instant;
 use tonic::Request;
 use tonic::transport::Channel;
 
@@ -24,6 +25,8 @@ use crate::{NodeConfig, NodeError};
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// Pause between rounds in which no coordinator answered.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// How often the log says that none answers.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// Asks coordinators one after another, staying with the one that answers.
 pub(crate) struct Coordinators {
@@ -62,6 +65,7 @@ pub(crate) async fn register(
         zone: config.zone.clone(),
         cluster: identity.member.map(|(cluster, _)| id_to_bytes(cluster.0)).unwrap_or_default(),
     };
+    let mut told = Instant::now();
     loop {
         match coordinators.current().register_node(timed(request.clone())).await {
             Ok(response) => {
@@ -80,7 +84,10 @@ pub(crate) async fn register(
                 if matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Precondition) {
                     return Err(NodeError::Refused(error));
                 }
-                tracing::debug!(%error, "no coordinator has registered this node yet");
+                if told.elapsed() >= TELL_EVERY {
+                    tracing::warn!(%error, coordinators = ?config.coordinators, "no coordinator registers this node; trying on");
+                    told = Instant::now();
+                }
                 coordinators.next();
                 tokio::time::sleep(RETRY_AFTER).await;
             }

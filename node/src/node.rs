@@ -64,7 +64,7 @@ impl Node {
         let bound = listener
             .local_addr()
             .map_err(|source| server::ServerError::Listen { address: "the given socket".to_owned(), source })?;
-        let address = config.address.clone().unwrap_or_else(|| format!("http://{bound}"));
+        let address = config.address_where(bound)?;
         let mut identity = Identity::load(&*store)?;
         let mut coordinators = Coordinators::new(&config.coordinators)?;
         let member = match identity.member {

@@ -260,13 +260,15 @@ fn in_rows(text: &str, first: u64) -> String {
 impl Stop {
     fn into_failure(self, acked: &Acked) -> Failure {
         let rows = crate::progress::grouped(acked.reached().rows);
+        let none = acked.reached().rows == 0 && !acked.has_gap();
         let kept = match acked.has_gap() {
+            _ if none => "nothing is stored".to_owned(),
             true => format!("at least the first {rows} rows, and some later ones, are stored"),
             false => format!("at least the first {rows} rows are stored"),
         };
         match self {
             Self::Row(error) => {
-                Failure::new(error).next(format!("{kept}; mend the row and repeat the command, which continues"))
+                Failure::new(error).next(format!("{kept}; mend the file and repeat the command, which continues"))
             }
             Self::Write { first, error } => {
                 let failure = Failure::from(error);

@@ -17,7 +17,7 @@ use crate::args::ImportArgs;
 use crate::command::Context;
 use crate::failure::Failure;
 use crate::output;
-use crate::progress::{Progress, grouped, rate, say, whole};
+use crate::progress::{Progress, counted, grouped, rate, say, whole};
 use crate::rows::{Rows, RowsError, Source};
 
 /// How often progress is noted on disk.
@@ -81,7 +81,13 @@ pub(crate) async fn run(context: &Context, args: &ImportArgs) -> Result<(), Fail
 /// The collection to import into; one that is missing is created where that was asked for.
 async fn find_or_create(client: &Client, args: &ImportArgs, dim: u32) -> Result<Collection, Failure> {
     match client.describe_collection(&args.collection).await {
-        Ok(collection) => Ok(collection),
+        Ok(collection) => match contradiction(&collection, args) {
+            None => Ok(collection),
+            Some((option, has)) => {
+                let problem = format!("{option}: collection {} is there already and has {has}", collection.name);
+                Err(Failure::new(problem).next("leave the option out, or import into a collection with another name"))
+            }
+        },
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
         Err(error) => match args.metric.filter(|_| args.create) {
             Some(metric) => {
@@ -99,6 +105,30 @@ async fn find_or_create(client: &Client, args: &ImportArgs, dim: u32) -> Result<
             ))),
         },
     }
+}
+
+/// An option for a collection that is created which the one that is there does not agree with, and what that has.
+fn contradiction(there: &Collection, args: &ImportArgs) -> Option<(&'static str, String)> {
+    let ImportArgs { metric, spread, graph, .. } = args;
+    let shards = there.shards.len();
+    [
+        ("--metric", metric.is_none_or(|metric| metric == there.metric), there.metric.name().to_owned()),
+        ("--shards", spread.shards == 0 || spread.shards as usize == shards, counted(shards, "shard")),
+        ("--embedding", ["", &there.embedding].contains(&spread.embedding.as_str()), format!("{:?}", there.embedding)),
+        (
+            "--ef-construction",
+            graph.ef_construction.is_none_or(|width| width == there.graph.ef_construction),
+            there.graph.ef_construction.to_string(),
+        ),
+        (
+            "--quantization",
+            graph.quantization.is_none_or(|tier| tier == there.graph.quantization),
+            there.graph.quantization.name().to_owned(),
+        ),
+        ("--seed", graph.seed.is_none_or(|seed| seed == there.graph.seed), there.graph.seed.to_string()),
+    ]
+    .into_iter()
+    .find_map(|(option, agrees, has)| (!agrees).then_some((option, has)))
 }
 
 /// `rows` behind `mark`, if the rows before it are those that were sent; otherwise from the start.

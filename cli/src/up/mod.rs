@@ -16,7 +16,7 @@ use crate::args::{Format, UpArgs};
 use crate::eval::run::{Measurement, Outcome, Right, Summary};
 use crate::failure::{Exit, Failure};
 use crate::import::load::Load;
-use crate::progress::{Progress, grouped, say};
+use crate::progress::{Progress, counted, grouped, say};
 use crate::{folders, sample, signals};
 
 /// How long the cluster may take to become ready.
@@ -30,7 +30,11 @@ const K: u32 = 10;
 pub(crate) async fn run(format: Format, args: &UpArgs) -> Result<(), Failure> {
     let folder = args.data.clone().map_or_else(folders::data, Ok)?;
     let mut home = Home::open(&folder, args.nodes)?;
-    say(&format!("starting 3 coordinators, {} nodes and a router; data in {}", home.nodes(), home.path().display()));
+    say(&format!(
+        "starting 3 coordinators, {} and a router; data in {}",
+        counted(home.nodes() as usize, "node"),
+        home.path().display()
+    ));
     let mut cluster = tokio::select! {
         cluster = Cluster::start(&mut home, args.listen) => cluster?,
         () = signals::stop() => return Ok(()),
@@ -152,7 +156,8 @@ async fn ask(client: &Client, known: bool) -> Result<(Summary, Vec<Outcome>), Fa
     let truth = sample::truth(queries.len())?;
     let measurement =
         Measurement { client, collection: sample::NAME, queries: &queries, concurrency: 1, batch: 1, doc_key: None };
-    let options = SearchOptions { k: K, payload_fields: vec!["name".to_owned()], ..SearchOptions::default() };
+    // The known answers are the exact ones, and so are these: what an index finds is for `shoal eval` to say.
+    let options = SearchOptions { k: K, exact: true, payload_fields: vec!["name".to_owned()], ..Default::default() };
     let progress = Progress::new("asking", "queries", Some(queries.len() as u64));
     let outcomes = measurement.run(&options, &progress).await;
     progress.finish();

@@ -111,7 +111,7 @@ impl Shown<'_> {
         let latency = &summary.latency_ms;
         let recall = summary.recall.map_or("not measured".to_owned(), |recall| format!("{recall:.3}"));
         let mut line = format!(
-            "recall@{} {recall} over {} queries, p50 {}, p99 {}",
+            "recall@{} {recall} over {} exact queries, p50 {}, p99 {}",
             summary.k,
             summary.queries,
             ms(latency.p50),
@@ -212,7 +212,7 @@ questions to the sample collection packages:
       dosbox* 0.750, dosemu 0.500
   (* the package that the question was written for)
 
-recall@10 1.000 over 50 queries, p50 1.00 ms, p99 2.50 ms
+recall@10 1.000 over 50 exact queries, p50 1.00 ms, p99 2.50 ms
 
 PROCESS  ADDRESS                METRICS
 router   http://127.0.0.1:7701  http://127.0.0.1:9/metrics
