@@ -7,7 +7,7 @@
 
 use super::layout::DEGREE;
 use super::queue::Waiting;
-use super::walk::{Breadth, Cancelled, Near, PATIENCE_HOPS, Scratch, Steps, admit};
+use super::walk::{Breadth, Cancelled, Near, PATIENCE_HOPS, Path, Scratch, Steps, admit};
 use crate::kernels::Kernels;
 
 /// What the estimates of points that are not wanted are multiplied by, and of those that are. In a table, as whether a
@@ -16,15 +16,6 @@ const HANDICAPS: [f32; 2] = [1.18, 1.0];
 
 /// Set in the offset of a point that waits for a visit and was compared: see `POINTS_MAX`.
 const COMPARED: u32 = 1 << 31;
-
-/// What was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Path {
-    /// Points visited for their neighbours.
-    pub(crate) visited: u64,
-    /// Points whose distance was computed.
-    pub(crate) compared: u64,
-}
 
 /// As `walk`, but for `wanted` points only. At most `breadth.hops_max` points are visited.
 ///
@@ -50,7 +41,7 @@ pub(crate) fn walk_among(
     }
     let kernels = Kernels::best();
     let mut path = Path::default();
-    let mut limit = f32::MAX;
+    let (mut limit, mut kept) = (f32::MAX, f32::MAX);
     let mut estimates = [0.0; DEGREE];
     let mut ahead: Option<Waiting> = None;
     while let Some(current) = ahead.filter(|ahead| ahead.estimate <= limit).or_else(|| queue.pop()) {
@@ -93,7 +84,9 @@ pub(crate) fn walk_among(
             let estimate = estimates[at] * HANDICAPS[usize::from(wanted(offset))];
             (Waiting { estimate, offset }, is_new & (estimate <= limit))
         });
-        limit = queue.trim(limit, breadth.keep);
+        if let Some(largest) = queue.trim(limit, breadth.keep) {
+            (limit, kept) = (largest, largest);
+        }
     }
-    Ok(path)
+    Ok(path.end(nearest, breadth, kept))
 }

@@ -1,12 +1,12 @@
 //! The graph of a segment, in one form or the other.
 
-use super::among::{Path, walk_among};
+use super::among::walk_among;
 use super::blocks::{Blocks, Row, row};
 use super::compact::Compact;
 use super::layout::DEGREE;
 use super::place::Place;
 use super::queue::Waiting;
-use super::walk::{Breadth, Cancelled, Near, Scratch, Steps, admit, walk};
+use super::walk::{Breadth, Cancelled, Near, Path, Scratch, Steps, admit, walk};
 
 /// Standard deviations of a told distance within which the truth is taken to lie.
 const DEVIATIONS: f32 = 2.5;
@@ -94,22 +94,19 @@ impl Form<'_> {
         starts: &[Waiting],
         breadth: Breadth,
         handicap: impl Fn(u32) -> f32,
-        accept: impl Fn(u32) -> bool,
+        mut accept: impl FnMut(u32) -> bool,
         stop: &(dyn Fn() -> bool + Sync),
-    ) -> Result<u64, Cancelled> {
+    ) -> Result<Path, Cancelled> {
         let mut met = std::mem::take(&mut scratch.met);
         met.clear();
-        let note = |near: Near| {
-            let accepted = accept(near.offset);
-            if accepted {
-                met.push(near);
-            }
-            accepted
-        };
         let walked = match self {
-            Self::Full(blocks) if self.is_coded() => walk(*blocks, scratch, starts, breadth, handicap, note, stop),
+            Self::Full(blocks) if self.is_coded() => {
+                walk(*blocks, scratch, starts, breadth, handicap, noting(&mut met, accept), stop)
+            }
             Self::Full(blocks) => walk(*blocks, scratch, starts, breadth, handicap, |near| accept(near.offset), stop),
-            Self::Compact(compact) => walk(*compact, scratch, starts, breadth, handicap, note, stop),
+            Self::Compact(compact) => {
+                walk(*compact, scratch, starts, breadth, handicap, noting(&mut met, accept), stop)
+            }
         };
         scratch.met = met;
         walked
@@ -164,5 +161,16 @@ impl Form<'_> {
             let distance = exact(place, *near);
             admit(nearest, Near { distance, ..*near }, Breadth::beam(k));
         }
+    }
+}
+
+/// Accepts what `accept` does, and notes it in `met`.
+fn noting(met: &mut Vec<Near>, mut accept: impl FnMut(u32) -> bool) -> impl FnMut(Near) -> bool {
+    move |near| {
+        let accepted = accept(near.offset);
+        if accepted {
+            met.push(near);
+        }
+        accepted
     }
 }

@@ -104,10 +104,10 @@ impl Queue {
 
     /// Lets go of all but the best `keep` and of what is beyond `limit`, once twice as many wait.
     ///
-    /// Returns the largest estimate that is wanted from now on: of `keep` better ones, none becomes worse.
+    /// Returns the largest estimate that is wanted from then on: of `keep` better ones, none becomes worse.
     #[inline]
-    pub(super) fn trim(&mut self, limit: f32, keep: usize) -> f32 {
-        if self.len < 2 * keep { limit } else { self.retain(limit, keep) }
+    pub(super) fn trim(&mut self, limit: f32, keep: usize) -> Option<f32> {
+        (self.len >= 2 * keep).then(|| self.retain(limit, keep))
     }
 
     #[cold]
@@ -203,8 +203,8 @@ mod tests {
     fn trimming_keeps_the_best_and_what_is_as_good_as_the_last_of_them() {
         let mut queue = Queue::default();
         (0..40_u16).for_each(|i| queue.push(f32::from(i % 20), u32::from(i)));
-        assert_eq!(queue.trim(f32::MAX, 21), f32::MAX, "fewer than twice as many wait");
-        assert_eq!(queue.trim(f32::MAX, 5), 2.0);
+        assert_eq!(queue.trim(f32::MAX, 21), None, "fewer than twice as many wait");
+        assert_eq!(queue.trim(f32::MAX, 5), Some(2.0));
         assert_eq!(drained(&mut queue).len(), 6, "two each of 0, 1 and 2");
     }
 }

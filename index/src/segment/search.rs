@@ -14,7 +14,7 @@ use super::layout::{DEGREE, Precision};
 use super::packed::Packed;
 use super::queue::Waiting;
 use super::sieve::{Outlook, SKETCH_NS, Scan, Wanted, Work, compare_all};
-use super::walk::{Breadth, Cancelled, Near, Scratch};
+use super::walk::{Breadth, Cancelled, Near, Path, Scratch};
 use crate::IndexError;
 use crate::kernels::Kernels;
 use crate::payload_index::Matches;
@@ -29,10 +29,13 @@ const HOP_NS: f32 = 700.0;
 /// A walk among a share of the points takes as many hops as one among all, over the share to this power.
 const THINNING: f32 = 0.7;
 
+/// Where one in so many of the points that a walk visited is dead, they may be why it found too few.
+const DEAD_SHARE: u64 = 8;
+
 /// Points that are looked for first where a score limits them.
 const WITHIN_FIRST: usize = 32;
 
-/// How many times as many are looked for next, while all that were found are near enough.
+/// How many times as many are looked for next, while most that were found are near enough.
 const WITHIN_STEP: usize = 4;
 
 /// How hard to look.
@@ -109,7 +112,7 @@ impl Segment {
     /// The nearest `k` points, nearly all of them, nearest first, ties by offset.
     ///
     /// With a score limit a large `k` costs no more than what lies within the limit: few are looked for at first, and
-    /// more as long as all that were found are near enough.
+    /// more as long as most that were found are near enough.
     /// `scratch` is one of the thread's own and serves all segments; once it has grown, a search allocates its answer.
     /// Errors: `Dimension`; `Cancelled` within 200 µs of `stop` saying so.
     ///
@@ -130,7 +133,8 @@ impl Segment {
         loop {
             let (hits, work) = self.search_place(scratch, query, k)?;
             stats.merge(&work);
-            if hits.len() < k || k == k_max {
+            // A few that are beyond the limit may be there for others within it that were missed.
+            if 2 * hits.len() < k || k == k_max {
                 return Ok((hits, stats));
             }
             k = k_max.min(WITHIN_STEP * k);
@@ -161,14 +165,29 @@ impl Segment {
         let breadth = self.breadth(query.effort, k);
         let entry = entries::nearest(entries, &scratch.place).map(Waiting::start);
         let entry = entry.as_slice();
-        let lives = |live: &[u64], offset: u32| live[offset as usize / 64] >> (offset % 64) & 1 == 1;
-        let hops = match query.live {
+        let mut dead = 0;
+        let Path { visited, is_cut, .. } = match query.live {
             None => form.walk(scratch, entry, breadth, |_| 1.0, |_| true, stop),
-            // The dead are few: segments that have many are rewritten.
-            Some(live) => form.walk(scratch, entry, breadth, |_| 1.0, |offset| lives(live, offset), stop),
+            Some(live) => {
+                let lives = |offset: u32| {
+                    let lives = live[offset as usize / 64] >> (offset % 64) & 1 == 1;
+                    dead += u64::from(!lives);
+                    lives
+                };
+                form.walk(scratch, entry, breadth, |_| 1.0, lives, stop)
+            }
         }?;
-        let estimated = (hops + entries.len() as u64) * DEGREE as u64;
-        Ok(WalkStats { hops, estimated, refined: 0 })
+        let estimated = (visited + entries.len() as u64) * DEGREE as u64;
+        let mut stats = WalkStats { hops: visited, estimated, refined: 0 };
+        // All of a region may be dead, however few that are of the segment: the living behind it are looked for as what
+        // passes a filter is.
+        if let Some(live) = query.live
+            && is_cut
+            && DEAD_SHARE * dead >= visited
+        {
+            stats.merge(&self.among_bits(scratch, query, (live, None), k)?);
+        }
+        Ok(stats)
     }
 
     /// Looks for wanted points only: compares all if they are few; walks if they are many and not packed; else scans near
@@ -251,7 +270,7 @@ impl Segment {
         let breadth = Breadth { hops_max, ..self.breadth_among(query.effort, share, k) };
         let path = self.form().walk_among(scratch, starts, breadth, has, query.stop)?;
         stats.merge(&WalkStats { hops: path.compared, estimated: path.visited * DEGREE as u64, refined: 0 });
-        Ok(path.visited < hops_max && scratch.nearest.len() >= k)
+        Ok(!path.is_cut)
     }
 
     fn bounds(&self, effort: Effort) -> Bounds {

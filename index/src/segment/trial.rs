@@ -55,9 +55,9 @@ impl<N: Fn(u32) -> u32 + Sync> Trial<'_, N> {
         let all: Vec<u32> = (0..).take(points.len()).collect();
         let walk = |scratch: &mut Scratch, own, breadth| {
             let starts = starts(scratch, own);
-            let hops = form.walk(scratch, &starts, breadth, |_| 1.0, |offset| offset != own, self.stop)?;
+            let path = form.walk(scratch, &starts, breadth, |_| 1.0, |offset| offset != own, self.stop)?;
             settle(scratch);
-            Ok(hops)
+            Ok(path.visited)
         };
         let walks = calibration::measure(&all, &self.queries, ask, distance, walk, self.stop)?;
         // Near points stand together, so each region has its share.

@@ -50,6 +50,27 @@ impl Breadth {
     }
 }
 
+/// What a walk did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Path {
+    /// Points visited for their neighbours.
+    pub(crate) visited: u64,
+    /// Points whose distance was computed.
+    pub(crate) compared: u64,
+    /// Whether it ended with less than there may be: after as many visits as it was allowed, with fewer points than it was
+    /// to find, or after so many waited that it let go of some that seemed nearer than the farthest that it found.
+    pub(crate) is_cut: bool,
+}
+
+impl Path {
+    /// Tells how it ended: `kept` is the largest estimate that no better ones crowded out.
+    pub(super) fn end(self, nearest: &BinaryHeap<Near>, breadth: Breadth, kept: f32) -> Self {
+        let is_full = nearest.len() >= breadth.width;
+        let is_whole = is_full && nearest.peek().is_none_or(|farthest| farthest.distance <= kept);
+        Self { is_cut: !is_whole || self.visited >= breadth.hops_max, ..self }
+    }
+}
+
 /// A point and its squared distance. Ordered by distance, ties by offset.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Near {
@@ -184,7 +205,7 @@ impl Default for Scratch {
 /// Walks from `entries`, shows `accept` each point that is visited, and leaves the nearest of those that it lets pass in
 /// `scratch.nearest`: `breadth.width`.
 ///
-/// Returns how many points were visited. Errors: `Cancelled`, within [`PATIENCE_HOPS`] of `stop` saying so.
+/// Errors: `Cancelled`, within [`PATIENCE_HOPS`] of `stop` saying so.
 pub(crate) fn walk(
     graph: impl Steps,
     scratch: &mut Scratch,
@@ -193,7 +214,7 @@ pub(crate) fn walk(
     handicap: impl Fn(u32) -> f32,
     mut accept: impl FnMut(Near) -> bool,
     stop: &(dyn Fn() -> bool + Sync),
-) -> Result<u64, Cancelled> {
+) -> Result<Path, Cancelled> {
     let Scratch { place, nearest, queue, aid, seen, .. } = scratch;
     nearest.clear();
     queue.clear();
@@ -207,7 +228,7 @@ pub(crate) fn walk(
     }
     let kernels = Kernels::best();
     let mut hops = 0_u64;
-    let mut limit = f32::MAX;
+    let (mut limit, mut kept) = (f32::MAX, f32::MAX);
     let mut estimates = [0.0; DEGREE];
     let mut ahead: Option<Waiting> = None;
     while let Some(current) = ahead.filter(|ahead| ahead.estimate <= limit).or_else(|| queue.pop()) {
@@ -235,9 +256,11 @@ pub(crate) fn walk(
             let (offset, is_new) = (links[at], seen.insert(links[at]));
             (Waiting { estimate: estimates[at] * handicap(offset), offset }, is_new)
         });
-        limit = queue.trim(limit, breadth.keep);
+        if let Some(largest) = queue.trim(limit, breadth.keep) {
+            (limit, kept) = (largest, largest);
+        }
     }
-    Ok(hops)
+    Ok(Path { visited: hops, compared: hops, is_cut: false }.end(nearest, breadth, kept))
 }
 
 /// Keeps `near` if it is among the nearest. Returns the largest estimate that is worth a visit from now on.

@@ -66,9 +66,13 @@ impl Case {
         let effort = Effort::Recall(recall);
         let query = SegmentQuery { filter: Some(matches), packed, live, effort, ..query(vector, 10) };
         let (hits, stats) = ask(&self.segment, &query);
-        let wanted = |offset: u32| {
-            matches.contains(offset) && live.is_none_or(|live| live[offset as usize / 64] >> (offset % 64) & 1 == 1)
-        };
+        let (found, all) = self
+            .grade(vector, &hits, |offset| matches.contains(offset) && live.is_none_or(|live| is_set(live, offset)));
+        (found, all, stats)
+    }
+
+    /// How many of the 10 nearest that are wanted were found, and how many there are.
+    fn grade(&self, vector: &[f32], hits: &[Hit], wanted: impl Fn(u32) -> bool) -> (usize, usize) {
         assert!(hits.iter().all(|hit| wanted(hit.offset)), "only what is wanted is found");
         let exact = Exact::new(self.metric, vector);
         let all = (0..self.segment.len()).filter(|offset| wanted(*offset));
@@ -78,8 +82,12 @@ impl Case {
         scores.truncate(10);
         let last = scores.last().copied();
         let near = |hit: &&Hit| last.is_some_and(|last| self.metric.compare(hit.score, last) != Ordering::Greater);
-        (hits.iter().filter(near).count(), scores.len(), stats)
+        (hits.iter().filter(near).count(), scores.len())
     }
+}
+
+fn is_set(bits: &[u64], offset: u32) -> bool {
+    bits[offset as usize / 64] >> (offset % 64) & 1 == 1
 }
 
 fn uniform(dim: usize, len: usize, rng: &mut StdRng) -> Vec<Vec<f32>> {
@@ -113,6 +121,41 @@ fn points_that_pass_are_found_wherever_they_lie() {
                 }
                 assert!(found * 100 >= wanted * 93, "{metric:?} {share} {name}: found {found} of {wanted}");
             }
+        }
+    }
+}
+
+/// A dense cluster of which nothing lives lies between the queries and all that does.
+#[test]
+fn a_dead_region_hides_nothing_behind_it() {
+    const LEN: usize = 8_000;
+    for (metric, precision) in [Metric::Euclidean, Metric::Cosine].into_iter().flat_map(|m| TIERS.map(|t| (m, t))) {
+        let mut rng = StdRng::seed_from_u64(SEED);
+        let mut vectors = clustered(32, LEN, &mut rng);
+        let center = vectors[0].clone();
+        let dense = |rng: &mut StdRng| center.iter().map(|c| c + rng.random_range(-0.1..0.1)).collect::<Vec<f32>>();
+        vectors[..LEN / 5].fill_with(|| dense(&mut rng));
+        let case = Case::with(metric, vectors, precision);
+        let mut of_all_alive = None;
+        for dead in [0, LEN / 100, LEN / 30, LEN / 10, LEN / 5] {
+            let lives = |offset: u32| case.numbers[offset as usize] >= dead;
+            let live: Vec<u64> = (0..case.segment.len().div_ceil(64))
+                .map(|word| {
+                    let offsets = 64 * word..case.segment.len().min(64 * (word + 1));
+                    offsets.fold(0, |bits, offset| bits | u64::from(lives(offset)) << (offset % 64))
+                })
+                .collect();
+            let (mut found, mut wanted) = (0, 0);
+            for _ in 0..20 {
+                let vector = dense(&mut rng);
+                let effort = Effort::Recall(0.95);
+                let (hits, _) = ask(&case.segment, &SegmentQuery { live: Some(&live), effort, ..query(&vector, 10) });
+                let (near, all) = case.grade(&vector, &hits, lives);
+                (found, wanted) = (found + near, wanted + all);
+            }
+            let name = format!("{metric:?} {precision:?}, the nearest {dead} of {LEN} dead");
+            let as_before = *of_all_alive.get_or_insert(found);
+            assert!(found + 12 >= as_before, "{name}: found {found} of {wanted}, and {as_before} before they died");
         }
     }
 }
