@@ -207,7 +207,7 @@ fn jobs_lines(shards: &[Shard]) -> String {
             let Some(report) = &replica.report else { continue };
             let at = format!("shard {} on node {}", shard.id, replica.node_id);
             text.extend(report.jobs.iter().map(|job| format!("{at}: {job}\n")));
-            text.extend(report.job_failures.iter().map(|failure| format!("{at}: FAILED, is tried again: {failure}\n")));
+            text.extend(report.job_failures.iter().map(|failure| format!("{at}: FAILED: {failure}\n")));
         }
     }
     if text.is_empty() { text } else { format!("\n{text}") }
@@ -315,7 +315,7 @@ SHARD  RANGE                               NODE  ROLE          APPLIED  POINTS  
     2  0000000000000000..7fffffffffffffff     2  out of reach        -       -        -         -          -
 
 shard 2 on node 1: building a segment of 200 points
-shard 2 on node 1: FAILED, is tried again: merging 4 segments: no room
+shard 2 on node 1: FAILED: merging 4 segments: no room
 ";
         assert_eq!(description(&collection(vec![shard(2, true, &[true, false])]), &[]), want);
     }

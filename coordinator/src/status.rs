@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use shoal_model::{ClusterMap, Node, NodeId};
+use shoal_model::{ClusterMap, Node, NodeId, ShardId};
 use shoal_proto::v1;
 
 use crate::heard::Heartbeat;
@@ -29,10 +29,12 @@ pub(crate) fn node_status(
     }
 }
 
-/// Warnings, the most urgent first: no leader (`stale`), shards without a living replica, then members that are gone.
+/// Warnings, the most urgent first: no leader (`stale`), shards without a living replica, members that are gone, then
+/// what replicas could not build, as far as it was `heard` lately.
 pub(crate) fn warnings(
     map: &ClusterMap,
     nodes: &[v1::NodeStatus],
+    heard: &BTreeMap<NodeId, Heartbeat>,
     coordinators: &[v1::CoordinatorStatus],
     stale: bool,
 ) -> Vec<v1::Warning> {
@@ -64,7 +66,19 @@ pub(crate) fn warnings(
         let next_step = format!("start it again on its data folder; it listened on {}", coordinator.address);
         warnings.push(v1::Warning { text, next_step });
     }
+    warnings.extend(nodes.iter().filter_map(|node| failed_jobs(node, heard.get(&NodeId(node.id))?)));
     warnings
+}
+
+/// What a node's replicas could not build or merge.
+fn failed_jobs(node: &v1::NodeStatus, heartbeat: &Heartbeat) -> Option<v1::Warning> {
+    let failed: Vec<(&ShardId, &String)> =
+        heartbeat.shards.iter().filter_map(|(shard, report)| Some((shard, report.job_failures.first()?))).collect();
+    let (shard, failure) = failed.first()?;
+    let (id, name, count) = (node.id, &node.name, failed.len());
+    let text = format!("node {id} ({name}) cannot build or merge segments of {count} shards; shard {shard}: {failure}");
+    let next_step = "mend what it names: it is tried again; until then searches are slower, and every row is there";
+    Some(v1::Warning { text, next_step: next_step.to_owned() })
 }
 
 #[cfg(test)]
@@ -96,11 +110,12 @@ mod tests {
             node_status(&map, &map.nodes[&NodeId(id)], heartbeat.as_ref(), now, timeout)
         };
         let all_well = [status(1, Some(heard(1))), status(2, Some(heard(2))), status(3, Some(heard(3)))];
-        assert_eq!(warnings(&map, &all_well, &[], false), vec![]);
+        let none = BTreeMap::new();
+        assert_eq!(warnings(&map, &all_well, &none, &[], false), vec![]);
 
         // Node 3 holds nothing, node 2 holds a shard.
         let two_gone = [status(1, Some(heard(0))), status(2, Some(heard(9))), status(3, None)];
-        let texts: Vec<_> = warnings(&map, &two_gone, &[], false).into_iter().map(|w| w.text).collect();
+        let texts: Vec<_> = warnings(&map, &two_gone, &none, &[], false).into_iter().map(|w| w.text).collect();
         assert_eq!(
             texts,
             [
@@ -110,7 +125,31 @@ mod tests {
         );
         let coordinator = |id, reachable| v1::CoordinatorStatus { id, reachable, ..Default::default() };
         let one_gone = [coordinator(1, true), coordinator(2, true), coordinator(3, false)];
-        let texts: Vec<_> = warnings(&map, &all_well, &one_gone, false).into_iter().map(|w| w.text).collect();
+        let texts: Vec<_> = warnings(&map, &all_well, &none, &one_gone, false).into_iter().map(|w| w.text).collect();
         assert_eq!(texts, ["coordinator 3 is out of reach; 0 more may fail before changes stop"]);
+    }
+
+    #[test]
+    fn what_cannot_be_built_is_told_once_for_each_node() {
+        let map = map();
+        let now = Instant::now();
+        let report = |failures: &[&str]| v1::ReplicaReport {
+            job_failures: failures.iter().map(|failure| (*failure).to_owned()).collect(),
+            ..Default::default()
+        };
+        let shards = [(7, report(&["merging 2: no room", "building: no room"])), (8, report(&[])), (9, report(&["x"]))];
+        let shards = shards.into_iter().map(|(shard, report)| (ShardId(shard), report)).collect();
+        let heard = BTreeMap::from([(NodeId(1), Heartbeat { at: now, shards, disk_bytes: 0 })]);
+        let nodes: Vec<v1::NodeStatus> = map
+            .nodes
+            .values()
+            .map(|node| {
+                let quiet = Heartbeat { at: now, shards: BTreeMap::new(), disk_bytes: 0 };
+                node_status(&map, node, Some(&quiet), now, Duration::from_secs(3))
+            })
+            .collect();
+        let told = warnings(&map, &nodes, &heard, &[], false);
+        let texts: Vec<&str> = told.iter().map(|warning| warning.text.as_str()).collect();
+        assert_eq!(texts, ["node 1 (node-1) cannot build or merge segments of 2 shards; shard 7: merging 2: no room"]);
     }
 }

@@ -512,6 +512,7 @@ mod tests {
         let mut jobs = jobs(&store);
         let folder = segment_files::folder_of(root.path(), SHARD);
         std::fs::remove_dir_all(&folder).expect("removed");
+        std::fs::write(&folder, b"in the way").expect("written");
         for failures in 1..=3 {
             jobs.begin(&mut machine, false).expect("planned");
             assert_eq!(jobs.status().running.len(), 1);
@@ -529,7 +530,7 @@ mod tests {
             machine = jobs.handle(event, machine).await.expect("noted");
             assert_eq!(machine.publish().points.len(), 500, "points are searched as they were");
         }
-        std::fs::create_dir(&folder).expect("made");
+        std::fs::remove_file(&folder).expect("removed");
         jobs.begin(&mut machine, false).expect("planned");
         let event = jobs.next().await.expect("no task fails");
         machine = jobs.handle(event, machine).await.expect("installed");

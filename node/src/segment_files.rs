@@ -133,8 +133,14 @@ impl SegmentFiles {
         Ok(())
     }
 
-    /// A number that no segment had, for the next.
+    /// A number that no segment had, for the next, whose folder is there.
     pub(crate) fn reserve(&mut self) -> u64 {
+        if let Some(folder) = &self.folder
+            && let Err(error) = fs::create_dir_all(folder)
+        {
+            // Whoever writes there will say so as well.
+            tracing::warn!(shard = self.shard.0, path = %folder.display(), %error, "cannot create a folder of segments");
+        }
         self.next += 1;
         self.next - 1
     }
@@ -192,9 +198,10 @@ fn read_list(store: &dyn Store, shard: ShardId) -> Result<BTreeMap<u64, u64>, No
     if is_whole { Ok(listed) } else { Err(NodeError::Malformed { shard, what: "list of segments" }) }
 }
 
-/// The number in the name of a segment's file.
+/// The number in the name of a segment's file. No segment has so large a one that none may follow it.
 fn number_of(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.split('.').next()?.parse().ok()
+    let number = path.file_name()?.to_str()?.split('.').next()?.parse().ok()?;
+    (number <= u64::MAX / 2).then_some(number)
 }
 
 fn with_bad(path: &Path) -> PathBuf {

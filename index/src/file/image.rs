@@ -1,6 +1,6 @@
 //! Opening a segment file, and handing out its sections.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -151,10 +151,15 @@ impl Image {
 
 /// Brings a file into memory once its header and length allow it.
 fn load(path: &Path, how: &Open) -> Result<Memory, Fault> {
-    let mut file = File::open(path).map_err(|error| match error.kind() {
+    let not_there = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => Fault::Missing,
         _ => Fault::io("open")(error),
-    })?;
+    };
+    // Opening a pipe waits for whoever writes to it, for ever.
+    if !fs::metadata(path).map_err(not_there)?.is_file() {
+        return Err(Fault::Malformed { problem: "it is no file" });
+    }
+    let mut file = File::open(path).map_err(not_there)?;
     let length = file.metadata().map_err(Fault::io("look up"))?.len();
     let mut start = Vec::with_capacity(HEADER_BYTES);
     Read::by_ref(&mut file).take(HEADER_BYTES as u64).read_to_end(&mut start).map_err(Fault::io("read"))?;

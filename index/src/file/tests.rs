@@ -388,8 +388,6 @@ fn a_file_that_is_not_there_is_missing() {
     assert_eq!((error.kind(), error.is_bad_file()), (ErrorKind::NotFound, false), "{error}");
     let error = ImageWriter::create(&folder.path().join("folder"), "s").expect_err("no folder");
     assert!(matches!(error.fault, Fault::Io { .. }), "{error}");
-    let error = Image::open(folder.path(), &Open::default()).expect_err("a folder is no file");
-    assert!(matches!(error.fault, Fault::Io { .. }), "{error}");
 }
 
 #[cfg(target_os = "linux")]
@@ -456,5 +454,22 @@ proptest! {
         });
         let header = Header::new(parameters, sections.collect()).expect("sections that keep the rules");
         prop_assert_eq!(Header::decode(&header.encode()).expect("what was encoded"), header);
+    }
+}
+
+/// Opening a pipe waits until somebody writes to it.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (pipe, other) = (folder.path().join("pipe"), folder.path().join("folder"));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is on every Unix");
+    assert!(made.success());
+    fs::create_dir(&other).expect("created");
+    for path in [pipe, other] {
+        let how = Open { residency: Residency::Mapped, verify: Verify::Everything, checksum: None, prefetch: false };
+        let error = Image::open(&path, &how).expect_err("it is no file");
+        assert!(matches!(error.fault, Fault::Malformed { .. }), "{error}");
+        assert_eq!(error.path, path);
     }
 }

@@ -276,6 +276,30 @@ fn files_of_another_shard_or_segment_are_not_taken_for_ours() {
 }
 
 #[test]
+fn a_folder_that_is_removed_meanwhile_is_made_again() {
+    let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
+    let mut machine = open(&store, SHARD, Some(root.path())).0;
+    let points: Vec<(u64, f32)> = (0..400).map(|number| (number, number as f32)).collect();
+    fs::remove_dir_all(segment_files::folder_of(root.path(), SHARD)).expect("removed");
+    apply(&mut machine, &store, &[entry(&points, &[])]);
+    work_all(&mut machine, &store);
+    assert!(!segments(&machine).is_empty(), "segments are built");
+    assert_eq!(open(&store, SHARD, Some(root.path())).1, 0, "and found by the next start");
+}
+
+#[test]
+fn a_name_with_the_last_of_all_numbers_takes_none_from_segments() {
+    let shelf = Shelf::new(SHARD);
+    let next = || {
+        let opened = SegmentFiles::open(Some(shelf.root.path()), &shelf.store, SHARD, &spec()).expect("opened");
+        { opened.files }.reserve()
+    };
+    let before = next();
+    fs::create_dir(file(shelf.root.path(), SHARD, &format!("{}.graph", u64::MAX))).expect("created");
+    assert_eq!(next(), before);
+}
+
+#[test]
 fn only_what_was_set_aside_last_is_kept() {
     let shelf = Shelf::new(SHARD);
     for number in 1..=2 {
