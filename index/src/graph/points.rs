@@ -1,5 +1,7 @@
 //! The points of a graph that is being made: vectors, places in space, and codes that compare fast.
 
+use std::cmp::Ordering;
+
 use rayon::prelude::*;
 
 use crate::kernels::Kernels;
@@ -9,6 +11,12 @@ use crate::segment::{Near, Space};
 
 /// Points whose sums make one partial sum of the centre, so that it does not depend on threads.
 const CENTER_CHUNK: usize = 4_096;
+
+/// Places that tell where the middle of all is.
+const MIDDLE_SAMPLE: usize = 512;
+
+/// So many times as far from the middle as half of all places are, a place does not count for the centre.
+const FAR: f64 = 16.0;
 
 /// Points by offset.
 ///
@@ -72,7 +80,7 @@ impl Points {
         &self.rotation
     }
 
-    /// Mean of all places.
+    /// Mean of all places but those that lie far beyond most.
     pub(crate) fn center(&self) -> &[f32] {
         &self.center
     }
@@ -142,19 +150,52 @@ pub(super) fn offset_of(index: usize) -> u32 {
     u32::try_from(index).expect("a graph has fewer than 2^31 points")
 }
 
+/// The mean of all places that are not [`FAR`] from the middle. One vector that is a million times as long as the others
+/// would draw the mean so far from all of these that codes, which tell a direction from it, told nothing about them.
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a mean of f32 is kept as f32")]
 fn center(space: &Space, vectors: &[f32]) -> Vec<f32> {
     let (dim, dims) = (space.dim(), space.dims());
+    let (middle, beyond) = middle(space, vectors);
     let partial = |chunk: &[f32]| {
-        let (mut sum, mut place) = (vec![0.0_f64; dims], vec![0.0; dims]);
+        let (mut sum, mut count, mut place) = (vec![0.0_f64; dims], 0.0, vec![0.0; dims]);
         for vector in chunk.chunks_exact(dim) {
             space.place(vector, &mut place);
-            sum.iter_mut().zip(&place).for_each(|(sum, component)| *sum += f64::from(*component));
+            if squared_f64(&place, &middle) <= beyond {
+                sum.iter_mut().zip(&place).for_each(|(sum, component)| *sum += f64::from(*component));
+                count += 1.0;
+            }
         }
-        sum
+        (sum, count)
     };
-    let partials: Vec<Vec<f64>> = vectors.par_chunks(CENTER_CHUNK * dim).map(partial).collect();
-    let len = (vectors.len() / dim).max(1) as f64;
-    let total = |i: usize| partials.iter().map(|sum| sum[i]).sum::<f64>();
+    let partials: Vec<(Vec<f64>, f64)> = vectors.par_chunks(CENTER_CHUNK * dim).map(partial).collect();
+    let len = partials.iter().map(|(_, count)| count).sum::<f64>().max(1.0);
+    let total = |i: usize| partials.iter().map(|(sum, _)| sum[i]).sum::<f64>();
     (0..dims).map(|i| (total(i) / len) as f32).collect()
+}
+
+/// The median of each component over some places, and the squared distance from there that is [`FAR`].
+fn middle(space: &Space, vectors: &[f32]) -> (Vec<f32>, f64) {
+    let len = vectors.len() / space.dim();
+    let step = len.div_ceil(MIDDLE_SAMPLE).max(1);
+    let place = |vector: &[f32]| {
+        let mut place = vec![0.0; space.dims()];
+        space.place(vector, &mut place);
+        place
+    };
+    let places: Vec<Vec<f32>> = vectors.chunks_exact(space.dim()).step_by(step).map(place).collect();
+    let component = |i: usize| median(places.iter().map(|place| place[i]).collect(), f32::total_cmp);
+    let middle: Vec<f32> = (0..space.dims()).map(|i| component(i).unwrap_or(0.0)).collect();
+    let distances = places.iter().map(|place| squared_f64(place, &middle)).collect();
+    let beyond = median(distances, f64::total_cmp).map_or(f64::INFINITY, |distance| FAR * FAR * distance);
+    // Where half of all places are one, none is far from it.
+    (middle, if beyond > 0.0 { beyond } else { f64::INFINITY })
+}
+
+fn squared_f64(a: &[f32], b: &[f32]) -> f64 {
+    Kernels::best().squared_euclidean_f64(a, b)
+}
+
+fn median<T: Copy>(mut values: Vec<T>, order: impl Fn(&T, &T) -> Ordering) -> Option<T> {
+    let at = values.len().checked_sub(1)? / 2;
+    Some(*values.select_nth_unstable_by(at, order).1)
 }

@@ -35,7 +35,7 @@ pub(crate) struct Cell {
 /// Standard deviations of a distance by its code within which the truth is taken to lie.
 const DEVIATIONS: f32 = 2.5;
 
-/// So many points as wide as those of all cells count for the width of each: of a few of its own, chance decides.
+/// So many points as wide as those of the middle cell count for the width of each: of a few of its own, chance decides.
 const RADIUS_PRIOR: f32 = 4.0;
 
 /// Whether cells divide `points` among them and have centres that are points.
@@ -86,7 +86,10 @@ fn measure_radii(points: &Points, order: &[u32], cells: &mut [Cell]) {
         own.iter().map(|own| points.distance(*own, cell.center)).sum::<f32>()
     };
     let squares: Vec<f32> = cells.par_iter().map(square).collect();
-    let prior = squares.iter().sum::<f32>() / order.len().max(1) as f32;
+    // Of the middle cell: a mean of all would be what one point makes it that is far from everything.
+    let mut means: Vec<f32> = squares.iter().zip(cells.iter()).map(|(square, cell)| square / cell.len as f32).collect();
+    let middle = means.len() / 2;
+    let prior = if means.is_empty() { 0.0 } else { *means.select_nth_unstable_by(middle, f32::total_cmp).1 };
     for (cell, square) in cells.iter_mut().zip(squares) {
         let mean = (square + RADIUS_PRIOR * prior) / (cell.len as f32 + RADIUS_PRIOR);
         cell.radius = mean.sqrt().min(f32::MAX);

@@ -91,6 +91,28 @@ fn the_nearest_are_found_under_every_metric_and_dimension() {
     }
 }
 
+/// A mistake of whoever embeds, and everything else as usual.
+#[test]
+fn a_vector_that_is_far_from_all_others_spoils_none_of_them() {
+    for (metric, precision) in [Metric::Euclidean, Metric::Cosine].into_iter().flat_map(|m| TIERS.map(|t| (m, t))) {
+        for far in [1e4, 1e6, 1e10] {
+            let mut rng = StdRng::seed_from_u64(SEED);
+            let mut vectors = clustered(32, 3_000, &mut rng);
+            vectors[17] = vec![far; 32];
+            let segment = build_with(metric, precision, 32, &vectors, 2);
+            let (mut found, queries) = (0, 40);
+            for own in 0..queries {
+                let vector: Vec<f32> = vectors[own * 7 + 1].iter().map(|c| c + rng.random_range(-0.3..0.3)).collect();
+                let (hits, _) = ask(&segment, &query(&vector, 10));
+                let last = truth(metric, &vector, &vectors)[9];
+                found += hits.iter().filter(|hit| metric.compare(hit.score, last).is_le()).count();
+            }
+            let recall = found as f64 / (10 * queries) as f64;
+            assert!(recall >= 0.97, "{metric:?} {precision:?}, one at {far}: recall {recall}");
+        }
+    }
+}
+
 /// Whether a walk that never gives up finds every point: each of the entry points leads to all of them.
 fn finds_all(segment: &Segment, vector: &[f32]) -> bool {
     let len = segment.len() as usize;
