@@ -22,6 +22,15 @@ const WRITE_BUFFER_BYTES: usize = 128 << 20;
 /// Write-ahead log kept before the table that holds it back is flushed.
 const WAL_BYTES_MAX: u64 = 256 << 20;
 
+/// What flushes and compactions write in a second at most.
+const BACKGROUND_BYTES_PER_SECOND: i64 = 256 << 20;
+/// How often they are given their share of it, in microseconds.
+const BACKGROUND_REFILL_MICROS: i64 = 1_000;
+/// How many shares compactions may be passed over in favour of flushes: RocksDB's own default.
+const BACKGROUND_FAIRNESS: i32 = 10;
+/// What they make before they ask for their share, and write it.
+const BACKGROUND_PIECE_BYTES: u64 = 128 << 10;
+
 /// A store in a folder of its own.
 pub struct RocksStore {
     db: DB,
@@ -55,6 +64,10 @@ fn database_options() -> Options {
     options.set_db_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_max_background_jobs(2);
+    // Linux leaves a core to whoever has it for a slice of milliseconds, whatever else wakes up there. So what runs beside
+    // searches and logs does so in pieces, and sleeps between them.
+    options.set_writable_file_max_buffer_size(BACKGROUND_PIECE_BYTES);
+    options.set_ratelimiter(BACKGROUND_BYTES_PER_SECOND, BACKGROUND_REFILL_MICROS, BACKGROUND_FAIRNESS);
     options.set_keep_log_file_num(4);
     options.set_max_open_files(512);
     options
