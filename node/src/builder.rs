@@ -69,6 +69,13 @@ impl Cancel {
         self.is_set.load(Ordering::Relaxed)
     }
 
+    /// The same, once whoever waits for this core has had it: a kernel that does not preempt for wake-ups looks for those
+    /// when a thread calls it, and else every 4 ms.
+    pub(crate) fn is_set_after_others(&self) -> bool {
+        std::thread::yield_now();
+        self.is_set()
+    }
+
     /// Completes once it is cancelled.
     pub(crate) async fn cancelled(&self) {
         self.token.cancelled().await;

@@ -327,7 +327,7 @@ async fn run(
     let stop = cancel.clone();
     let work = move || {
         let started = Instant::now();
-        let made = input.execute(&parameters, &target, &|| stop.is_set());
+        let made = input.execute(&parameters, &target, &|| stop.is_set_after_others());
         made.map(|product| (product, started.elapsed()))
     };
     Ok(builder.run(lane, cancel, work).await??)
