@@ -21,7 +21,8 @@ const RECALL_MAX: f64 = 0.9995;
 const RECALL_TICKS: [f64; 7] = [0.80, 0.90, 0.95, 0.98, 0.99, 0.995, 0.999];
 
 /// Told apart with every kind of colour sight (Okabe and Ito); ours is the first.
-const COLOURS: [&str; 7] = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555"];
+const COLOURS: [&str; 10] =
+    ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#aaaaaa", "#7b3294", "#a6761d"];
 
 /// The picture of a report of `bench ann`.
 pub(super) fn svg(report: &Report) -> String {
