@@ -77,7 +77,7 @@ fn failed_jobs(node: &v1::NodeStatus, heartbeat: &Heartbeat) -> Option<v1::Warni
     let (shard, failure) = failed.first()?;
     let (id, name, count) = (node.id, &node.name, failed.len());
     let text = format!("node {id} ({name}) cannot build or merge segments of {count} shards; shard {shard}: {failure}");
-    let next_step = "mend what it names: it is tried again; until then searches are slower, and every row is there";
+    let next_step = "mend what it names; writes are kept and searches go on meanwhile, slower the more is written";
     Some(v1::Warning { text, next_step: next_step.to_owned() })
 }
 

@@ -11,6 +11,7 @@
 //! run on the rayon pool that calls them. Callers hand in points that passed `shoal_model::check_vector`, and a `stop`
 //! question that search asks as it goes.
 
+mod bits;
 mod buffer;
 mod delta;
 mod error;

@@ -259,12 +259,12 @@ fn in_rows(text: &str, first: u64) -> String {
 
 impl Stop {
     fn into_failure(self, acked: &Acked) -> Failure {
-        let rows = crate::progress::grouped(acked.reached().rows);
-        let none = acked.reached().rows == 0 && !acked.has_gap();
-        let kept = match acked.has_gap() {
-            _ if none => "nothing is stored".to_owned(),
-            true => format!("at least the first {rows} rows, and some later ones, are stored"),
-            false => format!("at least the first {rows} rows are stored"),
+        let reached = acked.reached().rows;
+        let rows = crate::progress::grouped(reached);
+        let kept = match (reached, acked.has_gap()) {
+            (0, false) => "nothing is known to be stored".to_owned(),
+            (_, true) => format!("at least the first {rows} rows, and some later ones, are stored"),
+            (_, false) => format!("at least the first {rows} rows are stored"),
         };
         match self {
             Self::Row(error) => {

@@ -1,5 +1,7 @@
 //! The offsets that pass a filter: a bit for each point where many pass, a list where few do.
 
+use crate::bits::is_set;
+
 /// Above one in this many points a set is kept as bits: a list of 4-byte offsets would be larger.
 pub(super) const LIST_SHARE: u64 = 32;
 
@@ -122,7 +124,7 @@ impl Set {
     #[inline]
     fn contains(&self, offset: u32) -> bool {
         match self {
-            Self::Bits(bits) => bits.get(offset as usize / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1),
+            Self::Bits(bits) => is_set(bits, offset),
             Self::List(list) => list.binary_search(&offset).is_ok(),
         }
     }

@@ -9,6 +9,7 @@ use super::build::{BuildError, Parameters, check_len, gathered, grown, layout, p
 use super::draft::{Draft, Facts};
 use super::frozen::Segment;
 use super::target::Target;
+use crate::bits::is_set;
 use crate::graph;
 use crate::rotation::shuffled;
 
@@ -26,8 +27,7 @@ pub struct MergePart<'a> {
 
 impl MergePart<'_> {
     fn lives(&self, offset: u32) -> bool {
-        let word = |live: &[u64]| live.get(offset as usize / 64).copied().unwrap_or(0);
-        self.live.is_none_or(|live| word(live) >> (offset % 64) & 1 == 1)
+        self.live.is_none_or(|live| is_set(live, offset))
     }
 
     fn living(&self) -> impl Iterator<Item = u32> {

@@ -16,6 +16,7 @@ use super::queue::Waiting;
 use super::sieve::{Outlook, SKETCH_NS, Scan, Wanted, Work, compare_all};
 use super::walk::{Breadth, Cancelled, Near, Path, Scratch};
 use crate::IndexError;
+use crate::bits::is_set;
 use crate::kernels::Kernels;
 use crate::payload_index::Matches;
 use crate::score::Exact;
@@ -170,7 +171,7 @@ impl Segment {
             None => form.walk(scratch, entry, breadth, |_| 1.0, |_| true, stop),
             Some(live) => {
                 let lives = |offset: u32| {
-                    let lives = live[offset as usize / 64] >> (offset % 64) & 1 == 1;
+                    let lives = is_set(live, offset);
                     dead += u64::from(!lives);
                     lives
                 };
@@ -222,7 +223,7 @@ impl Segment {
         k: usize,
     ) -> Result<WalkStats, Cancelled> {
         let mut stats = WalkStats::default();
-        let passing = query.filter.map_or(self.len(), Matches::len);
+        let passing = self.passing(query);
         // Packed points are scanned in less time than a walk takes, the harder the more.
         if packed.is_none() && is_wide(passing, self.len()) {
             let entry = entries::nearest(self.entries(), &scratch.place).map(Waiting::start);
@@ -263,14 +264,16 @@ impl Segment {
         k: usize,
         stats: &mut WalkStats,
     ) -> Result<bool, Cancelled> {
-        // A file may name points that are not there.
-        let has = |offset: u32| wanted.get(offset as usize / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1);
-        let passing = query.filter.map_or(self.len(), Matches::len);
-        let share = passing as f32 / self.len() as f32;
+        let share = self.passing(query) as f32 / self.len() as f32;
         let breadth = Breadth { hops_max, ..self.breadth_among(query.effort, share, k) };
-        let path = self.form().walk_among(scratch, starts, breadth, has, query.stop)?;
+        let path = self.form().walk_among(scratch, starts, breadth, |offset| is_set(wanted, offset), query.stop)?;
         stats.merge(&WalkStats { hops: path.compared, estimated: path.visited * DEGREE as u64, refined: 0 });
         Ok(!path.is_cut)
+    }
+
+    /// How many points pass a filter, dead ones included.
+    fn passing(&self, query: &SegmentQuery<'_>) -> u32 {
+        query.filter.map_or(self.len(), Matches::len)
     }
 
     fn bounds(&self, effort: Effort) -> Bounds {

@@ -14,6 +14,7 @@ use super::place::Place;
 use super::queue::Waiting;
 use super::sketch::Planes;
 use super::walk::{Breadth, Cancelled, Near, Scratch, admit};
+use crate::bits::is_set;
 use crate::kernels::{BATCH, Kernels, LANES};
 use crate::payload_index::Matches;
 
@@ -318,7 +319,7 @@ impl<'a> Scan<'a> {
             near &= near - 1;
             let offset = own[lane];
             // The dead are packed too.
-            if self.wanted[offset as usize / 64] >> (offset % 64) & 1 == 1 {
+            if is_set(self.wanted, offset) {
                 self.contest.enter(estimates[lane], offset);
             }
         }
@@ -364,7 +365,7 @@ impl<'a> Wanted<'a> {
     /// The points, if they are few.
     pub(super) fn few(&self) -> Option<impl Iterator<Item = u32>> {
         let Self { live, filter } = *self;
-        let lives = move |offset: &u32| live.is_none_or(|live| live[*offset as usize / 64] >> (offset % 64) & 1 == 1);
+        let lives = move |offset: &u32| live.is_none_or(|live| is_set(live, *offset));
         (filter.len() <= FEW).then(|| filter.iter().filter(lives))
     }
 

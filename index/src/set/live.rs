@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::bits::is_set;
+
 /// A bit for each point of a segment. Cloning shares them; a change to shared ones copies them first.
 ///
 /// A copy of a million is 125 KB: some 10 µs, once after each publish for each segment that loses a point.
@@ -35,7 +37,7 @@ impl Live {
     #[inline]
     #[must_use]
     pub fn contains(&self, offset: u32) -> bool {
-        self.words.get(offset as usize / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1)
+        is_set(&self.words, offset)
     }
 
     /// How many live.

@@ -155,6 +155,7 @@ fn a_dead_region_hides_nothing_behind_it() {
             }
             let name = format!("{metric:?} {precision:?}, the nearest {dead} of {LEN} dead");
             let as_before = *of_all_alive.get_or_insert(found);
+            assert!(as_before * 4 >= wanted * 3, "{name}: {as_before} of {wanted} while all live");
             assert!(found + 12 >= as_before, "{name}: found {found} of {wanted}, and {as_before} before they died");
         }
     }
