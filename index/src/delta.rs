@@ -86,7 +86,7 @@ impl Delta {
         delta
     }
 
-    /// Adds a point, or replaces the one of that id.
+    /// Adds a point, or replaces the one of that id; tells the version of the one that it replaced.
     ///
     /// `version` is the log index at which it was written; it is kept for [`DeltaView::rows`]. `vector` passed
     /// `shoal_model::check_vector`; `payload` is packed. It is kept as it is given: a slice of a large buffer keeps all
@@ -94,23 +94,18 @@ impl Delta {
     ///
     /// # Panics
     /// If the vector has not `dim` components: what is applied was checked before it was logged.
-    pub fn upsert(&mut self, id: PointId, version: u64, vector: &[f32], payload: Bytes) {
+    pub fn upsert(&mut self, id: PointId, version: u64, vector: &[f32], payload: Bytes) -> Option<u64> {
         assert_eq!(vector.len(), self.dim as usize, "components of the vector of point {id}");
         let label = Label { id: id.clone(), version, arrival: self.arrivals, payload };
         self.arrivals += 1;
         let place = self.append(label, vector, bound::scale(self.metric, vector));
-        if let Some(old) = self.places.insert(id, place) {
-            self.bury(old);
-        }
+        self.places.insert(id, place).map(|old| self.bury(old))
     }
 
-    /// Removes a point. Tells whether there was one.
-    pub fn delete(&mut self, id: &PointId) -> bool {
-        let place = self.places.remove(id);
-        place.is_some_and(|place| {
-            self.bury(place);
-            true
-        })
+    /// Removes a point; tells its version, if there was one.
+    pub fn delete(&mut self, id: &PointId) -> Option<u64> {
+        let place = self.places.remove(id)?;
+        Some(self.bury(place))
     }
 
     /// What searches may see from now on: every point as it is at this moment.
@@ -169,12 +164,16 @@ impl Delta {
         self.dissolve_if_worn(full);
     }
 
-    fn bury(&mut self, place: Place) {
+    /// Tombstones a row; tells its version.
+    fn bury(&mut self, place: Place) -> u64 {
         let number = place.slot as usize;
-        self.slot(number).bury(place.row as usize);
+        let slot = self.slot(number);
+        let version = slot.chunk().label(place.row as usize).version;
+        slot.bury(place.row as usize);
         if number != self.tail {
             self.dissolve_if_worn(number);
         }
+        version
     }
 
     /// Appends what lives in a full chunk again and drops the chunk, if it is more dead than alive.

@@ -38,7 +38,7 @@ fn live(u: &mut Unstructured<'_>) -> Result<()> {
             0..=3 => upsert(u, metric, dim, &mut delta, &mut points)?,
             4 | 5 => {
                 let id = shapes::id(u)?;
-                assert_eq!(delta.delete(&id), points.remove(&id).is_some(), "there was such a point, or not");
+                assert_eq!(delta.delete(&id).is_some(), points.remove(&id).is_some(), "there was such a point, or not");
             }
             6 => search(u, metric, dim, &delta.publish(), &points)?,
             _ => {

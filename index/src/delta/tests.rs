@@ -169,7 +169,7 @@ proptest! {
                     delta.upsert(id.clone(), 0, &vector, packed::encode(&size_payload(value.into())).into());
                     points.insert(id, (vector, size_payload(value.into())));
                 }
-                8..11 => prop_assert_eq!(delta.delete(&id), points.remove(&id).is_some()),
+                8..11 => prop_assert_eq!(delta.delete(&id).is_some(), points.remove(&id).is_some()),
                 _ if moments.len() < 4 => moments.push((delta.publish(), points.clone())),
                 _ => drop(moments.remove(0)),
             }
@@ -223,7 +223,7 @@ fn overwriting_and_deleting_do_not_grow_memory_for_ever() {
     assert!(bytes < 5 * fresh / 2, "{bytes} bytes after 40 rounds of overwriting, {fresh} before");
     drop(kept);
     for id in 0..5_000 {
-        assert!(delta.delete(&PointId::Number(id)));
+        assert!(delta.delete(&PointId::Number(id)).is_some());
     }
     assert!(delta.is_empty() && delta.publish().is_empty());
     let view_bytes: usize = delta.slots.iter().flatten().map(Slot::memory_bytes).sum();

@@ -278,6 +278,29 @@ impl JobInput {
         Ok(self.product_of(Some(Frozen::new(PartId(0), segment, live))))
     }
 
+    /// A segment that was made elsewhere of the same parts, at an earlier moment: what has died since is dead in it. Looked
+    /// through as by [`JobInput::product`]. Errors: `Shape`, `Lost`.
+    pub fn adopt(&self, segment: Segment) -> Result<Product, SetError> {
+        error::check_shape(self.dim, self.metric, &segment)?;
+        let mut live = Live::none(segment.len());
+        let versions = segment.versions();
+        let mut raise = |id: &PointId, version: u64| match segment.find(id) {
+            Some(offset) if versions[offset as usize] == version => {
+                live.raise(offset);
+                Ok(())
+            }
+            _ => Err(SetError::Lost { job: self.id, id: id.clone() }),
+        };
+        for delta in &self.deltas {
+            delta.rows().try_for_each(|row| raise(row.id, row.version))?;
+        }
+        for Frozen { segment, live, .. } in &self.segments {
+            let versions = segment.versions();
+            live.offsets().try_for_each(|offset| raise(&segment.id(offset), versions[offset as usize]))?;
+        }
+        Ok(self.product_of(Some(Frozen::new(PartId(0), segment, live))))
+    }
+
     /// The product of an input without points. Errors: `Count` if it has some.
     pub fn nothing(&self) -> Result<Product, SetError> {
         match self.len() {

@@ -75,37 +75,38 @@ impl PointSet {
         }
     }
 
-    /// A set that starts with segments of which nobody knows yet what still lives. They become parts in their order.
+    /// A set that starts with segments of which nobody knows yet what still lives, and with as many sealed deltas as
+    /// `seals`, to be filled. They become parts in their order.
     ///
-    /// Errors: `Shape` if one is of another dimension or metric.
+    /// `seals`, ascending: a delta takes the points of versions up to its own that the one before does not take; the
+    /// active delta takes those beyond the last.
+    /// Errors: `Shape` if a segment is of another dimension or metric.
     pub fn with_segments(
         dim: u32,
         metric: Metric,
         policy: Policy,
         segments: Vec<Segment>,
+        seals: &[u64],
     ) -> Result<Restart, SetError> {
-        Restart::new(Self::new(dim, metric, policy), segments)
+        Restart::new(Self::new(dim, metric, policy), segments, seals)
     }
 
-    /// Adds a point, or replaces the one of that id.
+    /// Adds a point, or replaces the one of that id; tells the version of the one that it replaced.
     ///
     /// `version` is the log index of the write; `vector` passed `shoal_model::check_vector`; `payload` is packed. It is
     /// kept as it is given: a slice of a large buffer keeps all of that buffer.
     ///
     /// # Panics
     /// If the vector has not `dim` components: what is applied was checked before it was logged.
-    pub fn upsert(&mut self, id: PointId, version: u64, vector: &[f32], payload: Bytes) {
-        let (point, before) = (id.clone(), self.active.len());
-        self.active.upsert(id, version, vector, payload);
-        // Else the active delta had it, and nothing else has.
-        if self.active.len() > before {
-            self.bury(&point);
-        }
+    pub fn upsert(&mut self, id: PointId, version: u64, vector: &[f32], payload: Bytes) -> Option<u64> {
+        let point = id.clone();
+        // If the active delta had it, nothing else has.
+        self.active.upsert(id, version, vector, payload).or_else(|| self.bury(&point))
     }
 
-    /// Removes a point. Tells whether there was one.
-    pub fn delete(&mut self, id: &PointId) -> bool {
-        self.active.delete(id) || self.bury(id)
+    /// Removes a point; tells its version, if there was one.
+    pub fn delete(&mut self, id: &PointId) -> Option<u64> {
+        self.active.delete(id).or_else(|| self.bury(id))
     }
 
     /// What readers may see from now on: every point as it is at this moment.
@@ -140,11 +141,10 @@ impl PointSet {
         if self.active.is_empty() {
             return None;
         }
-        let mut delta = std::mem::replace(&mut self.active, Delta::new(self.dim, self.metric));
+        let delta = std::mem::replace(&mut self.active, Delta::new(self.dim, self.metric));
         let next = self.next_part();
         let id = std::mem::replace(&mut self.active_id, next);
-        let shown = delta.publish();
-        self.sealed.push(Sealed { id, delta, shown, is_stale: false, job: None });
+        self.sealed.push(Sealed::new(id, delta));
         Some(id)
     }
 
@@ -197,17 +197,16 @@ impl PointSet {
         std::iter::once(active).chain(sealed).chain(self.segments.iter().map(|held| held.part.part())).collect()
     }
 
-    /// Tombstones a point outside of the active delta, and tells the job that has it.
-    fn bury(&mut self, id: &PointId) -> bool {
+    /// Tombstones a point outside of the active delta, and tells the job that has it. Returns its version.
+    fn bury(&mut self, id: &PointId) -> Option<u64> {
         let mark = Mark::new(id);
-        let sealed = self.sealed.iter_mut().find_map(|sealed| sealed.bury(id).then_some(sealed.job));
-        let Some(job) = sealed.or_else(|| self.segments.iter_mut().find_map(|held| held.bury(id, mark))) else {
-            return false;
-        };
+        let sealed = self.sealed.iter_mut().find_map(|sealed| Some((sealed.bury(id)?, sealed.job)));
+        let buried = sealed.or_else(|| self.segments.iter_mut().find_map(|held| held.bury(id, mark)));
+        let (version, job) = buried?;
         if let Some(running) = job.and_then(|job| self.jobs.get_mut(&job)) {
             running.died.push(id.clone());
         }
-        true
+        Some(version)
     }
 
     pub(super) fn next_part(&mut self) -> PartId {
@@ -222,10 +221,15 @@ impl PointSet {
 }
 
 impl Sealed {
-    fn bury(&mut self, id: &PointId) -> bool {
-        let lived = self.delta.delete(id);
-        self.is_stale |= lived;
-        lived
+    pub(super) fn new(id: PartId, mut delta: Delta) -> Self {
+        let shown = delta.publish();
+        Self { id, delta, shown, is_stale: false, job: None }
+    }
+
+    fn bury(&mut self, id: &PointId) -> Option<u64> {
+        let version = self.delta.delete(id);
+        self.is_stale |= version.is_some();
+        version
     }
 
     /// What readers may see of it.
@@ -243,9 +247,10 @@ impl Sealed {
 }
 
 impl Held {
-    /// Tombstones a point; `Some` of the job that has it, if it lived here.
-    fn bury(&mut self, id: &PointId, mark: Mark) -> Option<Option<JobId>> {
+    /// Tombstones a point; its version and the job that has it, if it lived here.
+    fn bury(&mut self, id: &PointId, mark: Mark) -> Option<(u64, Option<JobId>)> {
         let offset = self.part.find(id, mark)?;
-        self.part.live.bury(offset).then_some(self.job)
+        let version = self.part.segment.versions()[offset as usize];
+        self.part.live.bury(offset).then_some((version, self.job))
     }
 }

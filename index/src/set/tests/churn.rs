@@ -57,7 +57,7 @@ impl Wheel {
     fn go(&mut self) {
         self.living.shuffle(&mut self.rng);
         for number in self.living.drain(..AWAY) {
-            assert!(self.set.delete(&id(number)), "it lived");
+            assert!(self.set.delete(&id(number)).is_some(), "it lived");
             self.away.push(number);
         }
     }

@@ -59,7 +59,7 @@ fn what_dies_during_a_job_is_dead_in_its_segment() {
     let made = product(set.metric, &input);
     for number in 0..60 {
         if number % 2 == 0 {
-            assert!(set.delete(&id(number)));
+            assert!(set.delete(&id(number)).is_some());
             points.remove(&id(number));
         } else {
             let point = Point { version: 1_000 + number, vector: vec![0.5; 8], size: 0 };
@@ -81,14 +81,14 @@ fn a_job_whose_points_have_all_died_drops_its_parts() {
     let (mut set, _) = sealed(4, Metric::Dot, 30, 1);
     let input = set.begin(job_of(&set)).expect("it is free");
     let made = product(set.metric, &input);
-    (0..30).for_each(|number| assert!(set.delete(&id(number))));
+    (0..30).for_each(|number| assert!(set.delete(&id(number)).is_some()));
     let installed = set.install(made).expect("the job runs");
     assert_eq!((installed.part, installed.replaced.len(), set.parts().len()), (None, 1, 1));
 
     let (mut set, _) = sealed(4, Metric::Dot, 30, 1);
     let job = job_of(&set);
     run(&mut set, job);
-    (0..30).for_each(|number| assert!(set.delete(&id(number))));
+    (0..30).for_each(|number| assert!(set.delete(&id(number)).is_some()));
     let input = set.begin(set.plan().expect("a dead segment is to be dropped")).expect("it is free");
     assert!(input.is_empty());
     set.install(input.nothing().expect("nothing lives")).expect("the job runs");
@@ -146,8 +146,56 @@ fn a_segment_that_is_not_of_the_input_is_refused() {
     assert_eq!(refused(other(4, Metric::Dot, 0, 1)), Err(SetError::Count { job, want: 30, got: 29 }));
     assert!(matches!(refused(other(4, Metric::Dot, 1, 0)), Err(SetError::Lost { job: JobId(_), .. })));
     assert_eq!(input.nothing().map(|_| ()), Err(SetError::Count { job, want: 30, got: 0 }));
-    let shape = PointSet::with_segments(5, Metric::Dot, POLICY, vec![other(4, Metric::Dot, 0, 0)]);
+    let shape = PointSet::with_segments(5, Metric::Dot, POLICY, vec![other(4, Metric::Dot, 0, 0)], &[]);
     assert_eq!(shape.map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::Corruption));
+}
+
+#[test]
+fn a_set_adopts_what_another_of_the_same_writes_has_built() {
+    let (mut leader, points) = sealed(4, Metric::Dot, 60, 1);
+    let (mut follower, _) = sealed(4, Metric::Dot, 60, 1);
+    let input = leader.begin(job_of(&leader)).expect("it is free");
+    let both = |leader: &mut PointSet, follower: &mut PointSet, numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            assert_eq!(leader.delete(&id(number)), follower.delete(&id(number)), "both tell the version of what died");
+        }
+    };
+    both(&mut leader, &mut follower, 0..10);
+    let later = follower.begin(job_of(&follower)).expect("it is free");
+    both(&mut leader, &mut follower, 10..20);
+    let built = build(Metric::Dot, &input);
+    let (graph, stored) = (built.graph_image().bytes().to_vec(), built.stored_image().bytes().to_vec());
+    let fetched = || Segment::from_bytes(&graph, &stored).expect("as it was built");
+    let adopted = later.adopt(fetched()).expect("it has every living point");
+    both(&mut leader, &mut follower, 20..30);
+    leader.install(input.product(built).expect("it has every point")).expect("the job runs");
+    follower.install(adopted).expect("the job runs");
+    let living: Points = points.into_iter().filter(|(key, _)| (0..30).all(|n| id(n) != *key)).collect();
+    for set in [&mut leader, &mut follower] {
+        check_all(&set.publish(), &living);
+    }
+    let live = |set: &PointSet| set.segments[0].part.live.words().to_vec();
+    assert_eq!(live(&leader), live(&follower), "the same rows live");
+
+    let (mut stranger, _) = sealed(4, Metric::Dot, 61, 1);
+    let input = stranger.begin(job_of(&stranger)).expect("it is free");
+    assert!(matches!(input.adopt(fetched()).map(|_| ()), Err(SetError::Lost { .. })), "one point is not in it");
+}
+
+#[test]
+fn a_restart_fills_the_deltas_that_took_a_version() {
+    let seals = [10, 10, 20];
+    let mut restart = PointSet::with_segments(4, Metric::Dot, POLICY, vec![], &seals).expect("of one shape");
+    for version in [25, 5, 10, 11, 20, 21, 1] {
+        restart.upsert(id(version), version, &[1.0; 4], payload(0).into());
+    }
+    let mut set = restart.finish();
+    let live: Vec<usize> = set.parts().iter().map(|part| part.live).collect();
+    assert_eq!(live, [2, 3, 0, 2], "beyond the last, up to 10, none again up to 10, up to 20");
+    let empty = set.parts()[2].id;
+    let input = set.begin(Job::Build { delta: empty }).expect("an empty delta is a part, too");
+    set.install(input.nothing().expect("nothing lives")).expect("the job runs");
+    assert_eq!((set.len(), set.parts().len()), (7, 3));
 }
 
 #[test]
@@ -155,7 +203,7 @@ fn a_point_in_two_segments_lives_once() {
     let (mut set, points) = sealed(4, Metric::Cosine, 60, 1);
     let input = set.begin(job_of(&set)).expect("it is free");
     let segments = vec![build(set.metric, &input), build(set.metric, &input)];
-    let mut restart = PointSet::with_segments(4, Metric::Cosine, POLICY, segments).expect("of one shape");
+    let mut restart = PointSet::with_segments(4, Metric::Cosine, POLICY, segments, &[]).expect("of one shape");
     for (number, (id, point)) in points.iter().enumerate() {
         match number % 3 {
             0 => {
@@ -171,7 +219,7 @@ fn a_point_in_two_segments_lives_once() {
     assert_eq!((set.len(), set.parts().len()), (20, 3));
     let ids = set.publish().scroll(None, 100, None, &never).expect("nothing stops it");
     assert_eq!(ids.len(), 20);
-    ids.iter().for_each(|(id, _)| assert!(set.delete(id)));
+    ids.iter().for_each(|(id, _)| assert!(set.delete(id).is_some()));
     assert!(set.is_empty());
     assert!(matches!(set.plan(), Some(Job::Rewrite { .. })), "dead segments are dropped");
 }
@@ -182,7 +230,7 @@ fn a_replay_in_any_order_finds_what_segments_have() {
     let input = set.begin(job_of(&set)).expect("it is free");
     for order in ["of ids", "reversed", "every other first"] {
         let segments = vec![build(set.metric, &input)];
-        let mut restart = PointSet::with_segments(4, Metric::Euclidean, POLICY, segments).expect("of one shape");
+        let mut restart = PointSet::with_segments(4, Metric::Euclidean, POLICY, segments, &[]).expect("of one shape");
         let mut rows: Vec<_> = points.iter().enumerate().collect();
         match order {
             "reversed" => rows.reverse(),
@@ -203,7 +251,7 @@ fn filters_of_any_share_keep_recall_on_large_segments() {
         let job = job_of(&set);
         run(&mut set, job);
     }
-    (0..1_000).for_each(|number| assert!(set.delete(&id(number * 7))));
+    (0..1_000).for_each(|number| assert!(set.delete(&id(number * 7)).is_some()));
     let points: Points = points.into_iter().filter(|(key, _)| (0..1_000).all(|n| id(n * 7) != *key)).collect();
     let view = set.publish();
     for bound in [0, 1, 5, 9, 10] {
@@ -253,5 +301,5 @@ fn an_empty_set_answers() {
     let view = set.publish();
     assert!(search(&view, &query(&[1.0; 3], 5, WALK)).is_empty() && view.is_empty());
     assert_eq!((view.get(&id(1)), view.parts().len()), (None, 1));
-    assert!(!set.delete(&id(1)));
+    assert_eq!(set.delete(&id(1)), None);
 }

@@ -80,7 +80,7 @@ impl World {
 
     fn delete(&mut self) {
         let id = id(self.rng.random_range(0..IDS));
-        assert_eq!(self.set.delete(&id), self.points.remove(&id).is_some(), "there was such a point, or not");
+        assert_eq!(self.set.delete(&id), self.points.remove(&id).map(|point| point.version), "there was such a point, or not");
     }
 
     fn begin_planned(&mut self) {
@@ -164,7 +164,9 @@ impl World {
         let mut files: Vec<_> = self.files.choose_multiple(&mut self.rng, parts + 2).collect();
         files.extend(self.files.last());
         let segments = files.iter().map(|(graph, stored)| Segment::from_bytes(graph, stored).expect("it was built"));
-        let restart = PointSet::with_segments(self.dim, self.metric, POLICY, segments.collect());
+        let mut seals: Vec<u64> = (0..2).map(|_| self.rng.random_range(0..=self.version)).collect();
+        seals.sort_unstable();
+        let restart = PointSet::with_segments(self.dim, self.metric, POLICY, segments.collect(), &seals);
         let mut restart = restart.expect("segments are of this shape");
         let mut rows: Vec<_> = self.points.iter().collect();
         if self.rng.random() {

@@ -26,7 +26,7 @@ fn filled(metric: Metric, precision: Option<Precision>, rng: &mut StdRng) -> (Po
         }
     }
     for number in (0..POINTS).step_by(5) {
-        assert!(set.delete(&id(number)));
+        assert!(set.delete(&id(number)).is_some());
         points.remove(&id(number));
     }
     (set, points)
