@@ -299,7 +299,7 @@ mod tests {
     fn a_collection_tells_the_parameters_in_force() {
         let mut map = ClusterMap::default();
         let address = "http://127.0.0.1:1".to_owned();
-        map.apply(Command::RegisterNode { store: StoreId(1), name: "n".into(), address, zone: String::new() });
+        map.apply(Command::RegisterNode { store: StoreId(1), name: "n".into(), address, zone: String::new(), replaces: StoreId(0) });
         let asked = with_graph(|graph| {
             graph.quantization = v1::Quantization::Int8.into();
             graph.seed = 9;

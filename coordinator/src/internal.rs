@@ -74,7 +74,14 @@ impl Internal {
             }
         }
         shoal_proto::server::check_address(&request.address).map_err(|e| e.within("address"))?;
-        let command = Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone };
+        let replaces = StoreId(id_from_bytes("replaced store id", &request.replaces)?);
+        let command = Command::RegisterNode {
+            store,
+            name: request.name,
+            address: request.address,
+            zone: request.zone,
+            replaces,
+        };
         match self.shared.execute(&command, attempt.deadline).await? {
             Reply::Node(node) => {
                 Ok(wire::RegisterNodeResponse { node_id: node.0, cluster: id_to_bytes(map.cluster.0) })
@@ -210,7 +217,7 @@ mod tests {
         map.apply(Command::NameCluster { cluster: ClusterId(1) });
         for store in 1..epochs {
             let address = "http://127.0.0.1:1".to_owned();
-            map.apply(Command::RegisterNode { store: StoreId(store), name: "n".into(), address, zone: String::new() });
+            map.apply(Command::RegisterNode { store: StoreId(store), name: "n".into(), address, zone: String::new(), replaces: StoreId(0) });
         }
         map
     }

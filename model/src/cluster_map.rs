@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
     Classify, ClusterId, Collection, CollectionId, CollectionSpec, Epoch, ErrorKind, HashRange, IndexVersion, NodeId,
-    OperationId, ReplicaId, ShardId, StoreId, partitions_exactly,
+    OperationId, ReplicaId, Shard, ShardId, ShardReplica, Standing, StoreId, partitions_exactly,
 };
 
 /// A node as the map holds it.
@@ -28,30 +28,8 @@ pub struct Node {
     pub address: String,
     /// Failure domain; replicas of a shard avoid sharing one. May be empty.
     pub zone: String,
-}
-
-/// A shard as the map holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// Number, also that of its Raft group.
-    pub id: ShardId,
-    /// Collection it belongs to.
-    pub collection: CollectionId,
-    /// Part of the hash space it holds.
-    pub range: HashRange,
-    /// Its copies, the first leader first.
-    pub replicas: Vec<ShardReplica>,
-    /// Map version at which this entry last changed; requests carry it.
-    pub epoch: Epoch,
-}
-
-/// One copy of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShardReplica {
-    /// Member number in the shard's Raft group.
-    pub id: ReplicaId,
-    /// Where it lives.
-    pub node: NodeId,
+    /// Its store is lost and another has taken its place: it goes once its replicas have.
+    pub replaced: bool,
 }
 
 /// The published table of the cluster.
@@ -94,6 +72,8 @@ pub enum Command {
         address: String,
         /// Failure domain.
         zone: String,
+        /// The store whose place it takes, as that is lost; zero for none. Its replicas are made anew on this one.
+        replaces: StoreId,
     },
     /// Creates a collection with its shards.
     CreateCollection {
@@ -109,6 +89,13 @@ pub enum Command {
         /// Which.
         collection: CollectionId,
     },
+    /// Takes note of who has a vote in a shard's group: replicas that joined are members, and those that left are gone.
+    SettleShard {
+        /// Which.
+        shard: ShardId,
+        /// The group's voters, as its leader reports them once no change is under way.
+        voters: Vec<ReplicaId>,
+    },
 }
 
 /// One change of the map, as watchers receive it.
@@ -118,6 +105,8 @@ pub enum Change {
     Named(ClusterId),
     /// A node is new or changed.
     Node(Node),
+    /// A node is gone.
+    NodeRemoved(NodeId),
     /// A collection is new or changed.
     Collection(Collection),
     /// A shard is new or changed.
@@ -158,6 +147,12 @@ pub enum MapError {
     /// The plan names a node that the map does not hold, or does not fit the specification: plan again.
     #[error("placement does not fit the cluster map any more; plan again")]
     StalePlacement,
+    /// A store cannot be given up: it has the only copy of a shard.
+    #[error("shard {shard} has no other replica with points; bring the old data folder back, or remove its collection")]
+    LastCopy {
+        /// The shard.
+        shard: ShardId,
+    },
 }
 
 impl Classify for MapError {
@@ -165,6 +160,7 @@ impl Classify for MapError {
         match self {
             Self::CollectionExists { .. } => ErrorKind::AlreadyExists,
             Self::StalePlacement => ErrorKind::StaleEpoch,
+            Self::LastCopy { .. } => ErrorKind::Precondition,
         }
     }
 }
@@ -174,11 +170,14 @@ impl ClusterMap {
     pub fn apply(&mut self, command: Command) -> Outcome {
         let (reply, changes) = match command {
             Command::NameCluster { cluster } => self.name_cluster(cluster),
-            Command::RegisterNode { store, name, address, zone } => self.register_node(store, name, address, zone),
+            Command::RegisterNode { store, name, address, zone, replaces } => {
+                self.register_node(Node { id: NodeId(0), store, name, address, zone, replaced: false }, replaces)
+            }
             Command::CreateCollection { operation, spec, placement } => {
                 self.create_collection(operation, spec, &placement)
             }
             Command::DropCollection { collection } => self.drop_collection(collection),
+            Command::SettleShard { shard, voters } => self.settle_shard(shard, &voters),
         };
         if !changes.is_empty() {
             self.publish(self.epoch.next(), changes.clone());
@@ -202,6 +201,7 @@ impl ClusterMap {
         match change {
             Change::Named(cluster) => self.cluster = cluster,
             Change::Node(node) => drop(self.nodes.insert(node.id, node)),
+            Change::NodeRemoved(node) => drop(self.nodes.remove(&node)),
             Change::Collection(collection) => drop(self.collections.insert(collection.id, collection)),
             Change::Shard(shard) => drop(self.shards.insert(shard.id, shard)),
             Change::CollectionDropped(id) => {
@@ -235,7 +235,7 @@ impl ClusterMap {
 
     /// The shards of which `node` holds a replica.
     pub fn shards_on(&self, node: NodeId) -> impl Iterator<Item = &Shard> {
-        self.shards.values().filter(move |shard| shard.replicas.iter().any(|replica| replica.node == node))
+        self.shards.values().filter(move |shard| shard.replica_on(node).is_some())
     }
 
     /// The failure domain of a node.
@@ -266,21 +266,72 @@ impl ClusterMap {
         (Ok(Reply::Done), if unnamed { vec![Change::Named(cluster)] } else { vec![] })
     }
 
-    fn register_node(
-        &mut self,
-        store: StoreId,
-        name: String,
-        address: String,
-        zone: String,
-    ) -> (Result<Reply, MapError>, Vec<Change>) {
-        let known = self.nodes.values().find(|node| node.store == store);
-        let id = known.map_or(NodeId(self.last_id + 1), |node| node.id);
-        let node = Node { id, store, name, address, zone };
-        if known == Some(&node) {
-            return (Ok(Reply::Node(id)), vec![]);
+    fn register_node(&mut self, node: Node, replaces: StoreId) -> (Result<Reply, MapError>, Vec<Change>) {
+        if let Some(known) = self.nodes.values().find(|known| known.store == node.store) {
+            let node = Node { id: known.id, replaced: known.replaced, ..node };
+            let changes = if *known == node { vec![] } else { vec![Change::Node(node)] };
+            return (Ok(Reply::Node(known.id)), changes);
         }
-        self.last_id = self.last_id.max(id.0);
-        (Ok(Reply::Node(id)), vec![Change::Node(node)])
+        let lost = self.nodes.values().find(|known| known.store == replaces).cloned();
+        if let Some(shard) = lost.as_ref().and_then(|lost| self.only_copy_on(lost.id)) {
+            return (Err(MapError::LastCopy { shard }), vec![]);
+        }
+        let id = NodeId(self.take_id());
+        let mut changes = vec![Change::Node(Node { id, ..node })];
+        if let Some(lost) = lost {
+            let moved = self.replaced_replicas(lost.id, id);
+            let gone = moved.is_empty();
+            changes.extend(moved.into_iter().map(Change::Shard));
+            let emptied = if gone { Change::NodeRemoved(lost.id) } else { Change::Node(Node { replaced: true, ..lost }) };
+            changes.push(emptied);
+        }
+        (Ok(Reply::Node(id)), changes)
+    }
+
+    /// A shard of which no other node has a copy with points that is a member.
+    fn only_copy_on(&self, node: NodeId) -> Option<ShardId> {
+        let elsewhere = |replica: &ShardReplica| replica.node != node && replica.standing == Standing::Member;
+        let holds = |shard: &&Shard| shard.replica_on(node).is_some_and(|replica| !replica.witness);
+        let only = |shard: &&Shard| !shard.full_replicas().any(elsewhere);
+        self.shards_on(node).filter(holds).find(only).map(|shard| shard.id)
+    }
+
+    /// The shards that have a replica on `lost`, each with a new one on `node` to take its place.
+    fn replaced_replicas(&mut self, lost: NodeId, node: NodeId) -> Vec<Shard> {
+        let epoch = self.epoch.next();
+        let mut shards: Vec<Shard> = self.shards_on(lost).cloned().collect();
+        for shard in &mut shards {
+            shard.epoch = epoch;
+            let mut witness = false;
+            for replica in shard.replicas.iter_mut().filter(|replica| replica.node == lost) {
+                witness = replica.witness;
+                replica.standing = Standing::Leaving;
+            }
+            let id = ReplicaId(self.take_id());
+            shard.replicas.push(ShardReplica { id, node, witness, standing: Standing::Joining });
+        }
+        shards
+    }
+
+    fn settle_shard(&self, shard: ShardId, voters: &[ReplicaId]) -> (Result<Reply, MapError>, Vec<Change>) {
+        let Some(before) = self.shards.get(&shard) else { return (Ok(Reply::Done), vec![]) };
+        let mut after = before.clone();
+        after.replicas.retain(|replica| replica.standing != Standing::Leaving || voters.contains(&replica.id));
+        for replica in after.replicas.iter_mut().filter(|replica| replica.standing == Standing::Joining) {
+            if voters.contains(&replica.id) {
+                replica.standing = Standing::Member;
+            }
+        }
+        if after == *before {
+            return (Ok(Reply::Done), vec![]);
+        }
+        after.epoch = self.epoch.next();
+        let left = before.replicas.iter().filter(|replica| after.replica(replica.id).is_none());
+        let emptied = left.filter(|replica| {
+            self.nodes.get(&replica.node).is_some_and(|node| node.replaced) && self.shards_on(replica.node).count() == 1
+        });
+        let removed: Vec<Change> = emptied.map(|replica| Change::NodeRemoved(replica.node)).collect();
+        (Ok(Reply::Done), std::iter::once(Change::Shard(after)).chain(removed).collect())
     }
 
     fn create_collection(
@@ -302,11 +353,12 @@ impl ClusterMap {
             return (Err(MapError::StalePlacement), vec![]);
         }
         let id = CollectionId(self.take_id());
-        let shards = self.new_shards(id, placement);
+        let shards = self.new_shards(id, spec.replicas, placement);
         let collection = Collection {
             id,
             name: spec.name,
             replicas: spec.replicas,
+            witness: spec.witness,
             active: IndexVersion(1),
             index: spec.index,
             shards: shards.iter().map(|shard| shard.id).collect(),
@@ -319,23 +371,30 @@ impl ClusterMap {
     fn fits(&self, spec: &CollectionSpec, placement: &[Vec<NodeId>]) -> bool {
         let shard_fits = |nodes: &Vec<NodeId>| {
             let distinct: BTreeSet<_> = nodes.iter().collect();
-            distinct.len() == spec.replicas as usize
+            distinct.len() == spec.copies() as usize
                 && distinct.len() == nodes.len()
-                && nodes.iter().all(|node| self.nodes.contains_key(node))
+                && nodes.iter().all(|node| self.nodes.get(node).is_some_and(|node| !node.replaced))
         };
         spec.shards > 0 && placement.len() == spec.shards as usize && placement.iter().all(shard_fits)
     }
 
-    fn new_shards(&mut self, collection: CollectionId, placement: &[Vec<NodeId>]) -> Vec<Shard> {
+    /// The first `full` nodes of each placement hold points; one more is a witness.
+    fn new_shards(&mut self, collection: CollectionId, full: u32, placement: &[Vec<NodeId>]) -> Vec<Shard> {
         let epoch = self.epoch.next();
         let count = u32::try_from(placement.len()).unwrap_or(u32::MAX);
         let ranges = HashRange::divide(count);
         let mut shards = Vec::with_capacity(placement.len());
         for (range, nodes) in ranges.into_iter().zip(placement) {
             let id = ShardId(self.take_id());
-            let replicas =
-                nodes.iter().map(|node| ShardReplica { id: ReplicaId(self.take_id()), node: *node }).collect();
-            shards.push(Shard { id, collection, range, replicas, epoch });
+            let replica = |(number, node): (u32, &NodeId)| ShardReplica {
+                id: ReplicaId(self.take_id()),
+                node: *node,
+                witness: number >= full,
+                standing: Standing::Member,
+            };
+            let replicas: Vec<ShardReplica> = (0..).zip(nodes).map(replica).collect();
+            let founders = replicas.iter().map(|replica| replica.id).collect();
+            shards.push(Shard { id, collection, range, replicas, founders, epoch });
         }
         shards
     }
@@ -362,6 +421,7 @@ mod tests {
             name: format!("node-{store}"),
             address: format!("http://127.0.0.1:{port}"),
             zone: String::new(),
+            replaces: StoreId(0),
         }
     }
 
@@ -369,7 +429,7 @@ mod tests {
         let index = IndexSpec { dim: 4, metric: Metric::Cosine, embedding: String::new(), graph: GraphSpec::DEFAULT };
         Command::CreateCollection {
             operation: OperationId(operation),
-            spec: CollectionSpec { name: name.into(), shards, replicas: 1, index },
+            spec: CollectionSpec { name: name.into(), shards, replicas: 1, witness: false, index },
             placement: place(map, shards, 1).expect("there are nodes"),
         }
     }
@@ -427,6 +487,55 @@ mod tests {
         assert_eq!(map.epoch, epoch.next());
         assert_eq!(map.nodes[&NodeId(2)].address, "http://127.0.0.1:2000");
         assert_eq!(map.apply(register(50, 2000)).reply, Ok(Reply::Node(NodeId(4))));
+    }
+
+    fn replacing(store: u128, replaces: u128) -> Command {
+        let Command::RegisterNode { store, name, address, zone, .. } = register(store, 3000) else {
+            unreachable!("register makes a registration")
+        };
+        Command::RegisterNode { store, name, address, zone, replaces: StoreId(replaces) }
+    }
+
+    #[test]
+    fn a_lost_store_is_replaced_replica_by_replica() {
+        let mut map = three_nodes();
+        let index = IndexSpec { dim: 4, metric: Metric::Cosine, embedding: String::new(), graph: GraphSpec::DEFAULT };
+        let spec = CollectionSpec { name: "a".into(), shards: 2, replicas: 2, witness: true, index };
+        let placement = place(&map, 2, spec.copies()).expect("three nodes");
+        map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });
+        assert!(map.shards.values().all(|shard| shard.full_replicas().count() == 2 && shard.replicas.len() == 3));
+
+        let command = replacing(9, 2);
+        let Ok(Reply::Node(new)) = map.apply(command.clone()).reply else { panic!("it is accepted") };
+        assert_eq!(map.apply(command).changes, vec![], "a repeat changes nothing");
+        assert!(map.nodes[&NodeId(2)].replaced);
+        let shards: Vec<ShardId> = map.shards_on(new).map(|shard| shard.id).collect();
+        assert_eq!(shards.len(), 2);
+        for shard in shards {
+            let entry = map.shards[&shard].clone();
+            let (old, joined) = (entry.replica_on(NodeId(2)).expect("still there"), entry.replica_on(new).expect("new"));
+            assert_eq!((old.standing, joined.standing), (Standing::Leaving, Standing::Joining));
+            assert_eq!(old.witness, joined.witness);
+            assert!(!entry.founders.contains(&joined.id), "it starts from nothing but what it is sent");
+            let voters: Vec<ReplicaId> = entry.replicas.iter().map(|replica| replica.id).collect();
+            let unfinished = map.apply(Command::SettleShard { shard, voters: entry.founders.clone() });
+            assert_eq!(unfinished.changes, vec![], "nobody has joined or left yet");
+            let voters: Vec<ReplicaId> = voters.into_iter().filter(|id| *id != old.id).collect();
+            map.apply(Command::SettleShard { shard, voters });
+            assert_eq!(map.shards[&shard].replica_on(new).map(|replica| replica.standing), Some(Standing::Member));
+            assert_eq!(map.shards[&shard].replica_on(NodeId(2)), None);
+        }
+        assert!(!map.nodes.contains_key(&NodeId(2)), "it holds nothing any more");
+    }
+
+    #[test]
+    fn the_only_copy_of_a_shard_is_not_given_up() {
+        let mut map = three_nodes();
+        map.apply(create(&map.clone(), 1, "a", 3));
+        let before = map.clone();
+        assert!(matches!(map.apply(replacing(9, 2)).reply, Err(MapError::LastCopy { .. })));
+        assert_eq!(map, before);
+        assert!(map.apply(replacing(9, 77)).reply.is_ok(), "a store that nobody knows has nothing to lose");
     }
 
     #[test]

@@ -11,8 +11,10 @@ pub struct CollectionSpec {
     pub name: String,
     /// How many shards divide its hash space.
     pub shards: u32,
-    /// How many replicas each shard has.
+    /// How many replicas with points each shard has.
     pub replicas: u32,
+    /// Whether each has a replica beside them that votes and keeps the log, and has no points.
+    pub witness: bool,
     /// The first index version.
     pub index: IndexSpec,
 }
@@ -94,8 +96,10 @@ pub struct Collection {
     pub id: CollectionId,
     /// Name, unique at a time.
     pub name: String,
-    /// Replicas each shard should have.
+    /// Replicas with points that each shard should have.
     pub replicas: u32,
+    /// Whether each should have a witness beside them.
+    pub witness: bool,
     /// Version that answers searches.
     pub active: IndexVersion,
     /// Specification of the active version.
@@ -110,11 +114,21 @@ impl CollectionSpec {
     /// Longest name, in bytes.
     pub const MAX_NAME_BYTES: usize = 128;
 
+    /// Replicas of each shard, the witness included.
+    #[must_use]
+    pub fn copies(&self) -> u32 {
+        self.replicas.saturating_add(u32::from(self.witness))
+    }
+
     /// Checks every field against the rules and `limits`.
     pub fn check(&self, limits: &Limits) -> Result<(), InputError> {
         check_name(&self.name)?;
         check_between("shards", self.shards, limits.shards_max)?;
         check_between("replicas", self.replicas, limits.replicas_max)?;
+        if self.witness && self.replicas != 2 {
+            let problem = format!("helps two replicas to a majority, there are {}; leave it out", self.replicas);
+            return Err(InputError::new("witness", problem));
+        }
         check_between("index.dim", self.index.dim, limits.dim_max)?;
         if self.index.embedding.len() > 256 {
             return Err(InputError::new("index.embedding", "is longer than 256 bytes"));
@@ -151,6 +165,7 @@ mod tests {
             name: "news-2".into(),
             shards: 2,
             replicas: 1,
+            witness: false,
             index: IndexSpec { dim: 3, metric: Metric::Cosine, embedding: String::new(), graph: GraphSpec::DEFAULT },
         };
         let limits = Limits::default();
@@ -167,6 +182,7 @@ mod tests {
             ("name", CollectionSpec { name: "x".repeat(129), ..good.clone() }),
             ("shards", CollectionSpec { shards: 0, ..good.clone() }),
             ("replicas", CollectionSpec { replicas: 8, ..good.clone() }),
+            ("witness", CollectionSpec { witness: true, ..good.clone() }),
             ("index.dim", with(&|index| index.dim = 0)),
             ("index.dim", with(&|index| index.dim = 65_537)),
             ("index.embedding", with(&|index| index.embedding = "x".repeat(257))),

@@ -19,13 +19,13 @@ pub struct TooFewNodes {
 /// Greedy: each replica goes to the node that holds the fewest, preferring a zone that the shard does not use
 /// yet; ties by node id. So the counts of nodes in equal zones differ by at most one after any number of calls.
 pub fn place(map: &ClusterMap, shards: u32, replicas: u32) -> Result<Vec<Vec<NodeId>>, TooFewNodes> {
-    let nodes = map.nodes.len();
-    if nodes < replicas as usize || nodes == 0 {
-        return Err(TooFewNodes { nodes });
+    let usable = map.nodes.values().filter(|node| !node.replaced);
+    let mut load: BTreeMap<NodeId, usize> = usable.map(|node| (node.id, 0)).collect();
+    if load.len() < replicas as usize || load.is_empty() {
+        return Err(TooFewNodes { nodes: load.len() });
     }
-    let mut load: BTreeMap<NodeId, usize> = map.nodes.keys().map(|node| (*node, 0)).collect();
     for replica in map.shards.values().flat_map(|shard| &shard.replicas) {
-        *load.entry(replica.node).or_default() += 1;
+        load.entry(replica.node).and_modify(|load| *load += 1);
     }
     Ok((0..shards).map(|_| place_shard(map, &mut load, replicas)).collect())
 }
@@ -34,8 +34,7 @@ fn place_shard(map: &ClusterMap, load: &mut BTreeMap<NodeId, usize>, replicas: u
     let mut chosen: Vec<NodeId> = Vec::new();
     for _ in 0..replicas {
         let zone_uses = |node: NodeId| chosen.iter().filter(|c| map.zone(**c) == map.zone(node)).count();
-        let best = map
-            .nodes
+        let best = load
             .keys()
             .filter(|node| !chosen.contains(node))
             .min_by_key(|node| (zone_uses(**node), load.get(node).copied().unwrap_or(0), **node));
@@ -59,6 +58,7 @@ mod tests {
                 name: format!("node-{i}"),
                 address: format!("http://127.0.0.1:{i}"),
                 zone: (*zone).to_owned(),
+                replaces: StoreId(0),
             });
             assert!(outcome.reply.is_ok());
         }

@@ -6,7 +6,7 @@ use prost::Message as _;
 use shoal_model::{
     Change, Classify, ClusterId, ClusterMap, Collection, CollectionId, CollectionSpec, Command, Epoch, ErrorKind,
     GraphSpec, HashRange, IndexSpec, IndexVersion, Node, NodeId, OperationId, ReplicaId, Shard, ShardId, ShardReplica,
-    StoreId,
+    Standing, StoreId,
 };
 
 use crate::convert;
@@ -50,17 +50,19 @@ pub fn encode_command(command: &Command) -> Bytes {
     use wire::map_command::Kind;
     let kind = match command {
         Command::NameCluster { cluster } => Kind::NameCluster(wire::NameCluster { cluster: id_to_bytes(cluster.0) }),
-        Command::RegisterNode { store, name, address, zone } => Kind::RegisterNode(wire::RegisterNode {
+        Command::RegisterNode { store, name, address, zone, replaces } => Kind::RegisterNode(wire::RegisterNode {
             store: id_to_bytes(store.0),
             name: name.clone(),
             address: address.clone(),
             zone: zone.clone(),
+            replaces: id_to_bytes(replaces.0),
         }),
         Command::CreateCollection { operation, spec, placement } => Kind::CreateCollection(wire::CreateCollection {
             operation: id_to_bytes(operation.0),
             name: spec.name.clone(),
             shards: spec.shards,
             replicas: spec.replicas,
+            witness: spec.witness,
             index: Some(index_to_wire(&spec.index)),
             placement: placement
                 .iter()
@@ -69,6 +71,9 @@ pub fn encode_command(command: &Command) -> Bytes {
         }),
         Command::DropCollection { collection } => {
             Kind::DropCollection(wire::DropCollection { collection: collection.0 })
+        }
+        Command::SettleShard { shard, voters } => {
+            Kind::SettleShard(wire::SettleShard { shard: shard.0, voters: voters.iter().map(|id| id.0).collect() })
         }
     };
     wire::MapCommand { kind: Some(kind) }.encode_to_vec().into()
@@ -85,6 +90,7 @@ pub fn decode_command(bytes: Bytes) -> Result<Command, MapDecodeError> {
             name: c.name,
             address: c.address,
             zone: c.zone,
+            replaces: StoreId(id_from_bytes("store id", &c.replaces)?),
         },
         Kind::CreateCollection(c) => Command::CreateCollection {
             operation: OperationId(id_from_bytes("operation id", &c.operation)?),
@@ -92,11 +98,16 @@ pub fn decode_command(bytes: Bytes) -> Result<Command, MapDecodeError> {
                 name: c.name,
                 shards: c.shards,
                 replicas: c.replicas,
+                witness: c.witness,
                 index: index_from_wire(c.index)?,
             },
             placement: c.placement.into_iter().map(|p| p.nodes.into_iter().map(NodeId).collect()).collect(),
         },
         Kind::DropCollection(c) => Command::DropCollection { collection: CollectionId(c.collection) },
+        Kind::SettleShard(c) => Command::SettleShard {
+            shard: ShardId(c.shard),
+            voters: c.voters.into_iter().map(ReplicaId).collect(),
+        },
     })
 }
 
@@ -138,6 +149,7 @@ pub fn changes_to_wire(epoch: Epoch, changes: &[Change]) -> wire::EpochChanges {
         let kind = match change {
             Change::Named(cluster) => Kind::Named(id_to_bytes(cluster.0)),
             Change::Node(node) => Kind::Node(node_to_wire(node)),
+            Change::NodeRemoved(node) => Kind::NodeRemoved(node.0),
             Change::Collection(collection) => Kind::Collection(collection_to_wire(collection)),
             Change::Shard(shard) => Kind::Shard(shard_to_wire(shard)),
             Change::CollectionDropped(id) => Kind::CollectionDropped(id.0),
@@ -154,6 +166,7 @@ pub fn changes_from_wire(changes: wire::EpochChanges) -> Result<(Epoch, Vec<Chan
         Ok(match change.kind.ok_or(malformed("change"))? {
             Kind::Named(cluster) => Change::Named(ClusterId(id_from_bytes("cluster id", &cluster)?)),
             Kind::Node(node) => Change::Node(node_from_wire(node)?),
+            Kind::NodeRemoved(node) => Change::NodeRemoved(NodeId(node)),
             Kind::Collection(collection) => Change::Collection(collection_from_wire(collection)?),
             Kind::Shard(shard) => Change::Shard(shard_from_wire(shard)?),
             Kind::CollectionDropped(id) => Change::CollectionDropped(CollectionId(id)),
@@ -169,6 +182,7 @@ fn node_to_wire(node: &Node) -> wire::MapNode {
         name: node.name.clone(),
         address: node.address.clone(),
         zone: node.zone.clone(),
+        replaced: node.replaced,
     }
 }
 
@@ -179,6 +193,7 @@ fn node_from_wire(node: wire::MapNode) -> Result<Node, MapDecodeError> {
         name: node.name,
         address: node.address,
         zone: node.zone,
+        replaced: node.replaced,
     })
 }
 
@@ -187,6 +202,7 @@ fn collection_to_wire(collection: &Collection) -> wire::MapCollection {
         id: collection.id.0,
         name: collection.name.clone(),
         replicas: collection.replicas,
+        witness: collection.witness,
         active: collection.active.0,
         index: Some(index_to_wire(&collection.index)),
         shards: collection.shards.iter().map(|shard| shard.0).collect(),
@@ -199,6 +215,7 @@ fn collection_from_wire(collection: wire::MapCollection) -> Result<Collection, M
         id: CollectionId(collection.id),
         name: collection.name,
         replicas: collection.replicas,
+        witness: collection.witness,
         active: IndexVersion(collection.active),
         index: index_from_wire(collection.index)?,
         shards: collection.shards.into_iter().map(ShardId).collect(),
@@ -226,13 +243,19 @@ fn index_from_wire(index: Option<wire::MapIndexSpec>) -> Result<IndexSpec, MapDe
 }
 
 fn shard_to_wire(shard: &Shard) -> wire::MapShard {
-    let replicas = shard.replicas.iter().map(|replica| wire::MapReplica { id: replica.id.0, node: replica.node.0 });
+    let replica = |replica: &ShardReplica| wire::MapReplica {
+        id: replica.id.0,
+        node: replica.node.0,
+        witness: replica.witness,
+        standing: standing_to_wire(replica.standing).into(),
+    };
     wire::MapShard {
         id: shard.id.0,
         collection: shard.collection.0,
         range_first: shard.range.first,
         range_last: shard.range.last,
-        replicas: replicas.collect(),
+        replicas: shard.replicas.iter().map(replica).collect(),
+        founders: shard.founders.iter().map(|id| id.0).collect(),
         epoch: shard.epoch.0,
     }
 }
@@ -241,14 +264,39 @@ fn shard_from_wire(shard: wire::MapShard) -> Result<Shard, MapDecodeError> {
     if shard.range_first > shard.range_last {
         return Err(malformed("hash range"));
     }
-    let replicas = shard.replicas.into_iter().map(|r| ShardReplica { id: ReplicaId(r.id), node: NodeId(r.node) });
+    let replica = |replica: wire::MapReplica| {
+        Ok(ShardReplica {
+            standing: standing_from_wire(replica.standing())?,
+            id: ReplicaId(replica.id),
+            node: NodeId(replica.node),
+            witness: replica.witness,
+        })
+    };
     Ok(Shard {
         id: ShardId(shard.id),
         collection: CollectionId(shard.collection),
         range: HashRange { first: shard.range_first, last: shard.range_last },
-        replicas: replicas.collect(),
+        replicas: shard.replicas.into_iter().map(replica).collect::<Result<_, MapDecodeError>>()?,
+        founders: shard.founders.into_iter().map(ReplicaId).collect(),
         epoch: Epoch(shard.epoch),
     })
+}
+
+fn standing_to_wire(standing: Standing) -> wire::MapStanding {
+    match standing {
+        Standing::Member => wire::MapStanding::Member,
+        Standing::Joining => wire::MapStanding::Joining,
+        Standing::Leaving => wire::MapStanding::Leaving,
+    }
+}
+
+fn standing_from_wire(standing: wire::MapStanding) -> Result<Standing, MapDecodeError> {
+    match standing {
+        wire::MapStanding::Member => Ok(Standing::Member),
+        wire::MapStanding::Joining => Ok(Standing::Joining),
+        wire::MapStanding::Leaving => Ok(Standing::Leaving),
+        wire::MapStanding::Unspecified => Err(malformed("standing of a replica")),
+    }
 }
 
 #[cfg(test)]
@@ -264,15 +312,18 @@ mod tests {
             name: format!("node-{store}"),
             address: "http://127.0.0.1:1".into(),
             zone: "a".into(),
+            replaces: StoreId(store / 3 * 2),
         };
         let mut commands = vec![Command::NameCluster { cluster: ClusterId(u128::MAX) }, register(1), register(2)];
         let mut map = ClusterMap::default();
         commands.iter().for_each(|command| drop(map.apply(command.clone())));
         commands.push(Command::CreateCollection {
             operation: OperationId(9),
-            spec: CollectionSpec { name: "c".into(), shards: 3, replicas: 2, index },
+            spec: CollectionSpec { name: "c".into(), shards: 3, replicas: 2, witness: false, index },
             placement: place(&map, 3, 2).expect("two nodes"),
         });
+        commands.push(register(3));
+        commands.push(Command::SettleShard { shard: ShardId(4), voters: vec![ReplicaId(5), ReplicaId(6)] });
         commands.push(Command::DropCollection { collection: CollectionId(77) });
         commands
     }

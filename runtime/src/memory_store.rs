@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -21,6 +21,7 @@ struct State {
     now: Tables,
     durable: Tables,
     unsynced: Vec<Batch>,
+    is_checkpoint: bool,
 }
 
 impl MemoryStore {
@@ -89,9 +90,18 @@ impl Store for MemoryStore {
 
     fn write(&self, batch: Batch) -> Result<(), StoreError> {
         let mut state = self.state();
+        if state.is_checkpoint {
+            return Err(StoreError::ReadOnly);
+        }
         apply(&mut state.now, batch.clone());
         state.unsynced.push(batch);
         Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
+        let now = self.state().now.clone();
+        let state = State { durable: now.clone(), now, unsynced: Vec::new(), is_checkpoint: true };
+        Ok(Arc::new(Self { state: Mutex::new(state) }))
     }
 
     fn sync(&self) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 //! The disk port: ordered tables of bytes behind one write-ahead log.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use shoal_model::{Classify, ErrorKind};
@@ -122,6 +123,9 @@ pub enum StoreError {
         /// The folder.
         path: String,
     },
+    /// A checkpoint was written to.
+    #[error("a checkpoint cannot be written to")]
+    ReadOnly,
     /// Anything else.
     #[error("disk failed: {detail}")]
     Io {
@@ -136,7 +140,7 @@ impl Classify for StoreError {
             Self::Corruption { .. } => ErrorKind::Corruption,
             Self::Full { .. } => ErrorKind::Overloaded,
             Self::InUse { .. } => ErrorKind::Precondition,
-            Self::Io { .. } => ErrorKind::Internal,
+            Self::ReadOnly | Self::Io { .. } => ErrorKind::Internal,
         }
     }
 }
@@ -164,6 +168,10 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// After an error nothing is known of what is on disk: the process must end.
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// What the store holds at this moment, to be read for as long as it is wanted, whatever is written meanwhile.
+    /// Nothing can be written to it. It goes when it is dropped.
+    fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError>;
 
     /// Bytes on disk, about; 0 for a store that has none.
     fn disk_bytes(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::{Batch, Store, Table};
+use crate::{Batch, Store, StoreError, Table};
 
 /// Panics at the first promise of the port that an empty `store` breaks.
 #[allow(clippy::missing_panics_doc, reason = "it is a test")]
@@ -11,6 +11,7 @@ pub fn check(store: &dyn Store) {
     tables_are_apart(store);
     scans_are_ordered_and_bounded(store);
     ranges_are_deleted(store);
+    a_checkpoint_stays_as_it_was(store);
 }
 
 fn write(store: &dyn Store, fill: impl FnOnce(&mut Batch)) {
@@ -73,4 +74,20 @@ fn ranges_are_deleted(store: &dyn Store) {
         batch.put(Table::Log, "bb", "after");
     });
     assert_eq!(keys(store, "a", "z", 9), ["a", "bb", "d"], "a range delete spares its end and what comes after it");
+}
+
+fn a_checkpoint_stays_as_it_was(store: &dyn Store) {
+    write(store, |batch| batch.put(Table::Meta, "kept", "before"));
+    let checkpoint = store.checkpoint().expect("checkpoint");
+    write(store, |batch| {
+        batch.put(Table::Meta, "kept", "after");
+        batch.put(Table::Meta, "new", "after");
+    });
+    assert_eq!(get(&*checkpoint, Table::Meta, "kept").as_deref(), Some("before"), "later writes do not reach it");
+    assert_eq!(get(&*checkpoint, Table::Meta, "new"), None, "nor what is new");
+    assert_eq!(get(store, Table::Meta, "kept").as_deref(), Some("after"), "the store itself goes on");
+    assert!(matches!(checkpoint.write(Batch::default()), Err(StoreError::ReadOnly)), "it is not written to");
+    let other = store.checkpoint().expect("another beside it");
+    drop(checkpoint);
+    assert_eq!(get(&*other, Table::Meta, "kept").as_deref(), Some("after"), "each is of its own moment");
 }

@@ -6,9 +6,12 @@
 //!
 //! Does not know about: what the tables hold.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
@@ -19,6 +22,8 @@ use shoal_runtime::{Batch, Store, StoreError, Table, Visit, Write};
 const BLOCK_CACHE_BYTES: usize = 64 << 20;
 /// Memory for writes not yet in a table file, all tables together.
 const WRITE_BUFFER_BYTES: usize = 128 << 20;
+/// The same for a checkpoint, which is read once and in order.
+const CHECKPOINT_CACHE_BYTES: usize = 4 << 20;
 /// Write-ahead log kept before the table that holds it back is flushed.
 const WAL_BYTES_MAX: u64 = 256 << 20;
 
@@ -31,9 +36,22 @@ const BACKGROUND_FAIRNESS: i32 = 10;
 /// What they make before they ask for their share, and write it.
 const BACKGROUND_PIECE_BYTES: u64 = 128 << 10;
 
+/// Folder of checkpoints, within that of the store: on the same file system, so that they share its files.
+const CHECKPOINTS: &str = "checkpoints";
+
 /// A store in a folder of its own.
 pub struct RocksStore {
     db: DB,
+    path: PathBuf,
+    /// Checkpoints made so far.
+    checkpoints: AtomicU64,
+}
+
+/// What a store held at a moment, in a folder of its own that goes with it.
+struct RocksCheckpoint {
+    /// Closed before its folder goes.
+    db: Option<DB>,
+    path: PathBuf,
 }
 
 impl RocksStore {
@@ -45,13 +63,83 @@ impl RocksStore {
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let tables = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
         let db = DB::open_cf_descriptors(&database_options(), path, tables).map_err(|e| open_error(path, &e))?;
-        Ok(Self { db })
+        remove_folder(&path.join(CHECKPOINTS))?;
+        Ok(Self { db, path: path.to_owned(), checkpoints: AtomicU64::new(0) })
+    }
+}
+
+/// Removes what a process that ended at once has left.
+fn remove_folder(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::Io { detail: format!("{}: {error}", path.display()) })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn handle(db: &DB, table: Table) -> Result<&ColumnFamily, StoreError> {
+    let missing = || StoreError::Corruption { place: table.name().to_owned(), detail: "table is missing".to_owned() };
+    db.cf_handle(table.name()).ok_or_else(missing)
+}
+
+fn get(db: &DB, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    let value = db.get_cf(handle(db, table)?, key).map_err(|e| store_error(&e))?;
+    Ok(value.map(Bytes::from))
+}
+
+fn scan(db: &DB, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    if from >= to {
+        return Ok(());
+    }
+    let mut bounds = ReadOptions::default();
+    bounds.set_iterate_upper_bound(to);
+    // A long scan must not push out what point reads need.
+    bounds.fill_cache(false);
+    let start = IteratorMode::From(from, rocksdb::Direction::Forward);
+    for pair in db.iterator_cf_opt(handle(db, table)?, bounds, start) {
+        let (key, value) = pair.map_err(|e| store_error(&e))?;
+        if visit(&key, &value).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl RocksCheckpoint {
+    /// The database; there until it is dropped.
+    fn db(&self) -> Result<&DB, StoreError> {
+        self.db.as_ref().ok_or(StoreError::ReadOnly)
+    }
+}
+
+impl Store for RocksCheckpoint {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        get(self.db()?, table, key)
     }
 
-    fn table(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
-        let missing =
-            || StoreError::Corruption { place: table.name().to_owned(), detail: "table is missing".to_owned() };
-        self.db.cf_handle(table.name()).ok_or_else(missing)
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        scan(self.db()?, table, from, to, visit)
+    }
+
+    fn write(&self, _: Batch) -> Result<(), StoreError> {
+        Err(StoreError::ReadOnly)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
+        Err(StoreError::ReadOnly)
+    }
+}
+
+impl Drop for RocksCheckpoint {
+    fn drop(&mut self) {
+        self.db = None;
+        // What stays goes at the next start.
+        let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 
@@ -108,35 +196,20 @@ fn store_error(error: &rocksdb::Error) -> StoreError {
 
 impl Store for RocksStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value = self.db.get_cf(self.table(table)?, key).map_err(|e| store_error(&e))?;
-        Ok(value.map(Bytes::from))
+        get(&self.db, table, key)
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        if from >= to {
-            return Ok(());
-        }
-        let mut bounds = ReadOptions::default();
-        bounds.set_iterate_upper_bound(to);
-        // A long scan must not push out what point reads need.
-        bounds.fill_cache(false);
-        let start = IteratorMode::From(from, rocksdb::Direction::Forward);
-        for pair in self.db.iterator_cf_opt(self.table(table)?, bounds, start) {
-            let (key, value) = pair.map_err(|e| store_error(&e))?;
-            if visit(&key, &value).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        scan(&self.db, table, from, to, visit)
     }
 
     fn write(&self, batch: Batch) -> Result<(), StoreError> {
         let mut writes = WriteBatch::default();
         for write in batch.writes {
             match write {
-                Write::Put { table, key, value } => writes.put_cf(self.table(table)?, key, value),
-                Write::Delete { table, key } => writes.delete_cf(self.table(table)?, key),
-                Write::DeleteRange { table, from, to } => writes.delete_range_cf(self.table(table)?, from, to),
+                Write::Put { table, key, value } => writes.put_cf(handle(&self.db, table)?, key, value),
+                Write::Delete { table, key } => writes.delete_cf(handle(&self.db, table)?, key),
+                Write::DeleteRange { table, from, to } => writes.delete_range_cf(handle(&self.db, table)?, from, to),
             }
         }
         self.db.write_opt(writes, &WriteOptions::default()).map_err(|e| store_error(&e))
@@ -144,6 +217,21 @@ impl Store for RocksStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         self.db.flush_wal(true).map_err(|e| store_error(&e))
+    }
+
+    fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
+        let folder = self.path.join(CHECKPOINTS);
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| StoreError::Io { detail: format!("{}: {e}", folder.display()) })?;
+        let path = folder.join(self.checkpoints.fetch_add(1, Ordering::Relaxed).to_string());
+        let maker = Checkpoint::new(&self.db).map_err(|e| store_error(&e))?;
+        // Files are shared by hard links; what is in memory is written out first.
+        maker.create_checkpoint(&path).map_err(|e| store_error(&e))?;
+        let cache = Cache::new_lru_cache(CHECKPOINT_CACHE_BYTES);
+        let tables = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
+        let opened = DB::open_cf_descriptors_read_only(&Options::default(), &path, tables, false);
+        let db = opened.map_err(|e| store_error(&e))?;
+        Ok(Arc::new(RocksCheckpoint { db: Some(db), path }))
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -178,7 +266,7 @@ mod tests {
         put(&store, "key", value.clone());
         store.sync().expect("sync");
         assert!(store.disk_bytes() > 100_000, "the write-ahead log counts: {}", store.disk_bytes());
-        let handle = store.table(Table::Payload).expect("exists");
+        let handle = super::handle(&store.db, Table::Payload).expect("exists");
         store.db.flush_cf(handle).expect("flush to a table file");
         let size = store.db.property_int_value_cf(handle, "rocksdb.total-sst-files-size").expect("a property");
         assert!(size.is_some_and(|size| size < 50_000), "payload is compressed: {size:?}");

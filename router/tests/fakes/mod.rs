@@ -109,7 +109,7 @@ pub fn map(addresses: &[String], shards: u32) -> ClusterMap {
     map.apply(Command::NameCluster { cluster: ClusterId(7) });
     for (store, address) in (1_u128..).zip(addresses) {
         let address = address.clone();
-        map.apply(Command::RegisterNode { store: StoreId(store), name: "n".into(), address, zone: String::new() });
+        map.apply(Command::RegisterNode { store: StoreId(store), name: "n".into(), address, zone: String::new(), replaces: StoreId(0) });
     }
     create(&mut map, "c", shards);
     map
