@@ -5,10 +5,11 @@ use std::{env, fs, io};
 
 use prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "shoal/internal/v1/coordinator.proto",
     "shoal/internal/v1/map.proto",
     "shoal/internal/v1/raft.proto",
+    "shoal/internal/v1/replica.proto",
     "shoal/internal/v1/shard.proto",
     "shoal/v1/cluster.proto",
     "shoal/v1/collections.proto",

@@ -124,8 +124,8 @@ pub struct UpArgs {
     /// How many nodes [default: 3, or as many as the data folder was made with]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub nodes: Option<u32>,
-    /// Replicas of each shard of the sample collection; 1 is all that is served yet
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Replicas of each shard of the sample collection; 0 for 3, or 1 where there are fewer than 3 nodes
+    #[arg(long, default_value_t = 0)]
     pub replicas: u32,
     /// Stop after the sample queries; exit code 0 only if recall is 1.000
     #[arg(long)]
@@ -221,9 +221,12 @@ pub struct SpreadArgs {
     /// How many shards divide it; 0: one for each node
     #[arg(long, default_value_t = 0)]
     pub shards: u32,
-    /// Replicas of each shard; 1 is all that is served yet
-    #[arg(long, default_value_t = 1)]
+    /// Replicas of each shard; 0 for 3, or 1 where there are fewer than 3 nodes
+    #[arg(long, default_value_t = 0)]
     pub replicas: u32,
+    /// Add a replica that votes and keeps the log, and has no points: with two others a shard survives the loss of one
+    #[arg(long)]
+    pub witness: bool,
     /// Fingerprint of the model that made the vectors
     #[arg(long, default_value = "", value_name = "NAME")]
     pub embedding: String,

@@ -16,6 +16,7 @@ pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<(), Fa
     let new = NewCollection {
         shards: args.spread.shards,
         replicas: args.spread.replicas,
+        witness: args.spread.witness,
         embedding: args.spread.embedding,
         graph: args.graph.options(),
         ..NewCollection::new(args.name, args.dim, args.metric)

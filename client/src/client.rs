@@ -152,7 +152,8 @@ impl Client {
         encoding: VectorEncoding,
     ) -> Result<Token, ClientError> {
         let points = points.into_iter().map(|point| point_to_wire(point, encoding)).collect();
-        let request = v1::UpsertRequest { collection: collection.to_owned(), points, timeout_ms: 0 };
+        let collection = collection.to_owned();
+        let request = v1::UpsertRequest { collection, points, timeout_ms: 0, operation_id: new_operation() };
         let send = |channel, request| async move { service!(PointsServiceClient, channel).upsert(request).await };
         answer::token(&self.call(request, send).await?.token)
     }
@@ -165,6 +166,7 @@ impl Client {
             ids: ids.iter().map(convert::point_id_to_wire).collect(),
             filter: None,
             timeout_ms: 0,
+            operation_id: new_operation(),
         };
         let send = |channel, request| async move { service!(PointsServiceClient, channel).delete(request).await };
         answer::token(&self.call(request, send).await?.token)
@@ -313,6 +315,11 @@ fn point_to_wire(point: Point, encoding: VectorEncoding) -> v1::Point {
         payload: Some(convert::payload_to_wire(point.payload)),
         version_vectors: Default::default(),
     }
+}
+
+/// Names one write: all attempts of a call carry the same name, so that it is applied once.
+fn new_operation() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 #[cfg(test)]

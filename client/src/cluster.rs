@@ -25,8 +25,10 @@ pub struct Collection {
     pub active_version: u32,
     /// Version being rolled out, if any.
     pub candidate_version: Option<u32>,
-    /// Replicas each shard should have.
+    /// Replicas with points that each shard should have.
     pub replicas: u32,
+    /// Whether each has a witness beside them.
+    pub witness: bool,
     /// In order of their ranges.
     pub shards: Vec<Shard>,
 }
@@ -78,6 +80,8 @@ pub struct Replica {
     pub id: u64,
     /// Node that holds it.
     pub node_id: u64,
+    /// Votes and keeps the log, and has no points.
+    pub witness: bool,
     /// What its node last reported; absent while the node is out of reach.
     pub report: Option<ReplicaReport>,
 }
@@ -187,6 +191,7 @@ pub(crate) fn collection(collection: Option<v1::Collection>) -> Result<Collectio
         active_version: collection.active_version,
         candidate_version: Some(collection.candidate_version).filter(|version| *version > 0),
         replicas: collection.replicas,
+        witness: collection.witness,
         shards: collection.shards.into_iter().map(shard).collect(),
     })
 }
@@ -199,6 +204,7 @@ fn shard(shard: v1::Shard) -> Shard {
     let replica = |replica: v1::Replica| Replica {
         id: replica.id,
         node_id: replica.node_id,
+        witness: replica.witness,
         report: replica.report.map(|report| ReplicaReport {
             leader: report.leader,
             applied_index: report.applied_index,

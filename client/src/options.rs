@@ -51,8 +51,10 @@ pub struct NewCollection {
     pub graph: GraphOptions,
     /// How many shards divide it; 0: one for each node there is.
     pub shards: u32,
-    /// Replicas of each shard; 0: 1.
+    /// Replicas with points of each shard; 0: 3, or 1 where there are fewer than 3 nodes.
     pub replicas: u32,
+    /// Whether each shard has a replica beside them that votes and keeps the log, and has no points.
+    pub witness: bool,
     /// Names this intent: a retry that carries the same one gets the same answer. Absent: drawn for each call.
     pub operation: Option<OperationId>,
 }
@@ -63,7 +65,7 @@ impl NewCollection {
     pub fn new(name: impl Into<String>, dim: u32, metric: Metric) -> Self {
         let name = name.into();
         let (embedding, graph) = (String::new(), GraphOptions::default());
-        Self { name, dim, metric, embedding, graph, shards: 0, replicas: 0, operation: None }
+        Self { name, dim, metric, embedding, graph, shards: 0, replicas: 0, witness: false, operation: None }
     }
 
     /// The request; draws the operation's id where none is given, so that all attempts of a call share one.
@@ -79,6 +81,7 @@ impl NewCollection {
             }),
             shards: self.shards,
             replicas: self.replicas,
+            witness: self.witness,
             operation_id: self.operation.unwrap_or_else(drawn).to_string(),
         }
     }

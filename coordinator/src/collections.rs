@@ -16,6 +16,9 @@ use crate::CoordinatorError;
 use crate::heard::Heartbeat;
 use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared};
 
+/// Replicas of a shard unless its creator says otherwise: one may fail and nothing stops.
+const REPLICAS_DEFAULT: u32 = 3;
+
 /// Plans that may go stale, because nodes come and go, before a creation gives up.
 const PLANS_MAX: u32 = 5;
 
@@ -34,8 +37,8 @@ impl Collections {
             let spec = specification(&request, &map)?;
             spec.check(self.0.limits())?;
             self.check_room(&map, &spec)?;
-            let placement = placement::place(&map, spec.shards, spec.replicas)
-                .map_err(|e| CoordinatorError::TooFewNodes { replicas: spec.replicas, nodes: e.nodes })?;
+            let placement = placement::place(&map, spec.shards, spec.copies())
+                .map_err(|e| CoordinatorError::TooFewNodes { replicas: spec.copies(), nodes: e.nodes })?;
             let name = spec.name.clone();
             let command = Command::CreateCollection { operation, spec, placement };
             match self.0.execute(&command, attempt.deadline).await {
@@ -100,18 +103,18 @@ fn unknown(name: &str) -> CoordinatorError {
     CoordinatorError::UnknownCollection { name: name.chars().take(CollectionSpec::MAX_NAME_BYTES).collect() }
 }
 
-/// What a creation asks for, with defaults filled in. What is not served yet is refused by name.
+/// What a creation asks for, with defaults filled in.
 fn specification(request: &v1::CreateCollectionRequest, map: &ClusterMap) -> Result<CollectionSpec, CoordinatorError> {
     let index = request.index.as_ref().ok_or_else(|| InputError::new("index", "is missing: give dim and metric"))?;
-    if request.replicas > 1 {
-        let what = format!("replicas: {} (each shard has one)", request.replicas);
-        return Err(CoordinatorError::NotServedYet { what });
-    }
     let one_each = u32::try_from(map.nodes.len()).unwrap_or(u32::MAX).max(1);
+    // Two would stop writing with the first that fails.
+    let usual = if one_each >= REPLICAS_DEFAULT { REPLICAS_DEFAULT } else { 1 };
+    let usual = if request.witness { 2 } else { usual };
     Ok(CollectionSpec {
         name: request.name.clone(),
         shards: if request.shards == 0 { one_each } else { request.shards },
-        replicas: request.replicas.max(1),
+        replicas: if request.replicas == 0 { usual } else { request.replicas },
+        witness: request.witness,
         index: index_spec(index).map_err(|e| e.within("index"))?,
     })
 }
@@ -134,6 +137,7 @@ pub(crate) fn describe(
     let replica = |shard: &shoal_model::Shard, replica: &shoal_model::ShardReplica| v1::Replica {
         id: replica.id.0,
         node_id: replica.node.0,
+        witness: replica.witness,
         report: heard.get(&replica.node).and_then(|heartbeat| heartbeat.shards.get(&shard.id).cloned()),
     };
     let shards = map.shards_of(collection).map(|shard| v1::Shard {
@@ -155,6 +159,7 @@ pub(crate) fn describe(
         }),
         candidate_version: 0,
         replicas: collection.replicas,
+        witness: collection.witness,
         shards: shards.collect(),
     }
 }
@@ -273,13 +278,15 @@ mod tests {
         let map = ClusterMap::default();
         let spec = specification(&request(), &map).expect("good");
         assert_eq!((spec.shards, spec.replicas, spec.index.graph), (1, 1, GraphSpec::DEFAULT));
+        let witnessed = v1::CreateCollectionRequest { witness: true, ..request() };
+        assert_eq!(specification(&witnessed, &map).expect("good").copies(), 3);
 
         let metric = |metric| {
             let mut request = request();
             request.index.get_or_insert_default().metric = metric;
             request
         };
-        use ErrorKind::{Invalid, Unimplemented};
+        use ErrorKind::Invalid;
         for (name, request, kind, field) in [
             ("no index", v1::CreateCollectionRequest { index: None, ..request() }, Invalid, "index"),
             ("no metric", metric(0), Invalid, "index.metric"),
@@ -287,7 +294,8 @@ mod tests {
             ("another degree", with_graph(|graph| graph.m = 32), Invalid, "index.graph.m"),
             ("no such form", with_graph(|graph| graph.quantization = 9), Invalid, "index.graph.quantization"),
             ("beam", with_graph(|graph| graph.ef_construction = 4_097), Invalid, "index.graph.ef_construction"),
-            ("replicas", v1::CreateCollectionRequest { replicas: 3, ..request() }, Unimplemented, ""),
+            ("replicas", v1::CreateCollectionRequest { replicas: 9, ..request() }, Invalid, "replicas"),
+            ("witness", v1::CreateCollectionRequest { replicas: 3, witness: true, ..request() }, Invalid, "witness"),
         ] {
             let checked = specification(&request, &map).and_then(|spec| Ok(spec.check(&Limits::default())?));
             let error = checked.expect_err(name);
@@ -299,13 +307,19 @@ mod tests {
     fn a_collection_tells_the_parameters_in_force() {
         let mut map = ClusterMap::default();
         let address = "http://127.0.0.1:1".to_owned();
-        map.apply(Command::RegisterNode { store: StoreId(1), name: "n".into(), address, zone: String::new(), replaces: StoreId(0) });
+        map.apply(Command::RegisterNode {
+            store: StoreId(1),
+            name: "n".into(),
+            address,
+            zone: String::new(),
+            replaces: StoreId(0),
+        });
         let asked = with_graph(|graph| {
             graph.quantization = v1::Quantization::Int8.into();
             graph.seed = 9;
         });
         let spec = specification(&asked, &map).expect("good");
-        let placement = placement::place(&map, spec.shards, spec.replicas).expect("one node");
+        let placement = placement::place(&map, spec.shards, spec.copies()).expect("one node");
         map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });
         let told = describe(&map, map.collection("c").expect("created"), &BTreeMap::new()).index.expect("always there");
         assert_eq!((told.dim, told.metric()), (3, convert::metric_to_wire(Metric::Dot)));

@@ -1,12 +1,13 @@
 //! Putting a coordinator together, and taking it down in order.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use shoal_consensus::{Consensus, ConsensusError, GroupSpec, RaftConfig, StateMachine};
-use shoal_model::{ClusterId, Command, LogIndex};
+use shoal_model::{ClusterId, ClusterMap, Command, LogIndex, NodeId, ReplicaId, ShardId, ShardReplica, Standing};
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorServiceServer;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
 use shoal_proto::server;
@@ -22,7 +23,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::cluster::Cluster;
 use crate::collections::Collections;
-use crate::heard::Heard;
+use crate::heard::{Heard, Heartbeat};
 use crate::internal::Internal;
 use crate::leadership::{Shared, connect_peers};
 use crate::machine::{Applied, GROUP, MapMachine, Published, apply_all};
@@ -180,7 +181,7 @@ async fn report_health(shared: Arc<Shared>, health: HealthReporter, stop: Cancel
     }
 }
 
-/// What a coordinator does unasked: taking stock, and naming a new cluster when it leads.
+/// What a coordinator does unasked: taking stock, and when it leads, naming a new cluster and following members.
 async fn duties(shared: Arc<Shared>, metrics: Metrics, stop: CancellationToken) {
     let mut interval = tokio::time::interval(LOOK_EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -197,5 +198,36 @@ async fn duties(shared: Arc<Shared>, metrics: Metrics, stop: CancellationToken) 
                 tracing::debug!(%error, "naming the cluster failed; trying again");
             }
         }
+        if shared.leader() == Some(shared.me()) {
+            settle(&shared).await;
+        }
     }
+}
+
+/// Takes note in the map of replicas that have joined their group or left it.
+async fn settle(shared: &Shared) {
+    let map = shared.maps.borrow().clone();
+    for (shard, voters) in settled(&map, &shared.heard_lately()) {
+        let command = Command::SettleShard { shard, voters };
+        if let Err(error) = shared.execute(&command, Instant::now() + NAME_WITHIN).await {
+            tracing::debug!(shard = shard.0, %error, "settling a shard failed; trying again");
+            return;
+        }
+    }
+}
+
+/// The shards with replicas that come or go, and who has a vote in them by the report of their leader.
+fn settled(map: &ClusterMap, heard: &BTreeMap<NodeId, Heartbeat>) -> Vec<(ShardId, Vec<ReplicaId>)> {
+    let mut settled = Vec::new();
+    for shard in map.shards.values() {
+        let moves = |replica: &ShardReplica, voters: &[ReplicaId]| match replica.standing {
+            Standing::Member => false,
+            Standing::Joining => voters.contains(&replica.id),
+            Standing::Leaving => !voters.contains(&replica.id),
+        };
+        let told = shard.replicas.iter().filter_map(|replica| heard.get(&replica.node)?.voters.get(&shard.id));
+        let news = told.filter(|voters| shard.replicas.iter().any(|replica| moves(replica, voters)));
+        settled.extend(news.last().map(|voters| (shard.id, voters.clone())));
+    }
+    settled
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shoal_model::{NodeId, ShardId};
+use shoal_model::{NodeId, ReplicaId, ShardId};
 use shoal_proto::v1::ReplicaReport;
 
 /// The last heartbeat of a node.
@@ -13,6 +13,8 @@ use shoal_proto::v1::ReplicaReport;
 pub(crate) struct Heartbeat {
     pub(crate) at: Instant,
     pub(crate) shards: BTreeMap<ShardId, ReplicaReport>,
+    /// Who has a vote in the groups that it leads and that are not about to change.
+    pub(crate) voters: BTreeMap<ShardId, Vec<ReplicaId>>,
     pub(crate) disk_bytes: u64,
 }
 

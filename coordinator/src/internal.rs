@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use shoal_consensus::Role;
-use shoal_model::{ClusterId, ClusterMap, Command, Epoch, NodeId, Reply, ShardId, StoreId};
+use shoal_model::{ClusterId, ClusterMap, Command, Epoch, NodeId, ReplicaId, Reply, ShardId, StoreId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorService;
@@ -75,13 +75,8 @@ impl Internal {
         }
         shoal_proto::server::check_address(&request.address).map_err(|e| e.within("address"))?;
         let replaces = StoreId(id_from_bytes("replaced store id", &request.replaces)?);
-        let command = Command::RegisterNode {
-            store,
-            name: request.name,
-            address: request.address,
-            zone: request.zone,
-            replaces,
-        };
+        let command =
+            Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone, replaces };
         match self.shared.execute(&command, attempt.deadline).await? {
             Reply::Node(node) => {
                 Ok(wire::RegisterNodeResponse { node_id: node.0, cluster: id_to_bytes(map.cluster.0) })
@@ -99,7 +94,12 @@ impl Internal {
         }
         let report = |shard: &wire::ShardReport| Some((ShardId(shard.shard_id), shard.report.clone()?));
         let shards = request.shards.iter().filter_map(report).collect();
-        self.shared.heard.note(node, Heartbeat { at: Instant::now(), shards, disk_bytes: request.disk_bytes });
+        let of_leader = request.shards.iter().filter(|shard| !shard.voters.is_empty());
+        let voters =
+            of_leader.map(|shard| (ShardId(shard.shard_id), shard.voters.iter().map(|id| ReplicaId(*id)).collect()));
+        let heartbeat =
+            Heartbeat { at: Instant::now(), shards, voters: voters.collect(), disk_bytes: request.disk_bytes };
+        self.shared.heard.note(node, heartbeat);
         Ok(wire::HeartbeatResponse {})
     }
 }
@@ -217,7 +217,13 @@ mod tests {
         map.apply(Command::NameCluster { cluster: ClusterId(1) });
         for store in 1..epochs {
             let address = "http://127.0.0.1:1".to_owned();
-            map.apply(Command::RegisterNode { store: StoreId(store), name: "n".into(), address, zone: String::new(), replaces: StoreId(0) });
+            map.apply(Command::RegisterNode {
+                store: StoreId(store),
+                name: "n".into(),
+                address,
+                zone: String::new(),
+                replaces: StoreId(0),
+            });
         }
         map
     }

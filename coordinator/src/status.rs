@@ -91,10 +91,16 @@ mod tests {
         for i in 1..=3_u128 {
             let address = format!("http://127.0.0.1:{i}");
             let name = format!("node-{i}");
-            map.apply(Command::RegisterNode { store: StoreId(i), name, address, zone: String::new(), replaces: StoreId(0) });
+            map.apply(Command::RegisterNode {
+                store: StoreId(i),
+                name,
+                address,
+                zone: String::new(),
+                replaces: StoreId(0),
+            });
         }
         let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
-        let spec = CollectionSpec { name: "c".into(), shards: 2, replicas: 1, index };
+        let spec = CollectionSpec { name: "c".into(), shards: 2, replicas: 1, witness: false, index };
         let placement = place(&map, 2, 1).expect("three nodes");
         map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });
         map
@@ -105,7 +111,12 @@ mod tests {
         let map = map();
         let now = Instant::now() + Duration::from_secs(60);
         let timeout = Duration::from_secs(3);
-        let heard = |ago: u64| Heartbeat { at: now - Duration::from_secs(ago), shards: BTreeMap::new(), disk_bytes: 0 };
+        let heard = |ago: u64| Heartbeat {
+            at: now - Duration::from_secs(ago),
+            shards: BTreeMap::new(),
+            voters: BTreeMap::new(),
+            disk_bytes: 0,
+        };
         let status = |id: u64, heartbeat: Option<Heartbeat>| {
             node_status(&map, &map.nodes[&NodeId(id)], heartbeat.as_ref(), now, timeout)
         };
@@ -139,12 +150,13 @@ mod tests {
         };
         let shards = [(7, report(&["merging 2: no room", "building: no room"])), (8, report(&[])), (9, report(&["x"]))];
         let shards = shards.into_iter().map(|(shard, report)| (ShardId(shard), report)).collect();
-        let heard = BTreeMap::from([(NodeId(1), Heartbeat { at: now, shards, disk_bytes: 0 })]);
+        let heard =
+            BTreeMap::from([(NodeId(1), Heartbeat { at: now, shards, voters: BTreeMap::new(), disk_bytes: 0 })]);
         let nodes: Vec<v1::NodeStatus> = map
             .nodes
             .values()
             .map(|node| {
-                let quiet = Heartbeat { at: now, shards: BTreeMap::new(), disk_bytes: 0 };
+                let quiet = Heartbeat { at: now, shards: BTreeMap::new(), voters: BTreeMap::new(), disk_bytes: 0 };
                 node_status(&map, node, Some(&quiet), now, Duration::from_secs(3))
             })
             .collect();

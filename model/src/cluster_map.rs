@@ -282,7 +282,8 @@ impl ClusterMap {
             let moved = self.replaced_replicas(lost.id, id);
             let gone = moved.is_empty();
             changes.extend(moved.into_iter().map(Change::Shard));
-            let emptied = if gone { Change::NodeRemoved(lost.id) } else { Change::Node(Node { replaced: true, ..lost }) };
+            let emptied =
+                if gone { Change::NodeRemoved(lost.id) } else { Change::Node(Node { replaced: true, ..lost }) };
             changes.push(emptied);
         }
         (Ok(Reply::Node(id)), changes)
@@ -513,7 +514,8 @@ mod tests {
         assert_eq!(shards.len(), 2);
         for shard in shards {
             let entry = map.shards[&shard].clone();
-            let (old, joined) = (entry.replica_on(NodeId(2)).expect("still there"), entry.replica_on(new).expect("new"));
+            let (old, joined) =
+                (entry.replica_on(NodeId(2)).expect("still there"), entry.replica_on(new).expect("new"));
             assert_eq!((old.standing, joined.standing), (Standing::Leaving, Standing::Joining));
             assert_eq!(old.witness, joined.witness);
             assert!(!entry.founders.contains(&joined.id), "it starts from nothing but what it is sent");

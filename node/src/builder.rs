@@ -44,6 +44,8 @@ pub(crate) struct Cancel {
     token: CancellationToken,
     /// What the token says, for a question that is asked a million times a second.
     is_set: Arc<AtomicBool>,
+    /// That of the one that this one is a child of.
+    above: Option<Arc<AtomicBool>>,
 }
 
 /// Why a job has no result.
@@ -58,6 +60,11 @@ pub(crate) enum Unfinished {
 }
 
 impl Cancel {
+    /// One that is cancelled with this one, or by itself.
+    pub(crate) fn child(&self) -> Self {
+        Self { token: self.token.child_token(), is_set: Arc::default(), above: Some(self.is_set.clone()) }
+    }
+
     /// Cancels.
     pub(crate) fn set(&self) {
         self.is_set.store(true, Ordering::Relaxed);
@@ -66,7 +73,8 @@ impl Cancel {
 
     /// Whether it was cancelled.
     pub(crate) fn is_set(&self) -> bool {
-        self.is_set.load(Ordering::Relaxed)
+        let is_set = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+        is_set(&self.is_set) || self.above.as_ref().is_some_and(is_set)
     }
 
     /// The same, once whoever waits for this core has had it: a kernel that does not preempt for wake-ups looks for those

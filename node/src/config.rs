@@ -48,6 +48,9 @@ pub struct NodeConfig {
     /// Milliseconds without a write after which a shard makes fewer, larger segments than writes leave time for.
     #[serde(default = "default_quiet_after_ms")]
     pub quiet_after_ms: u32,
+    /// Bytes of segments and snapshots that it sends to other nodes in a second at most, all together.
+    #[serde(default = "default_transfer_bytes_per_second")]
+    pub transfer_bytes_per_second: u64,
     /// Points that no merge of segments exceeds. A merge needs some 20 bytes of memory for each component.
     #[serde(default = "default_segment_points_max")]
     pub segment_points_max: u32,
@@ -55,6 +58,9 @@ pub struct NodeConfig {
 
 /// Fewer would seal a delta for every few points of many components.
 const DELTA_BYTES_MIN: u64 = 1 << 20;
+
+/// Slower than that a follower would never catch up.
+const TRANSFER_MIN: u64 = 1 << 20;
 
 fn default_heartbeat_ms() -> u32 {
     1_000
@@ -81,6 +87,11 @@ fn default_deltas_waiting_max() -> u32 {
 
 fn default_quiet_after_ms() -> u32 {
     1_000
+}
+
+/// A quarter of what a network of ten gigabits carries.
+fn default_transfer_bytes_per_second() -> u64 {
+    256 << 20
 }
 
 fn default_segment_points_max() -> u32 {
@@ -113,6 +124,9 @@ impl NodeConfig {
             if value == 0 {
                 return Err(InputError::new(field, "must be at least 1"));
             }
+        }
+        if self.transfer_bytes_per_second < TRANSFER_MIN {
+            return Err(InputError::new("node.transfer_bytes_per_second", format!("must be at least {TRANSFER_MIN}")));
         }
         if self.delta_bytes_max < DELTA_BYTES_MIN {
             return Err(InputError::new("node.delta_bytes_max", format!("must be at least {DELTA_BYTES_MIN}")));
@@ -188,6 +202,7 @@ mod tests {
             delta_bytes_max: default_delta_bytes_max(),
             deltas_waiting_max: default_deltas_waiting_max(),
             quiet_after_ms: default_quiet_after_ms(),
+            transfer_bytes_per_second: default_transfer_bytes_per_second(),
             segment_points_max: default_segment_points_max(),
         }
     }

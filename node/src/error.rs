@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_consensus::ConsensusError;
 use shoal_index::IndexError;
 use shoal_index::set::SetError;
-use shoal_model::{Classify, ErrorKind, InputError, ShardId};
+use shoal_model::{Classify, ErrorKind, InputError, NodeId, ShardId};
 use shoal_proto::server::ServerError;
 use shoal_proto::status::RemoteError;
 use shoal_runtime::{StoreError, TaskError};
@@ -45,6 +45,22 @@ pub enum NodeError {
     StaleEpoch {
         /// The shard.
         shard: ShardId,
+    },
+    /// Another replica leads the shard, or none does for the moment.
+    #[error("shard {shard}: this node's replica does not lead it{}", leader.map_or(String::new(), |node| format!("; that of node {node} does")))]
+    NotLeader {
+        /// The shard.
+        shard: ShardId,
+        /// Where the leader is, as far as is known.
+        leader: Option<NodeId>,
+    },
+    /// The replica is too far behind for this read.
+    #[error("shard {shard}: {what}; ask another replica")]
+    Lagging {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        what: &'static str,
     },
     /// The replica is not open (yet), or has closed.
     #[error("shard {shard} is not ready on this node")]
@@ -109,7 +125,8 @@ impl Classify for NodeError {
             Self::Refused(error) => error.kind(),
             Self::Malformed { .. } => ErrorKind::Corruption,
             Self::StaleEpoch { .. } => ErrorKind::StaleEpoch,
-            Self::NotReady { .. } | Self::ReplicaStopped { .. } => ErrorKind::Unavailable,
+            Self::NotLeader { .. } => ErrorKind::NotLeader,
+            Self::NotReady { .. } | Self::Lagging { .. } | Self::ReplicaStopped { .. } => ErrorKind::Unavailable,
             Self::Set(error) => error.kind(),
             Self::SegmentFolder { .. } => ErrorKind::Internal,
             Self::Overloaded { .. } | Self::BuildsBehind { .. } => ErrorKind::Overloaded,

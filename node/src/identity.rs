@@ -7,7 +7,8 @@ use bytes::Bytes;
 use shoal_model::{ClusterId, NodeId, ShardId, StoreId};
 use shoal_runtime::{Batch, Store, Table};
 
-use crate::{NodeError, keys};
+use crate::NodeError;
+use crate::shard::keys;
 
 /// Identity of a data folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
-//! The jobs of one replica: its apply task plans them, the node's builder runs them, and the task installs what they
-//! made. The task is the only writer, and the owner of every job: it cancels them and waits for them before it ends.
+//! The jobs of one replica: builds and merges if it leads, and fetching segments that another has built. Its apply task plans
+//! them, the node's builder runs the former, and the task keeps what they made until the log installs it. The task is the
+//! only writer, and the owner of every job: it cancels them and waits for them before it ends.
 //!
 //! A job that fails costs nothing but time: its parts go on to be searched as they are, and it is tried again, each
 //! time later.
@@ -10,17 +11,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_index::segment::{BuildError, Parameters, Target};
-use shoal_index::set::{Job, JobError, JobId, JobInput, PartId, Product, Retired};
-use shoal_model::ShardId;
+use shoal_index::set::{Job, JobError, JobId, JobInput, Product, Retired};
+use shoal_model::{NodeId, ShardId};
 use shoal_runtime::Store;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::NodeError;
 use crate::builder::{Builder, Cancel, Lane, Unfinished};
-use crate::machine::{Replaced, ShardMachine};
+use crate::fetch::{self, FetchError};
 use crate::metrics::Metrics;
-use crate::segment_files;
+use crate::peers::Peers;
+use crate::shard::machine::{Begun, Replaced, ShardMachine};
+use crate::shard::parts::{Manifest, Name};
+use crate::shard::segment_files;
 
 /// Pause after the first failure in a row; it doubles with each.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -46,20 +51,25 @@ pub(crate) struct JobsStatus {
 pub(crate) struct Jobs {
     shard: ShardId,
     builder: Arc<Builder>,
+    peers: Option<Arc<Peers>>,
     parameters: Parameters,
     metrics: Metrics,
     store: Arc<dyn Store>,
     cancel: Cancel,
     tasks: JoinSet<Event>,
     lanes: BTreeMap<Lane, LaneState>,
+    /// Fetching what is missing, one segment at a time.
+    mending: LaneState,
+    /// Whether this replica leads, as the task said last.
+    leads: bool,
     damage: Damage,
 }
 
 /// Segments that are damaged, and those that a job read beside them: left as they are until the next start, which finds
-/// out which of them it is and builds its points in again.
+/// out which of them it is and has it fetched or built again.
 #[derive(Debug, Default)]
 struct Damage {
-    parts: BTreeSet<PartId>,
+    parts: BTreeSet<Name>,
     reports: Vec<String>,
 }
 
@@ -76,14 +86,18 @@ struct LaneState {
 
 #[derive(Debug)]
 struct Running {
-    parts: Vec<PartId>,
+    job: JobId,
+    parts: Vec<Name>,
     what: String,
+    cancel: Cancel,
 }
 
 /// What happened.
 pub(crate) enum Event {
     /// A job has ended.
     Ended(Box<Ended>),
+    /// A segment was fetched, or not.
+    Fetched(Box<Fetched>),
     /// A lane has rested.
     Rested,
     /// What was replaced is gone.
@@ -99,6 +113,32 @@ pub(crate) struct Ended {
     target: Target,
     /// What it made, and how long it ran.
     result: Result<(Product, Duration), Failure>,
+}
+
+/// A segment that was fetched, or not.
+pub(crate) struct Fetched {
+    job: JobId,
+    number: u64,
+    target: Target,
+    /// Whether no peer has it, if it was not fetched.
+    result: Result<Product, (FetchError, bool)>,
+    purpose: Purpose,
+}
+
+/// What a segment was fetched for.
+enum Purpose {
+    /// Its leader has built it and waits for us.
+    Offered(oneshot::Sender<Result<(), NodeError>>),
+    /// It is installed, and its files are missing here.
+    Missing(Name),
+}
+
+/// A segment that is ready to be installed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    pub(crate) replaced: Vec<Name>,
+    /// `None` if none of their points lives.
+    pub(crate) manifest: Option<Manifest>,
 }
 
 /// Why a job made nothing.
@@ -122,10 +162,11 @@ impl Failure {
 }
 
 impl Jobs {
-    /// None runs yet.
+    /// None runs yet. Without `peers` nothing is fetched.
     pub(crate) fn new(
         shard: ShardId,
         builder: Arc<Builder>,
+        peers: Option<Arc<Peers>>,
         parameters: Parameters,
         metrics: Metrics,
         store: Arc<dyn Store>,
@@ -134,43 +175,128 @@ impl Jobs {
         Self {
             shard,
             builder,
+            peers,
             parameters,
             metrics,
             store,
             cancel: Cancel::default(),
             tasks: JoinSet::new(),
             lanes,
+            mending: LaneState::default(),
+            leads: false,
             damage: Damage::default(),
         }
     }
 
-    /// Begins what is to be done and may be done now; more if the shard `is_quiet`.
-    pub(crate) fn begin(&mut self, machine: &mut ShardMachine, is_quiet: bool) -> Result<(), NodeError> {
+    /// Begins what is to be done and may be done now: builds and merges if this replica `leads`, more of them if the shard
+    /// `is_quiet`.
+    pub(crate) fn begin(&mut self, machine: &mut ShardMachine, leads: bool, is_quiet: bool) -> Result<(), NodeError> {
         let now = Instant::now();
-        for lane in Lane::ALL {
+        self.leads = leads;
+        self.cancel_ended(machine);
+        self.mend(machine, now)?;
+        for lane in Lane::ALL.into_iter().filter(|_| leads) {
             let free = self.lanes.get(&lane).is_none_or(|state| state.is_free(now));
-            if free && let Some(job) = machine.plan(lane, &self.taken(), is_quiet) {
-                self.begin_job(lane, job, machine)?;
+            if free && let Some(names) = machine.plan(lane, &self.damage.parts, is_quiet) {
+                self.begin_job(lane, &names, machine)?;
             }
         }
         Ok(())
     }
 
-    fn taken(&self) -> BTreeSet<PartId> {
-        let running = self.lanes.values().filter_map(|state| state.running.as_ref());
-        running.flat_map(|running| &running.parts).chain(&self.damage.parts).copied().collect()
+    /// Ends builds and merges: another leads.
+    pub(crate) fn stand_down(&mut self, machine: &mut ShardMachine) -> Result<(), NodeError> {
+        for state in self.lanes.values_mut() {
+            if let Some(running) = &state.running {
+                machine.abandon(running.job)?;
+            }
+            state.failures = 0;
+            state.rests_until = None;
+        }
+        self.cancel_ended(machine);
+        Ok(())
     }
 
-    fn begin_job(&mut self, lane: Lane, job: Job, machine: &mut ShardMachine) -> Result<(), NodeError> {
-        let kind = kind_of(&job);
-        let parts = job.parts().to_vec();
-        let (input, number, target) = machine.begin(job)?;
-        let running = Running { parts, what: Description(&input).to_string() };
+    /// Cancels tasks whose job was ended by an entry.
+    fn cancel_ended(&mut self, machine: &ShardMachine) {
+        for state in self.lanes.values().chain([&self.mending]) {
+            state.running.iter().filter(|running| !machine.runs(running.job)).for_each(|running| running.cancel.set());
+        }
+    }
+
+    /// Fetches a segment whose files are missing, or, if no other has it and this replica `leads`, builds its points anew.
+    fn mend(&mut self, machine: &mut ShardMachine, now: Instant) -> Result<(), NodeError> {
+        if !self.mending.is_free(now) {
+            return Ok(());
+        }
+        let Some((name, manifest)) = machine.lacks() else { return Ok(()) };
+        let nodes = self.peers.as_ref().map(|peers| peers.of(self.shard)).unwrap_or_default();
+        let build_is_free = self.lanes.get(&Lane::Build).is_none_or(|state| state.is_free(now));
+        if nodes.is_empty() && self.leads && build_is_free {
+            return self.begin_job(Lane::Build, &[name], machine);
+        }
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let (begun, left) = machine.begin(&[name])?;
+        self.discard(left);
+        let what = format!("fetching segment {name} of {} bytes", manifest.graph_bytes + manifest.stored_bytes);
+        let cancel = self.cancel.child();
+        self.mending.running = Some(Running { job: begun.input.id(), parts: vec![name], what, cancel: cancel.clone() });
+        self.mending.rests_until = None;
+        self.fetch(begun, manifest, nodes, Purpose::Missing(name), cancel);
+        Ok(())
+    }
+
+    /// Fetches a segment that `node` has built of some parts, and tells `reply` once it is here.
+    pub(crate) fn fetch_offered(
+        &mut self,
+        machine: &mut ShardMachine,
+        node: NodeId,
+        replaced: &[Name],
+        manifest: Manifest,
+        reply: oneshot::Sender<Result<(), NodeError>>,
+    ) -> Result<(), NodeError> {
+        if machine.is_ready(manifest.checksum, replaced) {
+            let _ = reply.send(Ok(())); // or nobody waits
+        } else if machine.has(replaced) {
+            let (begun, left) = machine.begin(replaced)?;
+            self.discard(left);
+            let cancel = self.cancel.child();
+            self.fetch(begun, manifest, vec![node], Purpose::Offered(reply), cancel);
+        } else {
+            // The entries that made these parts are on their way, or those that replaced them have come.
+            let _ = reply.send(Err(NodeError::NotReady { shard: self.shard })); // or nobody waits
+        }
+        Ok(())
+    }
+
+    fn fetch(&mut self, begun: Begun, manifest: Manifest, nodes: Vec<NodeId>, purpose: Purpose, cancel: Cancel) {
+        let Some(peers) = self.peers.clone() else { return };
+        let shard = self.shard;
+        self.tasks.spawn(async move {
+            let Begun { input, number, target, .. } = begun;
+            let job = input.id();
+            let result = tokio::select! {
+                fetched = fetch_and_adopt(&peers, shard, manifest, &nodes, &target, input) => fetched,
+                () = cancel.cancelled() => Err((FetchError::Cancelled, false)),
+            };
+            Event::Fetched(Box::new(Fetched { job, number, target, result, purpose }))
+        });
+    }
+
+    fn begin_job(&mut self, lane: Lane, names: &[Name], machine: &mut ShardMachine) -> Result<(), NodeError> {
+        let (Begun { input, replaced, number, target }, left) = machine.begin(names)?;
+        self.discard(left);
+        let kind = kind_of(input.job());
+        let cancel = self.cancel.child();
+        let running =
+            Running { job: input.id(), parts: replaced, what: Description(&input).to_string(), cancel: cancel.clone() };
         tracing::debug!(shard = self.shard.0, job = running.what, "begun");
         let state = self.lanes.entry(lane).or_default();
         state.running = Some(running);
         state.rests_until = None;
-        let (builder, parameters, cancel) = (self.builder.clone(), self.parameters, self.cancel.clone());
+        let (builder, parameters) = (self.builder.clone(), self.parameters);
         self.tasks.spawn(async move {
             let id = input.id();
             let result = run(builder, lane, input, parameters, target.clone(), &cancel).await;
@@ -181,7 +307,8 @@ impl Jobs {
 
     /// The next event. Safe to drop.
     pub(crate) async fn next(&mut self) -> Result<Event, NodeError> {
-        let rests_until = self.lanes.values().filter_map(|state| state.rests_until).min();
+        let lanes = self.lanes.values().chain([&self.mending]);
+        let rests_until = lanes.filter_map(|state| state.rests_until).min();
         let rested = async {
             match rests_until {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -200,29 +327,43 @@ impl Jobs {
         }
     }
 
-    /// Carries out what an event asks for.
-    pub(crate) async fn handle(&mut self, event: Event, machine: ShardMachine) -> Result<ShardMachine, NodeError> {
+    /// Carries out what an event asks for; tells of a segment that this replica has made, for the log to install.
+    pub(crate) async fn handle(
+        &mut self,
+        event: Event,
+        machine: ShardMachine,
+    ) -> Result<(ShardMachine, Option<Made>), NodeError> {
         match event {
             Event::Ended(ended) => self.end(*ended, machine).await,
+            Event::Fetched(fetched) => Ok((self.take_fetched(*fetched, machine)?, None)),
             Event::Rested => {
                 let now = Instant::now();
-                let rested = self.lanes.values_mut().filter(|state| state.rests_until.is_some_and(|at| at <= now));
+                let lanes = self.lanes.values_mut().chain([&mut self.mending]);
+                let rested = lanes.filter(|state| state.rests_until.is_some_and(|at| at <= now));
                 rested.for_each(|state| state.rests_until = None);
-                Ok(machine)
+                Ok((machine, None))
             }
-            Event::Reclaimed => Ok(machine),
+            Event::Reclaimed => Ok((machine, None)),
         }
     }
 
-    async fn end(&mut self, ended: Ended, mut machine: ShardMachine) -> Result<ShardMachine, NodeError> {
+    async fn end(
+        &mut self,
+        ended: Ended,
+        mut machine: ShardMachine,
+    ) -> Result<(ShardMachine, Option<Made>), NodeError> {
         let Ended { id, lane, kind, number, target, result } = ended;
-        let (product, took) = match result {
+        let made = match result {
+            Ok(_) if !machine.runs(id) => Err(Unfinished::Cancelled.into()),
+            result => result,
+        };
+        let (product, took) = match made {
             Ok(made) => made,
             Err(failure) => {
                 machine.abandon(id)?;
                 segment_files::remove(&target);
-                self.failed(lane, kind, &failure);
-                return Ok(machine);
+                self.failed(lane, id, kind, &failure);
+                return Ok((machine, None));
             }
         };
         let died = machine.died(&product)?;
@@ -237,15 +378,75 @@ impl Jobs {
                 let result = buried.map_err(|error| Unfinished::Panicked(error.to_string()).into());
                 Event::Ended(Box::new(Ended { id, lane, kind, number, target, result }))
             });
-            return Ok(machine);
+            return Ok((machine, None));
         }
-        let store = self.store.clone();
-        let install = move || machine.install(product, number, &*store).map(|replaced| (machine, replaced));
-        let installed = tokio::task::spawn_blocking(install).await;
-        let (machine, replaced) = installed.map_err(|error| NodeError::Task(error.to_string()))??;
+        let (replaced, manifest) = machine.hold(product, number)?;
         self.done(lane, kind, took);
-        self.tasks.spawn(reclaim(replaced, self.store.clone(), self.cancel.clone()));
+        Ok((machine, Some(Made { replaced, manifest })))
+    }
+
+    fn take_fetched(&mut self, fetched: Fetched, mut machine: ShardMachine) -> Result<ShardMachine, NodeError> {
+        let Fetched { job, number, target, result, purpose } = fetched;
+        let product = match result {
+            Ok(product) if machine.runs(job) => product,
+            Ok(_) => return self.not_fetched(job, &target, FetchError::Cancelled, false, purpose, machine),
+            Err((error, nobody_has_it)) => {
+                return self.not_fetched(job, &target, error, nobody_has_it, purpose, machine);
+            }
+        };
+        match purpose {
+            Purpose::Offered(reply) => {
+                machine.hold(product, number)?;
+                let _ = reply.send(Ok(())); // or nobody waits
+            }
+            Purpose::Missing(name) => {
+                self.mending = LaneState::default();
+                let left = machine.complete(name, product, number, &*self.store)?;
+                tracing::info!(shard = self.shard.0, segment = name, "a segment that was missing is here again");
+                self.discard(left);
+            }
+        }
         Ok(machine)
+    }
+
+    fn not_fetched(
+        &mut self,
+        job: JobId,
+        target: &Target,
+        error: FetchError,
+        nobody_has_it: bool,
+        purpose: Purpose,
+        mut machine: ShardMachine,
+    ) -> Result<ShardMachine, NodeError> {
+        machine.abandon(job)?;
+        segment_files::remove(target);
+        match purpose {
+            Purpose::Offered(reply) => {
+                tracing::debug!(shard = self.shard.0, %error, "a segment that was offered is not fetched");
+                let _ = reply.send(Err(NodeError::Task(error.to_string()))); // or nobody waits
+            }
+            Purpose::Missing(name) => {
+                self.mending.running = None;
+                if matches!(error, FetchError::Cancelled) {
+                    return Ok(machine);
+                }
+                self.mending.fail(format!("fetching segment {name}: {error}"));
+                tracing::warn!(shard = self.shard.0, segment = name, %error, "a segment that is missing is not fetched");
+                let build_is_free = self.lanes.get(&Lane::Build).is_none_or(|state| state.is_free(Instant::now()));
+                if nobody_has_it && build_is_free {
+                    self.unfetchable(name, &mut machine)?;
+                }
+            }
+        }
+        Ok(machine)
+    }
+
+    /// No peer has a segment that is missing: its points are built in anew, if this replica comes to lead.
+    fn unfetchable(&mut self, name: Name, machine: &mut ShardMachine) -> Result<(), NodeError> {
+        if self.leads {
+            self.begin_job(Lane::Build, &[name], machine)?;
+        }
+        Ok(())
     }
 
     fn done(&mut self, lane: Lane, kind: &'static str, took: Duration) {
@@ -255,9 +456,9 @@ impl Jobs {
         tracing::info!(shard = self.shard.0, job = what, seconds = took.as_secs_f64(), "done");
     }
 
-    fn failed(&mut self, lane: Lane, kind: &'static str, failure: &Failure) {
+    fn failed(&mut self, lane: Lane, job: JobId, kind: &'static str, failure: &Failure) {
         let state = self.lanes.entry(lane).or_default();
-        let Some(Running { parts, what }) = state.running.take() else { return };
+        let Some(Running { parts, what, .. }) = state.running.take_if(|running| running.job == job) else { return };
         if failure.is_cancelled() {
             self.metrics.job_cancelled(kind);
             return;
@@ -269,19 +470,24 @@ impl Jobs {
             self.damage.reports.push(format!("{what}: {failure}: restart the node, which does that from its store"));
             return;
         }
-        state.failures += 1;
-        let pause = pause_after(state.failures);
-        state.rests_until = Some(Instant::now() + pause);
-        state.failure = format!("{what}: {failure}");
+        let pause = state.fail(format!("{what}: {failure}"));
         tracing::warn!(shard = self.shard.0, job = what, error = %failure, retry_in = ?pause, "a job failed");
+    }
+
+    /// Gives back what an entry or a job has left, once that is safe.
+    pub(crate) fn discard(&mut self, left: Replaced) {
+        if !left.files.is_empty() || !left.retired.is_empty() {
+            self.tasks.spawn(reclaim(left, self.store.clone(), self.cancel.clone()));
+        }
     }
 
     /// What operators are told.
     pub(crate) fn status(&self) -> JobsStatus {
+        let lanes = || self.lanes.values().chain([&self.mending]);
         let failed = |state: &&LaneState| state.failures > 0;
         JobsStatus {
-            running: self.lanes.values().filter_map(|state| Some(state.running.as_ref()?.what.clone())).collect(),
-            failures: (self.lanes.values().filter(failed).map(|state| state.failure.clone()))
+            running: lanes().filter_map(|state| Some(state.running.as_ref()?.what.clone())).collect(),
+            failures: (lanes().filter(failed).map(|state| state.failure.clone()))
                 .chain(self.damage.reports.iter().cloned())
                 .collect(),
             cannot_build: self.lanes.get(&Lane::Build).is_some_and(|state| state.failures > 0),
@@ -298,6 +504,7 @@ impl Jobs {
                     // Made in the last moment, or half: it is not listed, so that nobody would use it.
                     segment_files::remove(&ended.target);
                 }
+                Ok(Event::Fetched(fetched)) => segment_files::remove(&fetched.target),
                 Ok(_) => {}
                 Err(error) => tracing::error!(shard = self.shard.0, %error, "a job's task failed"),
             }
@@ -305,9 +512,35 @@ impl Jobs {
     }
 }
 
+async fn fetch_and_adopt(
+    peers: &Peers,
+    shard: ShardId,
+    manifest: Manifest,
+    nodes: &[NodeId],
+    target: &Target,
+    input: JobInput,
+) -> Result<Product, (FetchError, bool)> {
+    let segment = fetch::segment(peers, shard, manifest, nodes, target).await?;
+    let adopted = tokio::task::spawn_blocking(move || input.adopt(segment)).await;
+    match adopted {
+        Ok(Ok(product)) => Ok(product),
+        Ok(Err(error)) => Err((error.into(), false)),
+        Err(error) => Err((NodeError::Task(error.to_string()).into(), false)),
+    }
+}
+
 impl LaneState {
     fn is_free(&self, now: Instant) -> bool {
         self.running.is_none() && self.rests_until.is_none_or(|at| at <= now)
+    }
+
+    /// Rests after a failure; tells how long.
+    fn fail(&mut self, failure: String) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let pause = pause_after(self.failures);
+        self.rests_until = Some(Instant::now() + pause);
+        self.failure = failure;
+        pause
     }
 }
 
@@ -343,7 +576,9 @@ async fn reclaim(replaced: Replaced, store: Arc<dyn Store>, cancel: Cancel) -> E
         };
         let _ = tokio::task::spawn_blocking(remove).await; // cannot panic
     }
-    drop_unused(retired, &cancel).await;
+    for retired in retired {
+        drop_unused(retired, &cancel).await;
+    }
     Event::Reclaimed
 }
 
@@ -359,7 +594,7 @@ async fn drop_unused(retired: Retired, cancel: &Cancel) {
 
 fn kind_of(job: &Job) -> &'static str {
     match job {
-        Job::Build { .. } => "build",
+        Job::Build { .. } | Job::Gather { .. } => "build",
         Job::Merge { .. } => "merge",
         Job::Rewrite { .. } => "rewrite",
     }
@@ -373,7 +608,7 @@ impl fmt::Display for Description<'_> {
         let points = self.0.len();
         match self.0.job() {
             _ if self.0.is_empty() => write!(f, "dropping a part without points"),
-            Job::Build { .. } => write!(f, "building a segment of {points} points"),
+            Job::Build { .. } | Job::Gather { .. } => write!(f, "building a segment of {points} points"),
             Job::Merge { segments } => write!(f, "merging {} segments into one of {points} points", segments.len()),
             Job::Rewrite { .. } => write!(f, "rewriting a segment of {points} points without its tombstones"),
         }
@@ -394,7 +629,7 @@ mod tests {
 
     use super::*;
     use crate::builder::parameters;
-    use crate::command;
+    use crate::shard::command;
 
     const SHARD: ShardId = ShardId(7);
     const POLICY: Policy = Policy { delta_points_max: 500, delta_bytes_max: 1 << 30, segment_points_max: 10_000 };
@@ -403,44 +638,77 @@ mod tests {
         IndexSpec { dim: 8, metric: Metric::Euclidean, embedding: String::new(), graph: GraphSpec::DEFAULT }
     }
 
-    /// Writes `points` of them.
-    fn filled(points: u64, store: &dyn Store, root: Option<&Path>) -> ShardMachine {
-        let (mut machine, _) = ShardMachine::open(store, SHARD, &spec(), POLICY, root).expect("opens");
-        write(&mut machine, 0..points);
-        machine
+    /// A machine and the log that it has applied.
+    struct Shard {
+        machine: ShardMachine,
+        applied: u64,
     }
 
-    fn write(machine: &mut ShardMachine, points: Range<u64>) {
-        let vector = |number: u64| (0..8).map(|i| ((number * 31 + i * 7) % 1_009) as f32).collect::<Vec<f32>>();
-        let point = |number| v1::Point {
-            id: Some(v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) }),
-            vector: Some(convert::vector_to_wire(&vector(number))),
-            ..Default::default()
-        };
-        for first in points.step_by(100) {
-            let upserts = (first..first + 100).map(point).collect();
-            let entry = command::encode(upserts, vec![], &spec(), HashRange::FULL, &Limits::default());
-            let entry = entry.expect("a good command");
-            machine.apply(LogIndex(1 + first / 100), entry, &mut Batch::default()).expect("applies");
+    /// Writes `points` of them.
+    fn filled(points: u64, store: &dyn Store, root: Option<&Path>) -> Shard {
+        let (machine, _) = ShardMachine::open(store, SHARD, &spec(), POLICY, root).expect("opens");
+        let mut shard = Shard { machine, applied: 0 };
+        shard.write(0..points);
+        shard
+    }
+
+    impl Shard {
+        fn apply(&mut self, entry: bytes::Bytes) -> Replaced {
+            self.applied += 1;
+            let applied = self.machine.apply(LogIndex(self.applied), entry, &mut Batch::default());
+            applied.expect("applies").replaced
+        }
+
+        fn write(&mut self, points: Range<u64>) {
+            let vector = |number: u64| (0..8).map(|i| ((number * 31 + i * 7) % 1_009) as f32).collect::<Vec<f32>>();
+            let point = |number| v1::Point {
+                id: Some(v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) }),
+                vector: Some(convert::vector_to_wire(&vector(number))),
+                ..Default::default()
+            };
+            for first in points.step_by(100) {
+                let upserts = (first..first + 100).map(point).collect();
+                let operation = u128::from(first + 1).to_be_bytes();
+                let entry = command::encode(&operation, upserts, vec![], &spec(), HashRange::FULL, &Limits::default());
+                self.apply(entry.expect("a good command"));
+                if let Some(seal) = self.machine.wants_seal(false) {
+                    self.apply(seal);
+                }
+            }
+        }
+
+        /// Takes an event, and has the log install what was made.
+        async fn handle(mut self, jobs: &mut Jobs, event: Event) -> Self {
+            let (machine, made) = jobs.handle(event, self.machine).await.expect("borne");
+            self.machine = machine;
+            if let Some(Made { replaced, manifest }) = made {
+                let left = self.apply(command::encode_install(&replaced, manifest));
+                jobs.discard(left);
+            }
+            self
+        }
+
+        fn begin(&mut self, jobs: &mut Jobs) {
+            jobs.begin(&mut self.machine, true, false).expect("planned");
         }
     }
 
     /// Does what there is to do, until nothing is left.
-    async fn finish(jobs: &mut Jobs, mut machine: ShardMachine) -> ShardMachine {
+    async fn finish(jobs: &mut Jobs, mut shard: Shard) -> Shard {
         loop {
-            jobs.begin(&mut machine, false).expect("planned");
+            shard.begin(jobs);
             if jobs.status().running.is_empty() {
-                return machine;
+                return shard;
             }
             let event = jobs.next().await.expect("no task fails");
-            machine = jobs.handle(event, machine).await.expect("installed");
+            shard = shard.handle(jobs, event).await;
         }
     }
 
     fn jobs(store: &Arc<dyn Store>) -> Jobs {
         let builder = Arc::new(Builder::start(1).expect("a thread"));
         let metrics = Metrics::register(&mut Registry::default());
-        Jobs::new(SHARD, builder, parameters(&spec()), metrics, store.clone())
+        Jobs::new(SHARD, builder, None, parameters(&spec()), metrics, store.clone())
     }
 
     #[test]
@@ -453,8 +721,8 @@ mod tests {
     async fn jobs_go_on_until_nothing_is_left_to_do() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let mut jobs = jobs(&store);
-        let mut machine = finish(&mut jobs, filled(4_000, &*store, None)).await;
-        let view = machine.publish();
+        let mut shard = finish(&mut jobs, filled(4_000, &*store, None)).await;
+        let view = shard.machine.publish();
         assert_eq!((view.points.len(), view.sealed), (4_000, 0));
         assert_eq!(view.points.points_scanned(shoal_index::set::Look::Walk(shoal_index::segment::Effort::Beam(1))), 0);
         assert_eq!(jobs.status(), JobsStatus::default());
@@ -466,7 +734,7 @@ mod tests {
         let (store, root) = (Arc::new(MemoryStore::new()), tempfile::tempdir().expect("a temporary folder"));
         let store: Arc<dyn Store> = store;
         let mut jobs = jobs(&store);
-        let mut machine = finish(&mut jobs, filled(2_000, &*store, Some(root.path()))).await;
+        let mut shard = finish(&mut jobs, filled(2_000, &*store, Some(root.path()))).await;
         for file in std::fs::read_dir(segment_files::folder_of(root.path(), SHARD)).expect("the folder is there") {
             let path = file.expect("it can be read").path();
             let at = std::fs::metadata(&path).expect("the file is there").len() / 2;
@@ -475,11 +743,11 @@ mod tests {
             file.read_exact_at(&mut byte, at).expect("read");
             file.write_all_at(&[byte[0] ^ 1], at).expect("written in place");
         }
-        write(&mut machine, 2_000..10_000);
-        let mut machine = finish(&mut jobs, machine).await;
+        shard.write(2_000..10_000);
+        let mut shard = finish(&mut jobs, shard).await;
         let failures = jobs.status().failures;
         assert!(matches!(&failures[..], [failure] if failure.contains("restart the node")), "{failures:?}");
-        let view = machine.publish();
+        let view = shard.machine.publish();
         assert_eq!((view.points.len(), view.sealed), (10_000, 0), "all are searched as before");
         let parts = view.points.parts().len();
         assert!(parts <= 12, "{parts} parts, of 18: what is not damaged is merged");
@@ -490,12 +758,12 @@ mod tests {
     async fn a_stop_cancels_what_runs_and_what_waits() {
         let (store, root) = (Arc::new(MemoryStore::new()), tempfile::tempdir().expect("a temporary folder"));
         let store: Arc<dyn Store> = store;
-        let mut machine = filled(5_000, &*store, Some(root.path()));
+        let mut shard = filled(5_000, &*store, Some(root.path()));
         let (mut first, mut second) = (jobs(&store), jobs(&store));
         second.builder = first.builder.clone();
-        first.begin(&mut machine, false).expect("planned");
+        shard.begin(&mut first);
         let mut other = filled(5_000, &*store, None);
-        second.begin(&mut other, false).expect("planned");
+        other.begin(&mut second);
         assert_eq!(second.status().running, ["building a segment of 500 points"]);
         // Were it not cancelled it would wait for ever: nobody takes the first job's end.
         second.stop().await;
@@ -508,33 +776,33 @@ mod tests {
     async fn a_job_that_fails_is_told_and_tried_again() {
         let (store, root) = (Arc::new(MemoryStore::new()), tempfile::tempdir().expect("a temporary folder"));
         let store: Arc<dyn Store> = store;
-        let mut machine = filled(500, &*store, Some(root.path()));
+        let mut shard = filled(500, &*store, Some(root.path()));
         let mut jobs = jobs(&store);
         let folder = segment_files::folder_of(root.path(), SHARD);
         std::fs::remove_dir_all(&folder).expect("removed");
         std::fs::write(&folder, b"in the way").expect("written");
         for failures in 1..=3 {
-            jobs.begin(&mut machine, false).expect("planned");
+            shard.begin(&mut jobs);
             assert_eq!(jobs.status().running.len(), 1);
             let event = jobs.next().await.expect("no task fails");
-            machine = jobs.handle(event, machine).await.expect("borne");
+            shard = shard.handle(&mut jobs, event).await;
             let status = jobs.status();
             assert!(status.cannot_build && status.failures.len() == 1, "{status:?}");
             assert!(status.failures[0].contains("building a segment of 500 points"), "{status:?}");
-            jobs.begin(&mut machine, false).expect("nothing is planned");
+            shard.begin(&mut jobs);
             assert!(jobs.status().running.is_empty(), "it rests");
             let began = Instant::now();
             let event = jobs.next().await.expect("no task fails");
             assert!(matches!(event, Event::Rested));
             assert_eq!(began.elapsed().as_secs(), pause_after(failures).as_secs(), "failure {failures}");
-            machine = jobs.handle(event, machine).await.expect("noted");
-            assert_eq!(machine.publish().points.len(), 500, "points are searched as they were");
+            shard = shard.handle(&mut jobs, event).await;
+            assert_eq!(shard.machine.publish().points.len(), 500, "points are searched as they were");
         }
         std::fs::remove_file(&folder).expect("removed");
-        jobs.begin(&mut machine, false).expect("planned");
+        shard.begin(&mut jobs);
         let event = jobs.next().await.expect("no task fails");
-        machine = jobs.handle(event, machine).await.expect("installed");
-        assert_eq!((machine.publish().sealed, jobs.status().cannot_build), (0, false));
+        shard = shard.handle(&mut jobs, event).await;
+        assert_eq!((shard.machine.publish().sealed, jobs.status().cannot_build), (0, false));
         jobs.stop().await;
     }
 }

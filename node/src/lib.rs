@@ -3,30 +3,35 @@
 //! - `identity`: who this node is; one data folder is one node for ever.
 //! - `membership`: registering, heartbeats.
 //! - `replicas`: which shards are open, following the cluster map.
+//! - `shard`: what applying a log entry means, and how that lies on disk; total and deterministic.
 //! - `replica`: one shard replica: the task that applies, the view that reads take.
-//! - `machine`: what applying a log entry means; total and deterministic.
-//! - `reads` and `service`: the calls of routers.
+//! - `jobs`, `builder`: making segments; `lead`: what a leader does beside ordering writes.
+//! - `peers`, `fetch`, `transfer`, `restore`: segments and snapshots on their way between replicas.
+//! - `reads` and `service`: the calls of routers; `freshness`: how old an answer may be.
 //!
-//! Does not know about: other nodes' shards, how a request is spread over shards or hedged (the router), who
-//! decides where replicas live (the coordinator), what is inside a Raft message (`shoal-consensus`).
+//! Does not know about: how a request is spread over shards or hedged (the router), who decides where replicas live (the
+//! coordinator), what is inside a Raft message (`shoal-consensus`).
 
 mod builder;
-mod command;
 mod config;
 mod cpu_pool;
 mod error;
+mod fetch;
+mod freshness;
 mod identity;
 mod jobs;
-mod keys;
-mod machine;
+mod lead;
 mod membership;
 mod metrics;
 mod node;
+mod peers;
 mod reads;
 mod replica;
 mod replicas;
-mod segment_files;
+mod restore;
 mod service;
+mod shard;
+mod transfer;
 
 pub use config::NodeConfig;
 pub use error::NodeError;

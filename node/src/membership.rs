@@ -64,6 +64,7 @@ pub(crate) async fn register(
         address: address.to_owned(),
         zone: config.zone.clone(),
         cluster: identity.member.map(|(cluster, _)| id_to_bytes(cluster.0)).unwrap_or_default(),
+        replaces: Default::default(),
     };
     let mut told = Instant::now();
     loop {
@@ -136,7 +137,7 @@ fn report(replica: &Replica) -> ShardReport {
     let report = v1::ReplicaReport {
         leader: group.as_ref().is_some_and(|group| group.role == Role::Leader),
         applied_index: view.applied.0,
-        commit_index: group.map_or(0, |group| group.committed.0),
+        commit_index: group.as_ref().map_or(0, |group| group.committed.0),
         points: view.points.len() as u64,
         memory_bytes: view.points.memory_bytes() as u64,
         segments: of(PartKind::Segment).count() as u64,
@@ -146,5 +147,8 @@ fn report(replica: &Replica) -> ShardReport {
         jobs: jobs.running.clone(),
         job_failures: jobs.failures.clone(),
     };
-    ShardReport { shard_id: replica.shard.0, report: Some(report) }
+    // Of a change that is under way nobody can say yet how it ends.
+    let settled = group.filter(|group| group.role == Role::Leader && group.members.leaving.is_empty());
+    let voters = settled.map(|group| group.members.voters.iter().map(|id| id.0).collect()).unwrap_or_default();
+    ShardReport { shard_id: replica.shard.0, report: Some(report), voters }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use shoal_consensus::{Consensus, ConsensusError, RaftConfig};
 use shoal_model::{ClusterId, ClusterMap, GroupId, NodeId, ReplicaId, ShardId};
+use shoal_proto::internal::v1::replica_service_server::ReplicaServiceServer;
 use shoal_proto::internal::v1::shard_service_server::ShardServiceServer;
 use shoal_proto::map_watch::MapWatch;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
@@ -24,10 +25,13 @@ use crate::cpu_pool::CpuPool;
 use crate::identity::Identity;
 use crate::membership::{Coordinators, heartbeats, register};
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::reads::Reads;
-use crate::replica::{Indexing, Written};
+use crate::replica::Indexing;
 use crate::replicas::{Replicas, saved_map};
 use crate::service::ShardCalls;
+use crate::shard::machine::Applied;
+use crate::transfer::{Exports, ReplicaCalls};
 use crate::{NodeConfig, NodeError};
 
 /// How long open calls may take to finish when the node stops.
@@ -42,7 +46,7 @@ pub struct Node {
     front: Tasks,
     /// What answers them.
     back: Tasks,
-    consensus: Consensus<Written>,
+    consensus: Consensus<Applied>,
     /// Ends with the thread that runs the groups.
     raft: JoinHandle<Result<(), ConsensusError>>,
     failure: Failure,
@@ -83,22 +87,33 @@ impl Node {
         back.spawn("map watch", watching);
 
         let lanes = RaftLanes::new(Box::new(resolver(map_watch.clone())));
-        let (consensus, thread) = Consensus::<Written>::start(store.clone(), lanes, raft_config(&config))?;
+        let (consensus, thread) = Consensus::<Applied>::start(store.clone(), lanes, raft_config(&config))?;
         let raft = tokio::spawn(thread.ended_or_tell(failure.clone()));
         let metrics = Metrics::register(registry);
-        let indexing = indexing(&config, segments, metrics.clone())?;
+        let peers = Arc::new(Peers::new(member.1, map_watch.clone(), config.transfer_bytes_per_second));
+        let exports = Arc::new(Exports::default());
+        let indexing = indexing(&config, segments, metrics.clone(), peers.clone(), exports.clone())?;
         let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone(), indexing));
         let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
         let reads =
             Arc::new(Reads { replicas: replicas.clone(), store: store.clone(), pool, limits: config.limits.clone() });
         let calls = ShardCalls { reads, metrics: metrics.clone() };
+        let transfers = ReplicaCalls { replicas: replicas.clone(), peers, exports: exports.clone() };
 
         let maps = map_watch.subscribe();
         back.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failure.clone()));
         let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
         back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
-        back.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone())));
-        serve(&mut front, listener, calls, &consensus, &config, replicas, failure.clone())?;
+        back.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone(), exports)));
+        serve(
+            &mut front,
+            listener,
+            Calls { shards: calls, transfers },
+            &consensus,
+            &config,
+            replicas,
+            failure.clone(),
+        )?;
         tracing::info!(node = member.1.0, cluster = %member.0, address, "node serves");
         Ok(Self { address: bound, front, back, consensus, raft, failure })
     }
@@ -135,11 +150,18 @@ fn known_map(store: &dyn Store, cluster: ClusterId) -> Result<ClusterMap, NodeEr
     Ok(known)
 }
 
-fn indexing(config: &NodeConfig, folder: Option<PathBuf>, metrics: Metrics) -> Result<Indexing, NodeError> {
+fn indexing(
+    config: &NodeConfig,
+    folder: Option<PathBuf>,
+    metrics: Metrics,
+    peers: Arc<Peers>,
+    exports: Arc<Exports>,
+) -> Result<Indexing, NodeError> {
     let builder = Arc::new(Builder::start(config.build_threads())?);
     let deltas_waiting_max = config.deltas_waiting_max as usize;
     let quiet_after = config.quiet_after();
-    Ok(Indexing { builder, policy: config.policy(), deltas_waiting_max, quiet_after, folder, metrics })
+    let policy = config.policy();
+    Ok(Indexing { builder, policy, deltas_waiting_max, quiet_after, folder, metrics, peers, exports })
 }
 
 /// A proposal may be as large as the request that it comes from.
@@ -193,12 +215,13 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-async fn observe(metrics: Metrics, replicas: Arc<Replicas>) {
+async fn observe(metrics: Metrics, replicas: Arc<Replicas>, exports: Arc<Exports>) {
     let mut interval = tokio::time::interval(OBSERVE_EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         metrics.observe(&replicas);
+        exports.tidy();
     }
 }
 
@@ -212,11 +235,17 @@ fn resolver(maps: MapWatch) -> impl Fn(GroupId, ReplicaId) -> Option<String> + S
     }
 }
 
+/// What routers and other nodes may call.
+struct Calls {
+    shards: ShardCalls,
+    transfers: ReplicaCalls,
+}
+
 fn serve(
     front: &mut Tasks,
     listener: TcpListener,
-    calls: ShardCalls,
-    consensus: &Consensus<Written>,
+    calls: Calls,
+    consensus: &Consensus<Applied>,
     config: &NodeConfig,
     replicas: Arc<Replicas>,
     failure: Failure,
@@ -225,9 +254,10 @@ fn serve(
     let (routes, health) = server::common_routes()?;
     let raft = consensus.clone();
     let size = config.limits.message_bytes_max as usize;
-    let shards = ShardServiceServer::new(calls).max_decoding_message_size(size).max_encoding_message_size(size);
+    let shards = ShardServiceServer::new(calls.shards).max_decoding_message_size(size).max_encoding_message_size(size);
     let routes = routes
         .add_service(shards)
+        .add_service(ReplicaServiceServer::new(calls.transfers).max_encoding_message_size(usize::MAX))
         .add_service(RaftInbox::service(stop.clone(), move |envelope| raft.receive(envelope)));
     front.spawn("server", async move {
         if let Err(error) = server::serve(listener, routes, stop).await {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shoal_index::segment::{Effort, Scratch};
@@ -19,11 +19,13 @@ use shoal_proto::{convert, v1};
 use shoal_runtime::{Store, Table};
 use tokio::task::JoinSet;
 
+use crate::NodeError;
 use crate::cpu_pool::{CpuPool, Interest, Stop};
-use crate::machine::{View, read_applied, split_record};
-use crate::replica::Replica;
+use crate::replica::{Replica, Wanted};
 use crate::replicas::Replicas;
-use crate::{NodeError, keys};
+use crate::shard::keys;
+use crate::shard::machine::{View, read_state};
+use crate::shard::records::split_record;
 
 /// Everything that answering reads needs.
 pub(crate) struct Reads {
@@ -37,14 +39,21 @@ pub(crate) struct Reads {
 #[derive(Default)]
 struct Views {
     open: Vec<(Arc<Replica>, Arc<View>)>,
+    /// How old each open view may be at most.
+    staleness_ms: BTreeMap<ShardId, u32>,
     failures: Vec<wire::ShardFailure>,
 }
 
 impl Views {
+    fn staleness_of(&self, shard: ShardId) -> u32 {
+        self.staleness_ms.get(&shard).copied().unwrap_or(u32::MAX)
+    }
+
     fn answered(&self) -> Vec<wire::ShardAnswer> {
         let answer = |(replica, view): &(Arc<Replica>, Arc<View>)| wire::ShardAnswer {
             shard_id: replica.shard.0,
             applied_index: view.applied.0,
+            staleness_ms: self.staleness_of(replica.shard),
         };
         self.open.iter().map(answer).collect()
     }
@@ -114,13 +123,18 @@ pub(crate) fn failure(shard: ShardId, error: &NodeError) -> wire::ShardFailure {
     use wire::ShardFailureKind as Kind;
     let kind = match error.kind() {
         ErrorKind::StaleEpoch => Kind::StaleEpoch,
-        ErrorKind::NotLeader | ErrorKind::Unavailable | ErrorKind::NotFound => Kind::NotReady,
+        ErrorKind::NotLeader => Kind::NotLeader,
+        ErrorKind::Unavailable | ErrorKind::NotFound => Kind::NotReady,
         ErrorKind::Overloaded => Kind::Overloaded,
         ErrorKind::DeadlineExceeded | ErrorKind::Cancelled => Kind::Deadline,
         ErrorKind::Invalid => Kind::Invalid,
         _ => Kind::Internal,
     };
-    wire::ShardFailure { shard_id: shard.0, kind: kind.into(), message: error.to_string() }
+    let leader_node = match error {
+        NodeError::NotLeader { leader: Some(node), .. } => node.0,
+        _ => 0,
+    };
+    wire::ShardFailure { shard_id: shard.0, kind: kind.into(), message: error.to_string(), leader_node }
 }
 
 impl Reads {
@@ -347,11 +361,12 @@ impl Reads {
             let point = |id| read_point(&*store, shard, id, with_payload, with_vectors);
             let points = ids.iter().filter_map(|id| point(id).transpose()).collect::<Result<Vec<_>, NodeError>>()?;
             // Disk may be ahead of the view. Read after the points, this position covers them all.
-            Ok::<_, NodeError>((points, read_applied(&*store, shard)?))
+            Ok::<_, NodeError>((points, read_state(&*store, shard)?.unwrap_or_default().applied))
         };
         let (points, applied) = self.pool.run(read).await??;
         self.check_size("ids", points.iter().map(prost::Message::encoded_len).sum())?;
-        let answered = vec![wire::ShardAnswer { shard_id: shard.0, applied_index: applied.0 }];
+        let staleness_ms = views.staleness_of(shard);
+        let answered = vec![wire::ShardAnswer { shard_id: shard.0, applied_index: applied.0, staleness_ms }];
         Ok(wire::GetResponse { points, answered, failures: views.failures })
     }
 
@@ -387,7 +402,11 @@ impl Reads {
         let mut views = Views::default();
         for shard in order {
             match opened.remove(&shard) {
-                Some(Ok(open)) => views.open.push(open),
+                Some(Ok((replica, view, age))) => {
+                    let staleness_ms = age.map_or(u32::MAX, |age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
+                    views.staleness_ms.insert(replica.shard, staleness_ms);
+                    views.open.push((replica, view));
+                }
                 Some(Err(error)) => views.failures.push(failure(ShardId(shard), &error)),
                 None => views.failures.push(failure(ShardId(shard), &NodeError::NotReady { shard: ShardId(shard) })),
             }
@@ -422,10 +441,16 @@ async fn open_view(
     replicas: &Replicas,
     target: &wire::ShardTarget,
     deadline: Instant,
-) -> Result<(Arc<Replica>, Arc<View>), NodeError> {
+) -> Result<(Arc<Replica>, Arc<View>, Option<Duration>), NodeError> {
     let replica = replicas.at_epoch(ShardId(target.shard_id), Epoch(target.epoch), deadline).await?;
-    let view = replica.view_at(LogIndex(target.applied_index_min), target.linearizable, deadline).await?;
-    Ok((replica, view))
+    let staleness_ms = Some(target.staleness_ms_max).filter(|most| *most > 0);
+    let wanted = Wanted {
+        index: LogIndex(target.applied_index_min),
+        linearizable: target.linearizable,
+        staleness_max: staleness_ms.map(|most| Duration::from_millis(most.into())),
+    };
+    let (view, age) = replica.view_at(wanted, deadline).await?;
+    Ok((replica, view, age))
 }
 
 /// How a request wants its points looked for. A wanted recall goes before a beam; all of them means each point.
@@ -519,9 +544,9 @@ fn read_point(
     for _ in 0..READS_MAX {
         let Some(vector) = store.get(Table::Vectors, &key)? else { return Ok(None) };
         let payload = store.get(Table::Payload, &key)?;
-        let (written, components) = split_record(&vector).ok_or(malformed("vector"))?;
+        let (written, components) = split_record(&key, &vector).ok_or(malformed("vector"))?;
         let Some(payload) = payload else { continue };
-        let (payload_written, packed) = split_record(&payload).ok_or(malformed("payload"))?;
+        let (payload_written, packed) = split_record(&key, &payload).ok_or(malformed("payload"))?;
         if written != payload_written {
             continue;
         }
@@ -536,6 +561,6 @@ fn read_point(
     Err(malformed("point: its two records do not belong together"))
 }
 
-fn micros(duration: std::time::Duration) -> u64 {
+fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

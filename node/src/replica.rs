@@ -1,30 +1,45 @@
 //! One shard replica: the task that applies its log, and the view that reads take.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use shoal_consensus::{Apply, Consensus, GroupSpec, StateMachine};
+use shoal_consensus::{Apply, Consensus, ConsensusError, GroupSpec, GroupStatus, Role, StateMachine};
+use shoal_index::segment::Segment;
 use shoal_index::set::Policy;
-use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, LogIndex, NodeId, Shard, ShardId};
+use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, InputError, LogIndex, NodeId, Shard, ShardId};
 use shoal_runtime::{Batch, Store};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::NodeError;
 use crate::builder::{Builder, parameters};
+use crate::freshness::Freshness;
 use crate::jobs::{Jobs, JobsStatus};
-use crate::machine::{ShardMachine, View};
+use crate::lead::{Lead, Proposed};
 use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::restore::{self, Restored};
+use crate::shard::machine::{Applied, Effect, Replaced, ShardMachine, View};
+use crate::shard::parts::{Manifest, Name};
+use crate::transfer::Exports;
 
 /// Log entries that are applied, written and published together.
 const APPLY_TOGETHER: usize = 256;
-
-/// The group's answer to a write: the position at which it was applied.
-pub(crate) type Written = LogIndex;
+/// Errands that wait for the apply task.
+const ERRANDS: usize = 64;
+/// How long a read waits for this replica to catch up before another is the better choice.
+const CATCH_UP_WITHIN: Duration = Duration::from_millis(500);
+/// How long a read waits for the group to say how far it is.
+const READ_INDEX_WITHIN: Duration = Duration::from_secs(2);
+/// Positions of which digests are kept to be compared.
+const DIGESTS_KEPT: usize = 64;
+/// One position in so many has its digest kept, beside the newest.
+const DIGEST_EVERY: u64 = 64;
 
 /// What the indexes of a node's replicas share.
 #[derive(Clone)]
@@ -38,6 +53,25 @@ pub(crate) struct Indexing {
     /// Folder of all segment files; `None` keeps segments in memory.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) metrics: Metrics,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) exports: Arc<Exports>,
+}
+
+/// What others ask of the apply task.
+pub(crate) enum Errand {
+    /// Fetch a segment that a node has built of some parts; told once it is here.
+    Fetch { node: NodeId, replaced: Vec<Name>, manifest: Manifest, reply: oneshot::Sender<Result<(), NodeError>> },
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Position that must be applied.
+    pub(crate) index: LogIndex,
+    /// Everything acknowledged before the call.
+    pub(crate) linearizable: bool,
+    /// How long ago the replica must have been known to lack nothing; `None` for any time.
+    pub(crate) staleness_max: Option<Duration>,
 }
 
 /// An open shard replica, shared by the task that applies and the calls that read.
@@ -50,7 +84,15 @@ pub(crate) struct Replica {
     jobs: ArcSwap<JobsStatus>,
     deltas_waiting_max: usize,
     applied: watch::Receiver<LogIndex>,
-    consensus: Consensus<Written>,
+    consensus: Consensus<Applied>,
+    peers: Arc<Peers>,
+    errands: mpsc::Sender<Errand>,
+    /// Segments that peers may fetch, by checksum.
+    segments: Mutex<BTreeMap<u64, Weak<Segment>>>,
+    digests: Mutex<VecDeque<(LogIndex, u128)>>,
+    freshness: Freshness,
+    /// Its content is being replaced by a snapshot, and cannot be read.
+    restoring: AtomicBool,
 }
 
 impl Replica {
@@ -61,22 +103,24 @@ impl Replica {
         shard: &Shard,
         spec: &IndexSpec,
         node: NodeId,
-        consensus: &Consensus<Written>,
+        consensus: &Consensus<Applied>,
         store: &Arc<dyn Store>,
         indexing: &Indexing,
     ) -> Result<(Arc<Self>, JoinHandle<Result<(), NodeError>>), NodeError> {
-        let not_ready = NodeError::NotReady { shard: shard.id };
-        let me = shard.replicas.iter().find(|replica| replica.node == node).ok_or(not_ready)?.id;
+        let me = shard.replica_on(node).ok_or(NodeError::NotReady { shard: shard.id })?.id;
         let mut machine = open_machine(shard.id, spec, store, indexing).await?;
+        let is_founder = shard.founders.contains(&me);
         let group = GroupSpec {
             group: group_of(shard.id),
             me,
-            voters: shard.replicas.iter().map(|replica| replica.id).collect(),
+            voters: if is_founder { shard.founders.clone() } else { Vec::new() },
             applied: machine.applied(),
             state_machine: StateMachine::Stored,
         };
         let inbox = consensus.open_group(group).await?;
+        let status = consensus.watch(group_of(shard.id)).ok_or(NodeError::NotReady { shard: shard.id })?;
         let (applied_sender, applied) = watch::channel(machine.applied());
+        let (errands, errands_inbox) = mpsc::channel(ERRANDS);
         let replica = Arc::new(Self {
             shard: shard.id,
             range: shard.range,
@@ -87,11 +131,31 @@ impl Replica {
             deltas_waiting_max: indexing.deltas_waiting_max,
             applied,
             consensus: consensus.clone(),
+            peers: indexing.peers.clone(),
+            errands,
+            segments: Mutex::default(),
+            digests: Mutex::default(),
+            freshness: Freshness::default(),
+            restoring: AtomicBool::new(false),
         });
         let (builder, metrics) = (indexing.builder.clone(), indexing.metrics.clone());
-        let jobs = Jobs::new(shard.id, builder, parameters(spec), metrics, store.clone());
-        let (store, pause) = (store.clone(), Pause::new(indexing.quiet_after));
-        let task = ApplyTask { replica: replica.clone(), inbox, applied: applied_sender, store, jobs, pause };
+        let peers = Some(indexing.peers.clone());
+        let jobs = Jobs::new(shard.id, builder, peers.clone(), parameters(spec), metrics, store.clone());
+        let task = ApplyTask {
+            inbox,
+            errands: errands_inbox,
+            status,
+            is_open: true,
+            applied: applied_sender,
+            store: store.clone(),
+            jobs,
+            lead: Lead::new(shard.id, consensus.clone(), peers),
+            leads: Leads::No,
+            pause: Pause::new(indexing.quiet_after),
+            indexing: indexing.clone(),
+            replica: replica.clone(),
+        };
+        task.offer_segments(&machine);
         Ok((replica, tokio::spawn(task.run(machine))))
     }
 
@@ -115,12 +179,35 @@ impl Replica {
         self.epoch.store(epoch.0, Ordering::Release);
     }
 
+    /// Asks something of the apply task. Errors: `NotReady` if it has ended or has too much to do.
+    pub(crate) async fn send(&self, errand: Errand) -> Result<(), NodeError> {
+        self.errands.try_send(errand).map_err(|_| NodeError::NotReady { shard: self.shard })
+    }
+
+    /// A segment that this replica has, installed or not.
+    pub(crate) fn segment(&self, checksum: u64) -> Option<Arc<Segment>> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner).get(&checksum)?.upgrade()
+    }
+
+    /// Digests of the newest position and of some before it, the oldest first.
+    pub(crate) fn digests(&self) -> Vec<(LogIndex, u128)> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
     /// Writes a checked command; returns its position once it is durable and applied here.
     ///
-    /// Errors: `BuildsBehind` if deltas pile up; what was acknowledged is searched all the same.
+    /// Errors: `BuildsBehind` if deltas pile up; what was acknowledged is searched all the same. `NotLeader` tells who
+    /// leads; `Input` if the operation's identity was used for another write.
     pub(crate) async fn write(&self, command: Bytes, deadline: Instant) -> Result<LogIndex, NodeError> {
         self.check_backlog()?;
-        Ok(self.consensus.propose(group_of(self.shard), command, deadline.into()).await?)
+        match self.consensus.propose(group_of(self.shard), command, deadline.into()).await {
+            Ok(Applied::At(index)) => Ok(index),
+            Ok(Applied::Reused) => {
+                let problem = "names another write that was applied; draw a new one for each write";
+                Err(InputError::new("operation_id", problem).into())
+            }
+            Err(error) => Err(self.explain(error)),
+        }
     }
 
     /// Every search scans what waits to be built, so writes may not outrun builds for long. Deltas that cannot be built
@@ -133,32 +220,70 @@ impl Replica {
         Err(NodeError::BuildsBehind { shard: self.shard, waiting })
     }
 
-    /// A view that reflects at least `index`, and if `linearizable` every write acknowledged before the call.
+    /// Says who leads by node, as routers know them.
+    fn explain(&self, error: ConsensusError) -> NodeError {
+        let ConsensusError::NotLeader { leader, .. } = error else { return error.into() };
+        let map = self.peers.map();
+        let entry = map.shards.get(&self.shard);
+        let leader = entry.zip(leader).and_then(|(shard, leader)| shard.replica(leader)).map(|replica| replica.node);
+        NodeError::NotLeader { shard: self.shard, leader }
+    }
+
+    /// A view as fresh as is wanted, and how old it may be at most.
+    ///
+    /// Errors: `Lagging` if this replica is too far behind, for another one to be asked; `Deadline`.
     pub(crate) async fn view_at(
         &self,
-        index: LogIndex,
-        linearizable: bool,
+        wanted: Wanted,
         deadline: Instant,
-    ) -> Result<Arc<View>, NodeError> {
-        let index = if linearizable {
-            index.max(self.consensus.read_index(group_of(self.shard), deadline.into()).await?)
-        } else {
-            index
-        };
+    ) -> Result<(Arc<View>, Option<Duration>), NodeError> {
+        let is_fresh = |most: Duration| self.freshness.age().is_some_and(|age| age <= most);
+        let must_ask = wanted.linearizable || wanted.staleness_max.is_some_and(|most| !is_fresh(most));
+        let mut index = wanted.index;
+        let asked_at = Instant::now();
+        if must_ask {
+            let until = deadline.min(asked_at + READ_INDEX_WITHIN);
+            let at = self.consensus.read_index(group_of(self.shard), until.into()).await;
+            let lagging = |error| self.too_late(error, deadline);
+            index = index.max(at.map_err(lagging)?);
+        }
+        let view = self.view_from(index, deadline).await?;
+        if must_ask {
+            self.freshness.note(asked_at);
+        }
+        // The view was taken before the clock is looked at.
+        Ok((view, self.freshness.age()))
+    }
+
+    fn too_late(&self, error: ConsensusError, deadline: Instant) -> NodeError {
+        match error {
+            ConsensusError::DeadlineExceeded { .. } if Instant::now() < deadline => {
+                NodeError::Lagging { shard: self.shard, what: "no leader confirms how far the shard is" }
+            }
+            error => error.into(),
+        }
+    }
+
+    async fn view_from(&self, index: LogIndex, deadline: Instant) -> Result<Arc<View>, NodeError> {
+        if self.restoring.load(Ordering::Acquire) {
+            return Err(NodeError::Lagging { shard: self.shard, what: "it is being restored from another replica" });
+        }
         let view = self.view();
         if view.applied >= index {
             return Ok(view);
         }
         let mut applied = self.applied.clone();
-        match tokio::time::timeout_at(deadline.into(), applied.wait_for(|at| *at >= index)).await {
+        let until = deadline.min(Instant::now() + CATCH_UP_WITHIN);
+        match tokio::time::timeout_at(until.into(), applied.wait_for(|at| *at >= index)).await {
             Ok(Ok(_)) => Ok(self.view()),
             Ok(Err(_)) => Err(NodeError::NotReady { shard: self.shard }),
-            Err(_) => Err(NodeError::Deadline { doing: "waiting for the replica to catch up" }),
+            Err(_) if until == deadline => Err(NodeError::Deadline { doing: "waiting for the replica to catch up" }),
+            Err(_) => Err(NodeError::Lagging { shard: self.shard, what: "it has not caught up yet" }),
         }
     }
 
     /// Whether this replica leads its group, and how far the group has agreed.
-    pub(crate) fn group_status(&self) -> Option<shoal_consensus::GroupStatus> {
+    pub(crate) fn group_status(&self) -> Option<GroupStatus> {
         self.consensus.status(group_of(self.shard))
     }
 }
@@ -188,11 +313,28 @@ async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 /// Applies what the group agrees on, in order, and has parts built; the only writer of a replica.
 struct ApplyTask {
     replica: Arc<Replica>,
-    inbox: mpsc::Receiver<Apply<Written>>,
+    inbox: mpsc::Receiver<Apply<Applied>>,
+    errands: mpsc::Receiver<Errand>,
+    status: watch::Receiver<GroupStatus>,
+    /// Whether the group may still change its status.
+    is_open: bool,
     applied: watch::Sender<LogIndex>,
     store: Arc<dyn Store>,
     jobs: Jobs,
+    lead: Lead,
+    leads: Leads,
     pause: Pause,
+    indexing: Indexing,
+}
+
+/// Whether this replica leads, and may plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leads {
+    No,
+    /// It does, and has not applied what earlier leaders have left in the log, up to that position: their installs come
+    /// first.
+    From(LogIndex),
+    Yes,
 }
 
 /// Whether a shard's writer pauses.
@@ -226,25 +368,41 @@ impl ApplyTask {
 
     async fn until_closed(&mut self, mut machine: ShardMachine) -> Result<(), NodeError> {
         let mut entries = Vec::with_capacity(APPLY_TOGETHER);
+        self.note_role(&mut machine)?;
         loop {
-            self.jobs.begin(&mut machine, self.pause.is_quiet)?;
-            self.replica.jobs.store(Arc::new(self.jobs.status()));
+            self.begin_what_is_due(&mut machine)?;
             machine = tokio::select! {
                 count = self.inbox.recv_many(&mut entries, APPLY_TOGETHER) => {
                     if count == 0 {
                         return Ok(());
                     }
-                    self.pause = Pause::new(self.pause.quiet_after);
-                    self.apply(std::mem::take(&mut entries), machine).await?
+                    self.take_work(std::mem::take(&mut entries), machine).await?
                 }
                 () = self.pause.quiet() => {
                     self.pause.is_quiet = true;
-                    machine.settle();
-                    self.replica.view.store(Arc::new(machine.publish()));
+                    machine
+                }
+                changed = self.status.changed(), if self.is_open => {
+                    // It ends when the group is closed; the mailbox ends next.
+                    self.is_open = changed.is_ok();
+                    self.note_role(&mut machine)?;
+                    machine
+                }
+                Some(errand) = self.errands.recv() => {
+                    let Errand::Fetch { node, replaced, manifest, reply } = errand;
+                    self.jobs.fetch_offered(&mut machine, node, &replaced, manifest, reply)?;
+                    machine
+                }
+                proposed = self.lead.next() => {
+                    self.take_proposed(proposed?, &mut machine);
                     machine
                 }
                 event = self.jobs.next() => {
-                    let mut machine = self.jobs.handle(event?, machine).await?;
+                    let (mut machine, made) = self.jobs.handle(event?, machine).await?;
+                    self.offer_segments(&machine);
+                    if let Some(made) = made {
+                        self.lead.install(made);
+                    }
                     self.replica.view.store(Arc::new(machine.publish()));
                     machine
                 }
@@ -252,48 +410,163 @@ impl ApplyTask {
         }
     }
 
-    async fn apply(&self, entries: Vec<Apply<Written>>, machine: ShardMachine) -> Result<ShardMachine, NodeError> {
+    /// Plans what a leader plans, and fetches what is missing.
+    fn begin_what_is_due(&mut self, machine: &mut ShardMachine) -> Result<(), NodeError> {
+        if let Leads::From(index) = self.leads
+            && machine.applied() >= index
+        {
+            self.leads = Leads::Yes;
+            // Of earlier leaders, whose entries have all come.
+            let left = machine.forget_ready();
+            self.jobs.discard(left);
+        }
+        let leads = self.leads == Leads::Yes;
+        if leads && let Some(seal) = machine.wants_seal(self.pause.is_quiet) {
+            self.lead.seal(seal);
+        }
+        self.jobs.begin(machine, leads, self.pause.is_quiet)?;
+        self.replica.jobs.store(Arc::new(self.jobs.status()));
+        Ok(())
+    }
+
+    fn note_role(&mut self, machine: &mut ShardMachine) -> Result<(), NodeError> {
+        let (role, last) = {
+            let status = self.status.borrow_and_update();
+            (status.role, status.last)
+        };
+        match (role, self.leads) {
+            (Role::Leader, Leads::No) => self.leads = Leads::From(last),
+            (Role::Leader, _) | (_, Leads::No) => {}
+            _ => {
+                self.leads = Leads::No;
+                self.jobs.stand_down(machine)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What an install was about is planned again if it failed, and may yet come: then its files are fetched or built again.
+    fn take_proposed(&mut self, proposed: Proposed, machine: &mut ShardMachine) {
+        let (what, result) = match proposed {
+            Proposed::Seal(result) => ("seal", result),
+            Proposed::Install(result) => ("install", result),
+        };
+        if let Err(error) = result {
+            tracing::debug!(shard = self.replica.shard.0, what, %error, "not proposed");
+            if what == "install" {
+                let left = machine.forget_ready();
+                self.jobs.discard(left);
+            }
+        }
+    }
+
+    /// Applies entries, restores snapshots, and has them made, in order.
+    async fn take_work(
+        &mut self,
+        work: Vec<Apply<Applied>>,
+        mut machine: ShardMachine,
+    ) -> Result<ShardMachine, NodeError> {
+        let mut entries = Vec::with_capacity(work.len());
+        for next in work {
+            match next {
+                Apply::Entry { index, data, reply } => entries.push((index, data, reply)),
+                Apply::Snapshot { reply } => {
+                    // As of what is applied by then, which is this and more.
+                    let (exports, store, shard) =
+                        (self.indexing.exports.clone(), self.store.clone(), self.replica.shard);
+                    let node = self.indexing.peers.me();
+                    tokio::spawn(async move { restore::make(node, shard, store, &exports, reply).await });
+                }
+                Apply::Restore { data, .. } => {
+                    machine = self.apply(std::mem::take(&mut entries), machine).await?;
+                    machine = self.restore(data, machine).await?;
+                }
+            }
+        }
+        self.apply(entries, machine).await
+    }
+
+    async fn apply(&mut self, entries: Vec<Entry>, machine: ShardMachine) -> Result<ShardMachine, NodeError> {
+        if entries.is_empty() {
+            return Ok(machine);
+        }
+        if entries.iter().any(|(_, data, _)| !data.is_empty()) {
+            self.pause = Pause::new(self.pause.quiet_after);
+        }
         let store = self.store.clone();
-        let (mut machine, replies) = run_blocking(move || apply_together(machine, entries, &*store)).await??;
+        let (mut machine, replies, left) = run_blocking(move || apply_together(machine, entries, &*store)).await??;
+        left.into_iter().for_each(|left| self.jobs.discard(left));
+        self.publish(&mut machine);
+        for (reply, applied) in replies {
+            // A writer that stopped waiting is no concern of ours.
+            let _ = reply.send(applied);
+        }
+        Ok(machine)
+    }
+
+    fn publish(&self, machine: &mut ShardMachine) {
         let view = machine.publish();
         let at = view.applied;
+        self.keep_digest(machine);
         // Readers that wait for a position look at the view after it is announced, so the view comes first.
         self.replica.view.store(Arc::new(view));
         self.applied.send_replace(at);
         self.replica.consensus.applied(group_of(self.replica.shard), at);
-        for (reply, index) in replies {
-            // A writer that stopped waiting is no concern of ours.
-            let _ = reply.send(index);
+    }
+
+    /// Keeps the digest of this position, and of one in [`DIGEST_EVERY`] before it.
+    fn keep_digest(&self, machine: &ShardMachine) {
+        let newest = (machine.applied(), machine.digest());
+        let mut digests = self.replica.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        digests.pop_back_if(|(index, _)| !index.0.is_multiple_of(DIGEST_EVERY));
+        digests.push_back(newest);
+        if digests.len() > DIGESTS_KEPT {
+            digests.pop_front();
         }
+    }
+
+    /// Replaces the content by a snapshot that a peer has made. Tries until it succeeds or a newer one comes.
+    async fn restore(&mut self, data: Bytes, mut machine: ShardMachine) -> Result<ShardMachine, NodeError> {
+        self.replica.restoring.store(true, Ordering::Release);
+        self.jobs.stand_down(&mut machine)?;
+        drop(machine);
+        let shard = self.replica.shard;
+        let restored = restore::restore(shard, &self.replica.spec, data, self.store.clone(), &self.indexing).await?;
+        let Restored { mut machine, lacking } = restored;
+        tracing::info!(shard = shard.0, applied = machine.applied().0, lacking, "restored from a snapshot");
+        self.offer_segments(&machine);
+        self.publish(&mut machine);
+        self.replica.restoring.store(false, Ordering::Release);
         Ok(machine)
+    }
+
+    /// Has peers find the segments that are here.
+    fn offer_segments(&self, machine: &ShardMachine) {
+        let mut segments = self.replica.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        segments.retain(|_, segment| segment.strong_count() > 0);
+        for segment in machine.segments() {
+            segments.insert(segment.graph_image().checksum(), Arc::downgrade(segment));
+        }
     }
 }
 
-type Replies = Vec<(tokio::sync::oneshot::Sender<Written>, LogIndex)>;
+type Entry = (LogIndex, Bytes, Option<oneshot::Sender<Applied>>);
+type Replies = Vec<(oneshot::Sender<Applied>, Applied)>;
 
 fn apply_together(
     mut machine: ShardMachine,
-    entries: Vec<Apply<Written>>,
+    entries: Vec<Entry>,
     store: &dyn Store,
-) -> Result<(ShardMachine, Replies), NodeError> {
+) -> Result<(ShardMachine, Replies, Vec<Replaced>), NodeError> {
     let mut batch = Batch::default();
-    let mut replies = Vec::new();
-    for entry in entries {
-        match entry {
-            Apply::Entry { index, data, reply } => {
-                machine.apply(index, data, &mut batch)?;
-                replies.extend(reply.map(|reply| (reply, index)));
-            }
-            // A shard's group has one member, which can neither fall behind nor be asked for a copy. Dropping
-            // the reply tells the group that there is none.
-            Apply::Snapshot { reply } => drop(reply),
-            Apply::Restore { .. } => {
-                let malformed = "a snapshot reached a group of one";
-                return Err(NodeError::Task(malformed.to_owned()));
-            }
-        }
+    let (mut replies, mut left) = (Vec::new(), Vec::new());
+    for (index, data, reply) in entries {
+        let Effect { applied, replaced } = machine.apply(index, data, &mut batch)?;
+        left.push(replaced);
+        // Entries that are no writes are answered, too: whoever proposed them waits until they are applied.
+        replies.extend(reply.map(|reply| (reply, applied.unwrap_or(Applied::At(index)))));
     }
     machine.seal(&mut batch);
     store.write(batch)?;
-    Ok((machine, replies))
+    Ok((machine, replies, left))
 }

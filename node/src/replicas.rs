@@ -19,8 +19,10 @@ use shoal_runtime::{Batch, Store, Table};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::replica::{Indexing, Replica, Written, group_of};
-use crate::{NodeError, keys, machine};
+use crate::NodeError;
+use crate::replica::{Indexing, Replica, group_of};
+use crate::shard::keys;
+use crate::shard::machine::{self, Applied};
 
 /// How long a call waits for a shard that its router already knows of.
 const READY_WITHIN: Duration = Duration::from_secs(2);
@@ -32,7 +34,7 @@ type Applying = JoinSet<(ShardId, Result<(), NodeError>)>;
 pub(crate) struct Replicas {
     node: NodeId,
     store: Arc<dyn Store>,
-    consensus: Consensus<Written>,
+    consensus: Consensus<Applied>,
     indexing: Indexing,
     open: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
     /// The map version that `open` reflects.
@@ -41,10 +43,10 @@ pub(crate) struct Replicas {
 
 /// Every shard of which something is stored.
 fn stored_shards(store: &dyn Store) -> Result<BTreeSet<ShardId>, NodeError> {
-    let (from, to) = keys::ALL_APPLIED;
+    let (from, to) = keys::ALL_STATES;
     let mut shards = BTreeSet::new();
     store.scan(Table::Meta, from, to, &mut |key, _| {
-        shards.extend(keys::shard_of_applied(key));
+        shards.extend(keys::shard_of_state(key));
         ControlFlow::Continue(())
     })?;
     Ok(shards)
@@ -64,7 +66,7 @@ pub(crate) fn saved_map(store: &dyn Store) -> Result<ClusterMap, NodeError> {
 
 impl Replicas {
     /// Nothing is open yet.
-    pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, consensus: Consensus<Written>, indexing: Indexing) -> Self {
+    pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, consensus: Consensus<Applied>, indexing: Indexing) -> Self {
         let (followed, _) = watch::channel(Epoch::default());
         Self { node, store, consensus, indexing, open: RwLock::default(), followed }
     }

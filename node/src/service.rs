@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, Span, info_span};
 
 use crate::NodeError;
-use crate::command::{self, Refusal};
 use crate::metrics::Metrics;
 use crate::reads::{Reads, failure};
+use crate::shard::command::{self, Refusal};
 
 /// Shards that one batch searches at once: enough for the search threads of a large machine, and few of the places for
 /// searches that wait.
@@ -107,10 +107,10 @@ impl ShardCalls {
 
     async fn write(&self, request: wire::WriteRequest, deadline: Instant) -> wire::WriteResponse {
         use wire::write_response::Result as Written;
-        let target = request.target.unwrap_or_default();
+        let target = request.target.clone().unwrap_or_default();
         let shard = ShardId(target.shard_id);
         let points = request.upserts.len() + request.deletes.len();
-        let result = self.write_checked(shard, Epoch(target.epoch), request.upserts, request.deletes, deadline).await;
+        let result = self.write_checked(shard, Epoch(target.epoch), request, deadline).await;
         let result = match result {
             Ok(index) => {
                 self.metrics.written(points);
@@ -125,12 +125,12 @@ impl ShardCalls {
         &self,
         shard: ShardId,
         epoch: Epoch,
-        upserts: Vec<shoal_proto::v1::Point>,
-        deletes: Vec<shoal_proto::v1::PointId>,
+        request: wire::WriteRequest,
         deadline: Instant,
     ) -> Result<u64, NodeError> {
         let replica = self.reads.replicas.at_epoch(shard, epoch, deadline).await?;
-        let command = command::encode(upserts, deletes, &replica.spec, replica.range, &self.reads.limits);
+        let wire::WriteRequest { operation, upserts, deletes, .. } = request;
+        let command = command::encode(&operation, upserts, deletes, &replica.spec, replica.range, &self.reads.limits);
         let command = command.map_err(|refusal| match refusal {
             Refusal::Input(error) => NodeError::Input(error),
             Refusal::WrongShard => NodeError::StaleEpoch { shard },

@@ -104,10 +104,9 @@ pub fn decode_command(bytes: Bytes) -> Result<Command, MapDecodeError> {
             placement: c.placement.into_iter().map(|p| p.nodes.into_iter().map(NodeId).collect()).collect(),
         },
         Kind::DropCollection(c) => Command::DropCollection { collection: CollectionId(c.collection) },
-        Kind::SettleShard(c) => Command::SettleShard {
-            shard: ShardId(c.shard),
-            voters: c.voters.into_iter().map(ReplicaId).collect(),
-        },
+        Kind::SettleShard(c) => {
+            Command::SettleShard { shard: ShardId(c.shard), voters: c.voters.into_iter().map(ReplicaId).collect() }
+        }
     })
 }
 

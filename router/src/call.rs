@@ -15,7 +15,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::coordinators::Coordinators;
 use crate::error::gaps_or_error;
-use crate::fanout::{Gap, Grouping, Plan};
+use crate::fanout::{First, Gap, Grouping, Plan};
 use crate::flight::{Airspace, Landed, NodeAnswer, NodeCall};
 use crate::freshness::Freshness;
 use crate::lookup::{Located, Pacer};
@@ -25,6 +25,12 @@ use crate::{RouterConfig, RouterError, check};
 const RESERVE_SHARE: u32 = 20;
 /// Most of it.
 const RESERVE_MAX: Duration = Duration::from_millis(20);
+
+/// How long a shard is asked again. A node that restarts is back by then; one that is gone must not hold up every
+/// request until its deadline, or they would use up the router's places.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The same for what only a leader can do: when one is lost, the next is there in less than two seconds.
+const PATIENCE_FOR_LEADERS: Duration = Duration::from_secs(5);
 
 /// What all services of a router share.
 #[derive(Debug)]
@@ -59,6 +65,8 @@ pub(crate) struct Errand {
     pub(crate) doing: &'static str,
     pub(crate) shards: BTreeSet<ShardId>,
     pub(crate) grouping: Grouping,
+    /// Whether leaders are asked, and waited for.
+    pub(crate) of_leaders: bool,
     pub(crate) coverage_min: f64,
 }
 
@@ -115,10 +123,13 @@ impl Shared {
     {
         let sent = Instant::now();
         let asked = errand.shards.len();
+        let first = if errand.of_leaders { First::Leader(self.air.leaders.of(&errand.shards)) } else { First::Any };
         let plan = Plan {
             collection: located.collection().id,
             shards: errand.shards,
             grouping: errand.grouping,
+            first,
+            patience: if errand.of_leaders { PATIENCE_FOR_LEADERS } else { PATIENCE },
             coverage_min: errand.coverage_min,
             ends_at: call.time_for_nodes(),
             seed: rand::random(),
@@ -166,11 +177,16 @@ impl<T> Answered<T> {
                 shards_answered: count(self.asked - self.gaps.len()),
                 gaps: self.gaps.iter().map(gap).collect(),
             }),
-            // The first replica of a shard is asked, which leads it.
-            staleness_ms: 0,
+            staleness_ms: self.staleness_ms(),
             token: freshness.token(answered).encode().into(),
             timings: Some(self.timings(call, node_us)),
         }
+    }
+
+    /// That of the oldest answer.
+    fn staleness_ms(&self) -> u32 {
+        let answered = self.answers.iter().flat_map(|answer| &answer.answered);
+        answered.map(|answer| answer.staleness_ms).max().unwrap_or(0)
     }
 
     fn timings(&self, call: &Call, (search_us, refine_us): (u64, u64)) -> v1::StageTimings {

@@ -15,6 +15,14 @@ pub struct RouterConfig {
     /// Requests served at once; one more is refused with `RESOURCE_EXHAUSTED`.
     #[serde(default = "default_in_flight_max")]
     pub in_flight_max: u32,
+    /// How far behind a replica may be that answers an eventual read which names no bound.
+    #[serde(default = "default_staleness_ms_max")]
+    pub staleness_ms_max: u32,
+}
+
+/// Longer than most failures last: while a shard has no majority, what is left of it answers for so long.
+fn default_staleness_ms_max() -> u32 {
+    30_000
 }
 
 fn default_in_flight_max() -> u32 {
@@ -25,7 +33,12 @@ impl RouterConfig {
     /// A router of these coordinators, with defaults for the rest.
     #[must_use]
     pub fn new(coordinators: Vec<String>) -> Self {
-        Self { coordinators, limits: Limits::default(), in_flight_max: default_in_flight_max() }
+        Self {
+            coordinators,
+            limits: Limits::default(),
+            in_flight_max: default_in_flight_max(),
+            staleness_ms_max: default_staleness_ms_max(),
+        }
     }
 
     /// Refuses what could not work, naming the field.
@@ -39,6 +52,9 @@ impl RouterConfig {
         }
         if self.in_flight_max == 0 {
             return Err(InputError::new("router.in_flight_max", "must be at least 1"));
+        }
+        if self.staleness_ms_max == 0 {
+            return Err(InputError::new("router.staleness_ms_max", "must be at least 1"));
         }
         self.limits.validate().map_err(|e| e.within("router"))
     }

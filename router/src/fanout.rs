@@ -19,15 +19,14 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use shoal_model::{ClusterMap, Epoch, NodeId, ShardId};
+use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId, Standing};
 
-pub(crate) use terms::{Action, CallId, Cause, Event, Failure, Gap, Grouping, Outcome, Plan, Target};
+pub(crate) use terms::{Action, CallId, Cause, Event, Failure, First, Gap, Grouping, Outcome, Plan, Target};
 
 /// Rest after the first round through the replicas of a shard; it doubles with each further round.
 const REST_FIRST: Duration = Duration::from_millis(5);
-/// How long a shard is asked again. A node that restarts is back by then; one that is gone must not hold up every
-/// request until its deadline, or they would use up the router's places.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A multiple of every number of replicas that there may be, so that each is the first as often as any other.
+const TURNS: usize = 420;
 /// Longest rest.
 const REST_MAX: Duration = Duration::from_millis(250);
 
@@ -49,7 +48,7 @@ pub(crate) struct Fanout {
 #[derive(Debug)]
 struct Part {
     state: State,
-    /// Position of the replica to ask, modulo their number. The first one is the likeliest leader.
+    /// Position of the replica to ask among [`candidates`], modulo their number.
     replica: usize,
     failures: u32,
     /// When the first of them came.
@@ -75,12 +74,22 @@ enum State {
 impl Fanout {
     /// A request that has not begun.
     pub(crate) fn new(plan: Plan, map: Arc<ClusterMap>) -> Self {
+        let mut random = SmallRng::seed_from_u64(plan.seed);
+        // One turn for all shards: those that share their nodes still share calls.
+        let turn = random.random_range(0..TURNS);
+        let first = |shard: &ShardId| match &plan.first {
+            First::Any => turn,
+            First::Leader(leaders) => {
+                let known = map.shards.get(shard).zip(leaders.get(shard));
+                known.and_then(|(shard, node)| position_on(shard, *node)).unwrap_or(0)
+            }
+        };
         let part = |shard: &ShardId| {
-            (*shard, Part { state: State::Ready, replica: 0, failures: 0, failing_since: None, last: None })
+            (*shard, Part { state: State::Ready, replica: first(shard), failures: 0, failing_since: None, last: None })
         };
         Self {
             parts: plan.shards.iter().map(part).collect(),
-            random: SmallRng::seed_from_u64(plan.seed),
+            random,
             plan,
             map,
             calls: BTreeMap::new(),
@@ -161,7 +170,7 @@ impl Fanout {
                 self.set(target.shard, State::Answered);
                 continue;
             }
-            let silent = || Failure { cause: Cause::NotReady, message: "its node did not answer for it".to_owned() };
+            let silent = || Failure::new(Cause::NotReady, "its node did not answer for it");
             let failure = failed.remove(&target.shard).unwrap_or_else(silent);
             refresh |= self.fail(at, target, failure);
         }
@@ -186,13 +195,14 @@ impl Fanout {
             return false;
         };
         let entry = self.map.shards.get(&target.shard);
-        let replicas = entry.map_or(0, |shard| shard.replicas.len()).max(1);
+        let replicas = entry.map_or(0, |shard| candidates(shard).count()).max(1);
+        let leader = entry.zip(failure.leader).and_then(|(shard, node)| position_on(shard, node));
         let cause = failure.cause;
         part.failures = part.failures.saturating_add(1);
         part.last = Some(failure.clone());
         let round = part.failures / u32::try_from(replicas).unwrap_or(u32::MAX);
         let rest = rest(round, &mut self.random);
-        let give_up_at = self.plan.ends_at.min(*part.failing_since.get_or_insert(at) + PATIENCE);
+        let give_up_at = self.plan.ends_at.min(*part.failing_since.get_or_insert(at) + self.plan.patience);
         let resting = |refused| {
             let until = at + rest;
             if until < give_up_at { State::Resting { until, refused } } else { State::Lost }
@@ -200,8 +210,8 @@ impl Fanout {
         part.state = match cause {
             Cause::StaleEpoch if entry.is_none_or(|shard| shard.epoch != target.epoch) => State::Ready,
             Cause::StaleEpoch => resting(Some(target.epoch)),
-            Cause::NotReady | Cause::Unreachable => {
-                part.replica = part.replica.wrapping_add(1);
+            Cause::NotReady | Cause::NotLeader | Cause::Unreachable => {
+                part.replica = leader.unwrap_or(part.replica.wrapping_add(1));
                 let all_asked = (part.failures as usize).is_multiple_of(replicas);
                 if all_asked { resting(None) } else { State::Ready }
             }
@@ -261,15 +271,15 @@ impl Fanout {
     fn place(&mut self, at: Duration, shard: ShardId) -> Option<(NodeId, Target)> {
         let entry = self.map.shards.get(&shard)?;
         let target = Target { shard, epoch: entry.epoch };
-        let replicas = entry.replicas.clone();
-        for _ in 0..replicas.len().max(1) {
+        let nodes: Vec<NodeId> = candidates(entry).collect();
+        for _ in 0..nodes.len().max(1) {
             let position = self.parts.get(&shard)?.replica;
-            let node = replicas.get(position % replicas.len().max(1)).map(|replica| replica.node);
+            let node = nodes.get(position % nodes.len().max(1)).copied();
             if let Some(node) = node.filter(|node| self.map.nodes.contains_key(node)) {
                 return Some((node, target));
             }
             let message = node.map_or("has no replica".to_owned(), |node| format!("node {node} is not in the map"));
-            self.fail(at, target, Failure { cause: Cause::Unreachable, message });
+            self.fail(at, target, Failure::new(Cause::Unreachable, message));
             if self.parts.get(&shard)?.state != State::Ready {
                 return None;
             }
@@ -315,12 +325,21 @@ impl Fanout {
 
     fn reason(&self, shard: ShardId, part: &Part) -> Failure {
         if !self.map.shards.contains_key(&shard) {
-            let message = "other shards took its place meanwhile; try again".to_owned();
-            return Failure { cause: Cause::NotReady, message };
+            return Failure::new(Cause::NotReady, "other shards took its place meanwhile; try again");
         }
-        let silent = || Failure { cause: Cause::Deadline, message: "did not answer in time".to_owned() };
+        let silent = || Failure::new(Cause::Deadline, "did not answer in time");
         part.last.clone().unwrap_or_else(silent)
     }
+}
+
+/// Nodes whose replica of a shard can be asked: those with points that are members.
+fn candidates(shard: &Shard) -> impl Iterator<Item = NodeId> {
+    shard.full_replicas().filter(|replica| replica.standing != Standing::Joining).map(|replica| replica.node)
+}
+
+/// Position among [`candidates`] of the replica on a node.
+fn position_on(shard: &Shard, node: NodeId) -> Option<usize> {
+    candidates(shard).position(|candidate| candidate == node)
 }
 
 /// Rest after `round` rounds through the replicas: doubling, bounded, with jitter so that requests spread.

@@ -2,6 +2,7 @@
 //!
 //! The calls belong to the request: when it is over, or its caller goes away, they are dropped, which cancels them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::fanout::{Action, CallId, Cause, Event, Failure, Fanout, Outcome, Plan, Target};
+use crate::fanout::{Action, CallId, Cause, Event, Failure, Fanout, First, Outcome, Plan, Target};
+use crate::leaders::Leaders;
 use crate::metrics::Metrics;
 use crate::nodes::{Nodes, call_failure, shard_failure};
 
@@ -25,6 +27,7 @@ pub(crate) struct Airspace {
     pub(crate) watch: MapWatch,
     pub(crate) nodes: Nodes,
     pub(crate) metrics: Metrics,
+    pub(crate) leaders: Leaders,
 }
 
 /// A call to one node.
@@ -67,8 +70,10 @@ impl Airspace {
     {
         let ends_at = begun + plan.ends_at;
         let mut maps = self.newer_than(&map);
+        let to_leaders = matches!(plan.first, First::Leader(_));
         let mut fanout = Fanout::new(plan, map);
         let mut calls = FuturesUnordered::new();
+        let mut nodes = BTreeMap::new();
         let mut answers = Vec::new();
         let mut wake_at = ends_at;
         let mut event = Event::Started;
@@ -76,6 +81,7 @@ impl Airspace {
             for action in fanout.decide(begun.elapsed(), event) {
                 match action {
                     Action::Call { call: id, node, targets } => {
+                        nodes.insert(id, node);
                         let within = ends_at.saturating_duration_since(Instant::now());
                         let channel = self.channel(fanout.map(), node);
                         let made = channel.map(|channel| call(NodeCall { node, channel, targets, within }));
@@ -92,7 +98,12 @@ impl Airspace {
             }
             event = tokio::select! {
                 biased;
-                Some((call, result)) = calls.next() => self.heard(call, result, &mut answers),
+                Some((call, result)) = calls.next() => {
+                    let event = self.heard(call, result, &mut answers);
+                    let node = nodes.remove(&call).filter(|_| to_leaders);
+                    node.inspect(|node| self.leaders.hear(*node, &event));
+                    event
+                }
                 // Fails only without a sender, and `self.watch` holds one.
                 _ = maps.changed() => Event::Map(maps.borrow_and_update().clone()),
                 () = sleep_until(wake_at) => {
@@ -142,7 +153,7 @@ impl Airspace {
 
     fn channel(&self, map: &ClusterMap, node: NodeId) -> Result<Channel, Failure> {
         let address = map.nodes.get(&node).map(|node| node.address.as_str()).unwrap_or_default();
-        let failed = |error| Failure { cause: Cause::Unreachable, message: format!("address of node {node}{error}") };
+        let failed = |error| Failure::new(Cause::Unreachable, format!("address of node {node}{error}"));
         self.nodes.channel(address).map_err(failed)
     }
 }

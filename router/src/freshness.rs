@@ -15,13 +15,13 @@ pub(crate) struct Freshness {
     /// Whether replicas must have applied what the token names.
     wait: bool,
     linearizable: bool,
+    /// How long ago a replica must have been known to lack nothing; 0 for any time.
+    staleness_ms_max: u32,
 }
 
 impl Freshness {
-    /// What the request says.
-    ///
-    /// Replicas that lead answer with nothing missing, so a bound on staleness is met by all that are asked now.
-    pub(crate) fn new(consistency: Option<v1::Consistency>) -> Result<Self, RouterError> {
+    /// What the request says; `staleness_ms_default` is the bound of an eventual read that names none.
+    pub(crate) fn new(consistency: Option<v1::Consistency>, staleness_ms_default: u32) -> Result<Self, RouterError> {
         use v1::ConsistencyLevel as Level;
         let consistency = consistency.unwrap_or_default();
         let mut seen = Token::default();
@@ -30,7 +30,19 @@ impl Freshness {
         }
         let malformed = |_| InputError::new("consistency.level", format!("{} is not a level", consistency.level));
         let level = Level::try_from(consistency.level).map_err(malformed)?;
-        Ok(Self { seen, wait: level != Level::Eventual, linearizable: level == Level::Linearizable })
+        let is_eventual = level == Level::Eventual || (level == Level::Unspecified && consistency.tokens.is_empty());
+        let bound = if consistency.staleness_ms_max > 0 { consistency.staleness_ms_max } else { staleness_ms_default };
+        Ok(Self {
+            seen,
+            wait: level != Level::Eventual,
+            linearizable: level == Level::Linearizable,
+            staleness_ms_max: if is_eventual { bound } else { 0 },
+        })
+    }
+
+    /// Whether leaders answer soonest: they need not ask another how far the shard is.
+    pub(crate) fn is_of_leaders(&self) -> bool {
+        self.linearizable
     }
 
     /// The target as nodes are told it.
@@ -40,6 +52,7 @@ impl Freshness {
             epoch: target.epoch.0,
             applied_index_min: if self.wait { self.seen.index_of(target.shard).0 } else { 0 },
             linearizable: self.linearizable,
+            staleness_ms_max: self.staleness_ms_max,
         }
     }
 
@@ -75,11 +88,14 @@ mod tests {
         ] {
             let consistency =
                 v1::Consistency { level: level.into(), tokens: vec![token.encode().into()], staleness_ms_max: 0 };
-            let freshness = Freshness::new(Some(consistency)).expect("well-formed");
+            let freshness = Freshness::new(Some(consistency), 30_000).expect("well-formed");
             let target = freshness.target(Target { shard: ShardId(5), epoch: Epoch(1) });
             assert_eq!((target.applied_index_min, target.linearizable), want, "{level:?}");
-            let answers =
-                [(5, 41), (6, 7)].map(|(shard_id, applied_index)| wire::ShardAnswer { shard_id, applied_index });
+            let answers = [(5, 41), (6, 7)].map(|(shard_id, applied_index)| wire::ShardAnswer {
+                shard_id,
+                applied_index,
+                staleness_ms: 0,
+            });
             let told = freshness.token(answers.iter());
             assert_eq!((told.index_of(ShardId(5)).0, told.index_of(ShardId(6)).0), (42, 7), "{level:?}");
         }
@@ -91,7 +107,7 @@ mod tests {
             ("consistency.tokens", v1::Consistency { tokens: vec![b"hello"[..].into()], ..Default::default() }),
             ("consistency.level", v1::Consistency { level: 9, ..Default::default() }),
         ] {
-            assert_eq!(Freshness::new(Some(consistency)).expect_err("refused").field(), want);
+            assert_eq!(Freshness::new(Some(consistency), 30_000).expect_err("refused").field(), want);
         }
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn call_failure(node: NodeId, status: &Status) -> Failure {
         Some(cause) => cause,
         None => cause_of(from_status(status).kind),
     };
-    Failure { cause, message: format!("node {node}: {}", status.message()) }
+    Failure::new(cause, format!("node {node}: {}", status.message()))
 }
 
 /// The cause of a status that no peer sent: the transport made it, out of an error that it carries.
@@ -73,7 +73,7 @@ fn local_cause(status: &Status) -> Option<Cause> {
 fn cause_of(kind: ErrorKind) -> Cause {
     match kind {
         ErrorKind::StaleEpoch => Cause::StaleEpoch,
-        ErrorKind::NotLeader => Cause::NotReady,
+        ErrorKind::NotLeader => Cause::NotLeader,
         ErrorKind::Unavailable => Cause::Unreachable,
         ErrorKind::Overloaded => Cause::Overloaded,
         ErrorKind::DeadlineExceeded | ErrorKind::Cancelled => Cause::Deadline,
@@ -93,12 +93,14 @@ pub(crate) fn shard_failure(failure: wire::ShardFailure) -> (ShardId, Failure) {
     let cause = match failure.kind() {
         Kind::StaleEpoch => Cause::StaleEpoch,
         Kind::NotReady => Cause::NotReady,
+        Kind::NotLeader => Cause::NotLeader,
         Kind::Overloaded => Cause::Overloaded,
         Kind::Deadline => Cause::Deadline,
         Kind::Invalid => Cause::Invalid,
         Kind::Internal | Kind::Unspecified => Cause::Internal,
     };
-    (ShardId(failure.shard_id), Failure { cause, message: failure.message })
+    let leader = Some(NodeId(failure.leader_node)).filter(|node| node.0 > 0);
+    (ShardId(failure.shard_id), Failure { cause, message: failure.message, leader })
 }
 
 #[cfg(test)]

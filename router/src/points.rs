@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use shoal_model::{PointId, ShardId, Token};
+use bytes::Bytes;
+use shoal_model::{OperationId, PointId, ShardId, Token};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::shard_service_client::ShardServiceClient;
+use shoal_proto::map::id_to_bytes;
 use shoal_proto::v1::points_service_server::PointsService;
 use shoal_proto::{convert, v1};
 use tonic::transport::Channel;
@@ -30,13 +32,20 @@ impl Shared {
         ShardServiceClient::new(channel).max_decoding_message_size(self.config.limits.message_bytes_max as usize)
     }
 
+    /// How fresh a request wants its answer.
+    pub(crate) fn freshness(&self, consistency: Option<v1::Consistency>) -> Result<Freshness, RouterError> {
+        Freshness::new(consistency, self.config.staleness_ms_max)
+    }
+
     async fn upsert(&self, request: v1::UpsertRequest, call: &Call) -> Result<v1::UpsertResponse, RouterError> {
         let limits = &self.config.limits;
         check::batch("points", request.points.len(), limits)?;
         let located = self.locate(&request.collection, call.deadline).await?;
         let ids = check::points(&request.points, &located.collection().index, limits)?;
+        let operation = operation(&request.operation_id)?;
         let parts = by_shard(&located, &ids, request.points)?;
-        let write = |upserts| wire::WriteRequest { target: None, upserts, deletes: vec![] };
+        let write =
+            |upserts| wire::WriteRequest { target: None, operation: operation.clone(), upserts, deletes: vec![] };
         let writes = parts.into_iter().map(|(shard, points)| (shard, write(points))).collect();
         Ok(v1::UpsertResponse { token: self.write(call, &located, writes).await?.encode().into() })
     }
@@ -47,14 +56,16 @@ impl Shared {
         }
         let ids = check::ids(&request.ids, &self.config.limits)?;
         let located = self.locate(&request.collection, call.deadline).await?;
+        let operation = operation(&request.operation_id)?;
         let parts = by_shard(&located, &ids, request.ids)?;
-        let write = |deletes| wire::WriteRequest { target: None, upserts: vec![], deletes };
+        let write =
+            |deletes| wire::WriteRequest { target: None, operation: operation.clone(), upserts: vec![], deletes };
         let writes = parts.into_iter().map(|(shard, ids)| (shard, write(ids))).collect();
         Ok(v1::DeleteResponse { token: self.write(call, &located, writes).await?.encode().into() })
     }
 
-    /// Writes to each shard its part. Writing a part again gives the same points, so a part is sent again when
-    /// it is not known what became of it.
+    /// Writes to each shard its part. A part is sent again when it is not known what became of it: a shard that has applied
+    /// its operation changes nothing.
     async fn write(
         &self,
         call: &Call,
@@ -65,6 +76,7 @@ impl Shared {
             doing: "all must; repeating the whole batch is safe",
             shards: writes.keys().copied().collect(),
             grouping: Grouping::PerShard,
+            of_leaders: true,
             coverage_min: 1.0,
         };
         let target = Freshness::default();
@@ -81,13 +93,14 @@ impl Shared {
 
     async fn get(&self, request: v1::GetRequest, call: &Call) -> Result<v1::GetResponse, RouterError> {
         let ids = check::ids(&request.ids, &self.config.limits)?;
-        let freshness = Freshness::new(request.consistency)?;
+        let freshness = self.freshness(request.consistency)?;
         let located = self.locate(&request.collection, call.deadline).await?;
         let parts = by_shard(&located, &ids, request.ids)?;
         let errand = Errand {
             doing: "all that hold the ids must",
             shards: parts.keys().copied().collect(),
             grouping: Grouping::PerShard,
+            of_leaders: freshness.is_of_leaders(),
             coverage_min: 1.0,
         };
         let read = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within, .. }| {
@@ -111,9 +124,9 @@ impl Shared {
 
     async fn count(&self, request: v1::CountRequest, call: &Call) -> Result<v1::CountResponse, RouterError> {
         check::filter(request.filter.as_ref(), &self.config.limits)?;
-        let freshness = Freshness::new(request.consistency)?;
+        let freshness = self.freshness(request.consistency)?;
         let located = self.locate(&request.collection, call.deadline).await?;
-        let errand = Errand::of_all_shards(&located, "all must", 1.0);
+        let errand = Errand::of_all_shards(&located, "all must", &freshness, 1.0);
         let counted = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within, .. }| {
             let message = wire::CountRequest { targets: freshness.targets(&targets), filter: request.filter.clone() };
             let mut node = self.client(channel);
@@ -131,9 +144,9 @@ impl Shared {
         let limits = &self.config.limits;
         let wanted = check::page(&request, limits)?;
         check::filter(request.filter.as_ref(), limits)?;
-        let freshness = Freshness::new(request.consistency)?;
+        let freshness = self.freshness(request.consistency)?;
         let located = self.locate(&request.collection, call.deadline).await?;
-        let errand = Errand::of_all_shards(&located, "all must", 1.0);
+        let errand = Errand::of_all_shards(&located, "all must", &freshness, 1.0);
         // One more than wanted tells whether there are more, unless the cap forbids to ask for it.
         let limit = u32::try_from(wanted).unwrap_or(u32::MAX).saturating_add(1).min(limits.batch_points_max);
         let page = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within, .. }| {
@@ -161,16 +174,29 @@ impl Shared {
 
 impl Errand {
     /// For requests that every shard of the collection answers.
-    pub(crate) fn of_all_shards(located: &Located, doing: &'static str, coverage_min: f64) -> Self {
+    pub(crate) fn of_all_shards(
+        located: &Located,
+        doing: &'static str,
+        freshness: &Freshness,
+        coverage_min: f64,
+    ) -> Self {
         let shards: BTreeSet<ShardId> = located.collection().shards.iter().copied().collect();
-        Self { doing, shards, grouping: Grouping::PerNode, coverage_min }
+        Self { doing, shards, grouping: Grouping::PerNode, of_leaders: freshness.is_of_leaders(), coverage_min }
     }
+}
+
+/// The identity of a write: the caller's, or a new one, which the router's own repeats carry.
+fn operation(named: &str) -> Result<Bytes, RouterError> {
+    let named = convert::operation_id(named)?.filter(|id| *id != OperationId::default());
+    Ok(id_to_bytes(named.map_or_else(|| uuid::Uuid::new_v4().as_u128(), |id| id.0)))
 }
 
 fn write_answer(shard: ShardId, answer: wire::WriteResponse) -> NodeAnswer<()> {
     use wire::write_response::Result as Written;
     let (answered, failures) = match answer.result {
-        Some(Written::LogIndex(index)) => (vec![wire::ShardAnswer { shard_id: shard.0, applied_index: index }], vec![]),
+        Some(Written::LogIndex(index)) => {
+            (vec![wire::ShardAnswer { shard_id: shard.0, applied_index: index, staleness_ms: 0 }], vec![])
+        }
         Some(Written::Failure(failure)) => (vec![], vec![failure]),
         None => (vec![], vec![]),
     };

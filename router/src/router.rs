@@ -23,6 +23,7 @@ use crate::call::Shared;
 use crate::coordinators::Coordinators;
 use crate::flight::Airspace;
 use crate::forward::{Cluster, Collections};
+use crate::leaders::Leaders;
 use crate::lookup::Pacer;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
@@ -57,7 +58,12 @@ impl Router {
         let (watch, watching) = MapWatch::start(config.coordinators.clone(), stop.clone());
         let shared = Arc::new(Shared {
             coordinators: Coordinators::new(&config.coordinators)?,
-            air: Airspace { watch, nodes: Nodes::default(), metrics: Metrics::register(registry) },
+            air: Airspace {
+                watch,
+                nodes: Nodes::default(),
+                metrics: Metrics::register(registry),
+                leaders: Leaders::default(),
+            },
             lookups: Pacer::default(),
             admission: Semaphore::new(config.in_flight_max as usize),
             config,
@@ -113,6 +119,7 @@ async fn follow(shared: Arc<Shared>, health: HealthReporter, stop: CancellationT
         let map = maps.borrow_and_update().clone();
         shared.air.metrics.map(map.epoch);
         shared.air.nodes.retain(&map);
+        shared.air.leaders.retain(&map);
         let ready = map.epoch.0 > 0;
         report(&health, if ready { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
         tokio::select! {

@@ -11,7 +11,6 @@ use tracing::info_span;
 
 use crate::call::{Answered, Call, Errand, Shared, brief};
 use crate::flight::{NodeAnswer, NodeCall};
-use crate::freshness::Freshness;
 use crate::lookup::Located;
 use crate::nodes::timed;
 use crate::{RouterError, check};
@@ -65,11 +64,12 @@ impl Shared {
         F: Future<Output = Result<wire::SearchResponse, Status>>,
     {
         check::search(&request, &self.config.limits)?;
-        let freshness = Freshness::new(request.consistency.clone())?;
+        let freshness = self.freshness(request.consistency.clone())?;
         let located = locate.await?;
         let collection = located.collection();
         check::search_of(&request, collection.active.0, &collection.index)?;
-        let errand = Errand::of_all_shards(&located, "too few for min_coverage", request.min_coverage.unwrap_or(1.0));
+        let least = request.min_coverage.unwrap_or(1.0);
+        let errand = Errand::of_all_shards(&located, "too few for min_coverage", &freshness, least);
         let k = request.k as usize;
         let message = node_request(request);
         let found = self.fan_out(call, &located, errand, |call| {

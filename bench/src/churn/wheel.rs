@@ -88,6 +88,7 @@ impl<'a> Wheel<'a> {
             Job::Build { .. } => self.builds += 1,
             Job::Merge { .. } => self.merges += 1,
             Job::Rewrite { .. } => self.rewrites += 1,
+            Job::Gather { .. } => {}
         }
         let input = self.points.begin(job).map_err(JobError::from)?;
         let product = pool.install(|| input.execute(&parameters(self.rows, self.tier), &Target::Memory, &|| false))?;

@@ -46,7 +46,7 @@ impl Loader<'_> {
     /// Makes a collection for the set.
     pub(super) async fn create(&self, name: &str, shards: u32) -> Result<(), BenchError> {
         let dim = u32::try_from(self.set.base.columns()).expect("a dimension is no larger than a file's header says");
-        let collection = NewCollection { shards, ..NewCollection::new(name, dim, self.set.metric) };
+        let collection = NewCollection { shards, replicas: 1, ..NewCollection::new(name, dim, self.set.metric) };
         self.client.create_collection(collection).await?;
         Ok(())
     }

@@ -94,6 +94,7 @@ async fn find_or_create(client: &Client, args: &ImportArgs, dim: u32) -> Result<
                 let new = NewCollection {
                     shards: args.spread.shards,
                     replicas: args.spread.replicas,
+                    witness: args.spread.witness,
                     embedding: args.spread.embedding.clone(),
                     graph: args.graph.options(),
                     ..NewCollection::new(&args.collection, dim, metric)

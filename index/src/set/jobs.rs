@@ -111,9 +111,12 @@ impl PointSet {
 
     fn check_job(&self, job: &Job) -> Result<(), SetError> {
         for (i, part) in job.parts().iter().enumerate() {
+            let sealed = || self.sealed.iter().find(|sealed| sealed.id == *part).map(|sealed| sealed.job);
+            let segment = || self.segments.iter().find(|held| held.part.id == *part).map(|held| held.job);
             let taken = match job {
-                Job::Build { .. } => self.sealed.iter().find(|sealed| sealed.id == *part).map(|sealed| sealed.job),
-                _ => self.segments.iter().find(|held| held.part.id == *part).map(|held| held.job),
+                Job::Build { .. } => sealed(),
+                Job::Merge { .. } | Job::Rewrite { .. } => segment(),
+                Job::Gather { .. } => sealed().or_else(segment),
             };
             let taken = taken.ok_or(SetError::NoSuchPart { part: *part })?;
             if taken.is_some() || job.parts()[..i].contains(part) {
@@ -242,7 +245,7 @@ impl JobInput {
             return Ok(self.nothing()?);
         }
         let segment = match self.job {
-            Job::Build { .. } => Segment::build(&self.rows(), parameters, target, stop),
+            Job::Build { .. } | Job::Gather { .. } => Segment::build(&self.rows(), parameters, target, stop),
             Job::Merge { .. } | Job::Rewrite { .. } => Segment::merge(&self.merge_parts(), parameters, target, stop),
         };
         Ok(self.product(segment?)?)
@@ -329,10 +332,16 @@ impl Died {
 }
 
 impl Product {
+    /// The job whose parts it takes the place of.
+    #[must_use]
+    pub fn job(&self) -> JobId {
+        self.id
+    }
+
     /// The segment that was made; `None` if there was nothing left to make it of.
     #[must_use]
-    pub fn segment(&self) -> Option<&Segment> {
-        self.segment.as_ref().map(Frozen::segment)
+    pub fn segment(&self) -> Option<&Arc<Segment>> {
+        self.segment.as_ref().map(|part| &part.segment)
     }
 
     /// Tombstones points that died since the job began, so that the install need not look them up.

@@ -60,6 +60,12 @@ pub enum Job {
         /// The segment.
         segment: PartId,
     },
+    /// Parts of any kind, for a segment that was made elsewhere to take their place, or to be built anew of what lives in
+    /// them. Never planned.
+    Gather {
+        /// Sealed deltas and segments.
+        parts: Vec<PartId>,
+    },
 }
 
 impl Job {
@@ -70,6 +76,7 @@ impl Job {
             Self::Build { delta } => std::slice::from_ref(delta),
             Self::Merge { segments } => segments,
             Self::Rewrite { segment } => std::slice::from_ref(segment),
+            Self::Gather { parts } => parts,
         }
     }
 }

@@ -75,20 +75,18 @@ impl PointSet {
         }
     }
 
-    /// A set that starts with segments of which nobody knows yet what still lives, and with as many sealed deltas as
-    /// `seals`, to be filled. They become parts in their order.
+    /// A set that starts with segments of which nobody knows yet what still lives, and with sealed deltas to be filled. They
+    /// become parts in their order.
     ///
-    /// `seals`, ascending: a delta takes the points of versions up to its own that the one before does not take; the
-    /// active delta takes those beyond the last.
     /// Errors: `Shape` if a segment is of another dimension or metric.
     pub fn with_segments(
         dim: u32,
         metric: Metric,
         policy: Policy,
         segments: Vec<Segment>,
-        seals: &[u64],
+        deltas: usize,
     ) -> Result<Restart, SetError> {
-        Restart::new(Self::new(dim, metric, policy), segments, seals)
+        Restart::new(Self::new(dim, metric, policy), segments, deltas)
     }
 
     /// Adds a point, or replaces the one of that id; tells the version of the one that it replaced.
@@ -195,6 +193,11 @@ impl PointSet {
         let active = Part { id: self.active_id, kind: PartKind::Active, points: live, live, bytes };
         let sealed = self.sealed.iter().map(Sealed::part);
         std::iter::once(active).chain(sealed).chain(self.segments.iter().map(|held| held.part.part())).collect()
+    }
+
+    /// The segments.
+    pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.segments.iter().map(|held| &held.part.segment)
     }
 
     /// Tombstones a point outside of the active delta, and tells the job that has it. Returns its version.

@@ -1,7 +1,7 @@
 //! Finding out what of segments still lives, from a store that holds every point once.
 //!
 //! No point lives at first. The store names each point with its version; a segment that has that very version has it
-//! alive from then on, and what no segment has goes into the delta that took writes at that version. What the store does not name stays dead, so files
+//! alive from then on, and what no segment has goes into a delta. What the store does not name stays dead, so files
 //! need no list of tombstones. If two segments have a point in the same version, as after a crash between writing a
 //! merge and dropping what it replaces, the first of them has it.
 //!
@@ -25,8 +25,8 @@ pub struct Restart {
     /// One for each segment.
     cursors: Vec<Cursor>,
     last: Option<PointId>,
-    /// Sealed deltas to be, each with the last version that it takes, ascending.
-    sealed: Vec<(u64, Delta)>,
+    /// Sealed deltas to be.
+    sealed: Vec<Delta>,
 }
 
 /// Where the replay is among the ids of a segment.
@@ -39,7 +39,7 @@ struct Cursor {
 
 impl Restart {
     /// Errors: `Shape`.
-    pub(super) fn new(mut set: PointSet, segments: Vec<Segment>, seals: &[u64]) -> Result<Self, SetError> {
+    pub(super) fn new(mut set: PointSet, segments: Vec<Segment>, deltas: usize) -> Result<Self, SetError> {
         segments.iter().try_for_each(|segment| error::check_shape(set.dim, set.metric, segment))?;
         let mut cursors = Vec::with_capacity(segments.len());
         for segment in segments {
@@ -48,7 +48,7 @@ impl Restart {
             let part = Frozen::new(set.next_part(), segment, live);
             set.segments.push(Held { part, job: None });
         }
-        let sealed = seals.iter().map(|seal| (*seal, Delta::new(set.dim, set.metric))).collect();
+        let sealed = (0..deltas).map(|_| Delta::new(set.dim, set.metric)).collect();
         Ok(Self { set, cursors, last: None, sealed })
     }
 
@@ -70,11 +70,11 @@ impl Restart {
         false
     }
 
-    /// Adds a point that no segment has in that version, each id once. As [`PointSet::upsert`].
-    pub fn upsert(&mut self, id: PointId, version: u64, vector: &[f32], payload: Bytes) {
-        let at = self.sealed.partition_point(|(seal, _)| *seal < version);
-        match self.sealed.get_mut(at) {
-            Some((_, delta)) => drop(delta.upsert(id, version, vector, payload)),
+    /// Adds a point that no segment has in that version, each id once, to a sealed delta or the active one. As
+    /// [`PointSet::upsert`].
+    pub fn upsert(&mut self, sealed: Option<usize>, id: PointId, version: u64, vector: &[f32], payload: Bytes) {
+        match sealed.and_then(|at| self.sealed.get_mut(at)) {
+            Some(delta) => drop(delta.upsert(id, version, vector, payload)),
             None => drop(self.set.upsert(id, version, vector, payload)),
         }
     }
@@ -82,7 +82,7 @@ impl Restart {
     /// The set, once the whole store was recorded.
     #[must_use]
     pub fn finish(mut self) -> PointSet {
-        for (_, delta) in self.sealed {
+        for delta in self.sealed {
             let id = self.set.next_part();
             self.set.sealed.push(Sealed::new(id, delta));
         }

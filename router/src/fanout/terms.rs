@@ -1,6 +1,6 @@
 //! The terms in which a fan-out and its shell speak: what is wanted, what happened, what to do, how it ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,10 @@ pub(crate) struct Plan {
     pub(crate) shards: BTreeSet<ShardId>,
     /// How shards share calls.
     pub(crate) grouping: Grouping,
+    /// Which replica of each shard is asked first.
+    pub(crate) first: First,
+    /// How long a shard is asked again that fails.
+    pub(crate) patience: Duration,
     /// Share of the shards that must answer, 0 to 1.
     pub(crate) coverage_min: f64,
     /// When the request ends with what there is, since it began.
@@ -31,6 +35,15 @@ pub(crate) enum Grouping {
     PerNode,
     /// One call for each shard: each has its own part of the request.
     PerShard,
+}
+
+/// Which replica of each shard is asked first; the others follow in turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// The one that leads: on these nodes as far as is known, else the first in the map.
+    Leader(BTreeMap<ShardId, NodeId>),
+    /// Any, another for each request.
+    Any,
 }
 
 /// Number of a call within one request.
@@ -99,6 +112,15 @@ pub(crate) struct Gap {
 pub(crate) struct Failure {
     pub(crate) cause: Cause,
     pub(crate) message: String,
+    /// Node whose replica leads, if the one that was asked knows.
+    pub(crate) leader: Option<NodeId>,
+}
+
+impl Failure {
+    /// One that says nothing about who leads.
+    pub(crate) fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self { cause, message: message.into(), leader: None }
+    }
 }
 
 /// What can be done about a failure.
@@ -106,8 +128,10 @@ pub(crate) struct Failure {
 pub(crate) enum Cause {
     /// Node and router believe in different maps: look for a newer one, and try again.
     StaleEpoch,
-    /// The replica cannot serve now, or does not lead: the next one, then a rest.
+    /// The replica cannot serve now: the next one, then a rest.
     NotReady,
+    /// The replica does not lead: the one that does, or the next one, then a rest.
+    NotLeader,
     /// The node cannot be reached: the next one, then a rest.
     Unreachable,
     /// The node has too much to do: a retry would add to it.
@@ -124,7 +148,7 @@ impl Cause {
     /// The kind of error that a client gets for it.
     pub(crate) fn kind(self) -> ErrorKind {
         match self {
-            Self::StaleEpoch | Self::NotReady | Self::Unreachable => ErrorKind::Unavailable,
+            Self::StaleEpoch | Self::NotReady | Self::NotLeader | Self::Unreachable => ErrorKind::Unavailable,
             Self::Overloaded => ErrorKind::Overloaded,
             Self::Deadline => ErrorKind::DeadlineExceeded,
             Self::Invalid => ErrorKind::Invalid,
@@ -137,6 +161,7 @@ impl Cause {
         match self {
             Self::StaleEpoch => "stale_epoch",
             Self::NotReady => "not_ready",
+            Self::NotLeader => "not_leader",
             Self::Unreachable => "unreachable",
             Self::Overloaded => "overloaded",
             Self::Deadline => "deadline",

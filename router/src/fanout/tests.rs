@@ -24,6 +24,7 @@ fn map(nodes: u64, placement: &[&[u64]]) -> (Arc<ClusterMap>, CollectionId) {
             name: "n".into(),
             address,
             zone: String::new(),
+            replaces: StoreId(0),
         });
     }
     let replicas = u32::try_from(placement[0].len()).expect("few");
@@ -33,6 +34,7 @@ fn map(nodes: u64, placement: &[&[u64]]) -> (Arc<ClusterMap>, CollectionId) {
             name: "c".into(),
             shards: u32::try_from(placement.len()).expect("few"),
             replicas,
+            witness: false,
             index: IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT },
         },
         placement: placement.iter().map(|nodes| nodes.iter().map(|node| NodeId(*node)).collect()).collect(),
@@ -49,7 +51,10 @@ fn shards(map: &ClusterMap) -> Vec<ShardId> {
 
 fn fanout(map: &Arc<ClusterMap>, collection: CollectionId, coverage_min: f64, grouping: Grouping) -> Fanout {
     let shards = map.shards.values().filter(|shard| shard.collection == collection).map(|shard| shard.id).collect();
-    Fanout::new(Plan { collection, shards, grouping, coverage_min, ends_at: ENDS_AT, seed: 1 }, map.clone())
+    let first = First::Leader(BTreeMap::new());
+    let patience = ms(2_000);
+    let plan = Plan { collection, shards, grouping, first, patience, coverage_min, ends_at: ENDS_AT, seed: 1 };
+    Fanout::new(plan, map.clone())
 }
 
 /// The map after a change of `shard`.
@@ -63,7 +68,7 @@ fn changed(map: &ClusterMap, shard: ShardId) -> Arc<ClusterMap> {
 }
 
 fn failed(cause: Cause) -> Failure {
-    Failure { cause, message: "on purpose".into() }
+    Failure::new(cause, "on purpose")
 }
 
 fn calls(actions: &[Action]) -> Vec<(CallId, NodeId, Vec<Target>)> {
@@ -217,7 +222,7 @@ fn what_no_retry_helps_ends_the_request_or_leaves_a_gap() {
 }
 
 fn unanswered(shard: ShardId) -> Gap {
-    Gap { shard, failure: Failure { cause: Cause::Deadline, message: "did not answer in time".into() } }
+    Gap { shard, failure: Failure::new(Cause::Deadline, "did not answer in time") }
 }
 
 #[test]

@@ -109,7 +109,13 @@ pub fn map(addresses: &[String], shards: u32) -> ClusterMap {
     map.apply(Command::NameCluster { cluster: ClusterId(7) });
     for (store, address) in (1_u128..).zip(addresses) {
         let address = address.clone();
-        map.apply(Command::RegisterNode { store: StoreId(store), name: "n".into(), address, zone: String::new(), replaces: StoreId(0) });
+        map.apply(Command::RegisterNode {
+            store: StoreId(store),
+            name: "n".into(),
+            address,
+            zone: String::new(),
+            replaces: StoreId(0),
+        });
     }
     create(&mut map, "c", shards);
     map
@@ -123,6 +129,7 @@ pub fn create(map: &mut ClusterMap, name: &str, shards: u32) {
             name: name.into(),
             shards,
             replicas: 1,
+            witness: false,
             index: IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT },
         },
         placement: (0..shards as usize).map(|shard| vec![nodes[shard % nodes.len()]]).collect(),
@@ -152,7 +159,7 @@ pub fn point(number: u64, vector: &[f32]) -> v1::Point {
 }
 
 pub fn upsert(points: Vec<v1::Point>) -> v1::UpsertRequest {
-    v1::UpsertRequest { collection: "c".into(), points, timeout_ms: 0 }
+    v1::UpsertRequest { collection: "c".into(), points, timeout_ms: 0, operation_id: String::new() }
 }
 
 pub fn search(vector: &[f32], k: u32) -> v1::SearchRequest {

@@ -141,8 +141,11 @@ impl FakeNode {
                 let stale = |target: &wire::ShardTarget| state.epochs.get(&target.shard_id) != Some(&target.epoch);
                 let (failed, open): (Vec<_>, Vec<_>) = targets.into_iter().partition(stale);
                 let kind = wire::ShardFailureKind::StaleEpoch;
-                let answer =
-                    |t: wire::ShardTarget| wire::ShardAnswer { shard_id: t.shard_id, applied_index: state.log_index };
+                let answer = |t: wire::ShardTarget| wire::ShardAnswer {
+                    shard_id: t.shard_id,
+                    applied_index: state.log_index,
+                    staleness_ms: 0,
+                };
                 Ok((open.into_iter().map(answer).collect(), failed.iter().map(|t| refused(t, kind)).collect()))
             }
         }
@@ -189,7 +192,7 @@ fn find(
 }
 
 fn refused(target: &wire::ShardTarget, kind: wire::ShardFailureKind) -> wire::ShardFailure {
-    wire::ShardFailure { shard_id: target.shard_id, kind: kind.into(), message: "on purpose".into() }
+    wire::ShardFailure { shard_id: target.shard_id, kind: kind.into(), message: "on purpose".into(), leader_node: 0 }
 }
 
 fn components(vector: Option<v1::Vector>) -> Vec<f32> {

@@ -146,7 +146,7 @@ fn a_segment_that_is_not_of_the_input_is_refused() {
     assert_eq!(refused(other(4, Metric::Dot, 0, 1)), Err(SetError::Count { job, want: 30, got: 29 }));
     assert!(matches!(refused(other(4, Metric::Dot, 1, 0)), Err(SetError::Lost { job: JobId(_), .. })));
     assert_eq!(input.nothing().map(|_| ()), Err(SetError::Count { job, want: 30, got: 0 }));
-    let shape = PointSet::with_segments(5, Metric::Dot, POLICY, vec![other(4, Metric::Dot, 0, 0)], &[]);
+    let shape = PointSet::with_segments(5, Metric::Dot, POLICY, vec![other(4, Metric::Dot, 0, 0)], 0);
     assert_eq!(shape.map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::Corruption));
 }
 
@@ -183,15 +183,15 @@ fn a_set_adopts_what_another_of_the_same_writes_has_built() {
 }
 
 #[test]
-fn a_restart_fills_the_deltas_that_took_a_version() {
-    let seals = [10, 10, 20];
-    let mut restart = PointSet::with_segments(4, Metric::Dot, POLICY, vec![], &seals).expect("of one shape");
-    for version in [25, 5, 10, 11, 20, 21, 1] {
-        restart.upsert(id(version), version, &[1.0; 4], payload(0).into());
+fn a_restart_fills_deltas_as_it_is_told() {
+    let mut restart = PointSet::with_segments(4, Metric::Dot, POLICY, vec![], 3).expect("of one shape");
+    for (number, delta) in [None, Some(0), Some(0), Some(2), Some(2), None, Some(0)].into_iter().enumerate() {
+        let number = number as u64;
+        restart.upsert(delta, id(number), number, &[1.0; 4], payload(0).into());
     }
     let mut set = restart.finish();
     let live: Vec<usize> = set.parts().iter().map(|part| part.live).collect();
-    assert_eq!(live, [2, 3, 0, 2], "beyond the last, up to 10, none again up to 10, up to 20");
+    assert_eq!(live, [2, 3, 0, 2], "the active one first");
     let empty = set.parts()[2].id;
     let input = set.begin(Job::Build { delta: empty }).expect("an empty delta is a part, too");
     set.install(input.nothing().expect("nothing lives")).expect("the job runs");
@@ -203,7 +203,7 @@ fn a_point_in_two_segments_lives_once() {
     let (mut set, points) = sealed(4, Metric::Cosine, 60, 1);
     let input = set.begin(job_of(&set)).expect("it is free");
     let segments = vec![build(set.metric, &input), build(set.metric, &input)];
-    let mut restart = PointSet::with_segments(4, Metric::Cosine, POLICY, segments, &[]).expect("of one shape");
+    let mut restart = PointSet::with_segments(4, Metric::Cosine, POLICY, segments, 0).expect("of one shape");
     for (number, (id, point)) in points.iter().enumerate() {
         match number % 3 {
             0 => {
@@ -230,7 +230,7 @@ fn a_replay_in_any_order_finds_what_segments_have() {
     let input = set.begin(job_of(&set)).expect("it is free");
     for order in ["of ids", "reversed", "every other first"] {
         let segments = vec![build(set.metric, &input)];
-        let mut restart = PointSet::with_segments(4, Metric::Euclidean, POLICY, segments, &[]).expect("of one shape");
+        let mut restart = PointSet::with_segments(4, Metric::Euclidean, POLICY, segments, 0).expect("of one shape");
         let mut rows: Vec<_> = points.iter().enumerate().collect();
         match order {
             "reversed" => rows.reverse(),

@@ -80,7 +80,11 @@ impl World {
 
     fn delete(&mut self) {
         let id = id(self.rng.random_range(0..IDS));
-        assert_eq!(self.set.delete(&id), self.points.remove(&id).map(|point| point.version), "there was such a point, or not");
+        assert_eq!(
+            self.set.delete(&id),
+            self.points.remove(&id).map(|point| point.version),
+            "there was such a point, or not"
+        );
     }
 
     fn begin_planned(&mut self) {
@@ -164,9 +168,7 @@ impl World {
         let mut files: Vec<_> = self.files.choose_multiple(&mut self.rng, parts + 2).collect();
         files.extend(self.files.last());
         let segments = files.iter().map(|(graph, stored)| Segment::from_bytes(graph, stored).expect("it was built"));
-        let mut seals: Vec<u64> = (0..2).map(|_| self.rng.random_range(0..=self.version)).collect();
-        seals.sort_unstable();
-        let restart = PointSet::with_segments(self.dim, self.metric, POLICY, segments.collect(), &seals);
+        let restart = PointSet::with_segments(self.dim, self.metric, POLICY, segments.collect(), 2);
         let mut restart = restart.expect("segments are of this shape");
         let mut rows: Vec<_> = self.points.iter().collect();
         if self.rng.random() {
@@ -174,7 +176,8 @@ impl World {
         }
         for (id, point) in rows {
             if !restart.record(id, point.version) {
-                restart.upsert(id.clone(), point.version, &point.vector, payload(point.size).into());
+                let delta = [None, Some(0), Some(1)][self.rng.random_range(0..3)];
+                restart.upsert(delta, id.clone(), point.version, &point.vector, payload(point.size).into());
             }
         }
         self.set = restart.finish();

@@ -1,4 +1,4 @@
-//! Entries of a shard's log: what a checked write becomes before it is proposed.
+//! Entries of a shard's log: what a checked write becomes before it is proposed, and what leaders say about parts.
 //!
 //! Points travel in the form in which they are stored, so that applying parses nothing twice.
 
@@ -6,15 +6,38 @@ use bytes::Bytes;
 use prost::Message as _;
 use shoal_index::packed;
 use shoal_model::{
-    HashRange, IndexSpec, InputError, Limits, Point, PointId, check_distinct, check_payload, check_vector,
+    HashRange, IndexSpec, InputError, Limits, OperationId, Point, PointId, check_distinct, check_payload, check_vector,
 };
 use shoal_proto::convert;
 use shoal_proto::internal::v1 as wire;
+use shoal_proto::map::{id_from_bytes, id_to_bytes};
 use shoal_proto::v1;
+
+use super::parts::{Manifest, Name};
+
+/// What an entry says.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Points change.
+    Write(Write),
+    /// The active delta takes no more points, if the one sealed before it is `after`.
+    Seal {
+        /// Name of that delta, 0 for none.
+        after: Name,
+    },
+    /// A segment takes the place of parts.
+    Install {
+        /// The parts.
+        replaced: Vec<Name>,
+        /// `None` if none of their points lives.
+        segment: Option<Manifest>,
+    },
+}
 
 /// A write that has passed every check.
 #[derive(Debug)]
-pub(crate) struct Command {
+pub(crate) struct Write {
+    pub(crate) operation: OperationId,
     pub(crate) upserts: Vec<Upsert>,
     pub(crate) deletes: Vec<PointId>,
 }
@@ -48,12 +71,16 @@ impl From<InputError> for Refusal {
 /// The router has checked before; this is the last gate before the log, which must never hold what cannot be
 /// applied.
 pub(crate) fn encode(
+    operation: &[u8],
     upserts: Vec<v1::Point>,
     deletes: Vec<v1::PointId>,
     spec: &IndexSpec,
     range: HashRange,
     limits: &Limits,
 ) -> Result<Bytes, Refusal> {
+    let operation = id_from_bytes("operation", operation).ok().filter(|id| *id != 0);
+    let operation =
+        operation.ok_or_else(|| InputError::new("operation", "must have 16 bytes that are not all zero"))?;
     let count = upserts.len() + deletes.len();
     if count == 0 || count > limits.batch_points_max as usize {
         let problem = format!("batch has {count} points, must have 1 to {}", limits.batch_points_max);
@@ -73,17 +100,33 @@ pub(crate) fn encode(
     if ids().any(|id| !range.contains(id.hash())) {
         return Err(Refusal::WrongShard);
     }
-    let command = wire::ShardCommand {
+    let write = wire::ShardWrite {
+        operation: id_to_bytes(operation),
         upserts: points.iter().map(log_point).collect(),
         deletes: deletes.iter().map(convert::point_id_to_wire).collect(),
     };
-    let size = command.encoded_len();
+    let size = write.encoded_len();
     if size > limits.message_bytes_max as usize {
         let problem =
             format!("take {size} bytes as stored, the cap is {}; send fewer at once", limits.message_bytes_max);
         return Err(InputError::new("points", problem).into());
     }
-    Ok(command.encode_to_vec().into())
+    Ok(entry(wire::shard_command::Kind::Write(write)))
+}
+
+/// The entry that seals the active delta, if the one sealed before it is `after`.
+pub(crate) fn encode_seal(after: Name) -> Bytes {
+    entry(wire::shard_command::Kind::Seal(wire::SealDelta { after }))
+}
+
+/// The entry that has a segment take the place of parts.
+pub(crate) fn encode_install(replaced: &[Name], segment: Option<Manifest>) -> Bytes {
+    let segment = segment.map(Manifest::to_wire);
+    entry(wire::shard_command::Kind::Install(wire::InstallSegment { replaced: replaced.to_vec(), segment }))
+}
+
+fn entry(kind: wire::shard_command::Kind) -> Bytes {
+    wire::ShardCommand { kind: Some(kind) }.encode_to_vec().into()
 }
 
 fn log_point(point: &Point) -> wire::LogPoint {
@@ -96,9 +139,23 @@ fn log_point(point: &Point) -> wire::LogPoint {
 
 /// Reads a log entry back.
 ///
-/// An error means that the log holds what [`encode`] never made, which stops the replica.
+/// An error means that the log holds what the functions above never made, which stops the replica.
 pub(crate) fn decode(entry: Bytes) -> Result<Command, InputError> {
-    let command = wire::ShardCommand::decode(entry).map_err(|e| InputError::new("log entry", e.to_string()))?;
+    use wire::shard_command::Kind;
+    let malformed = |problem: String| InputError::new("log entry", problem);
+    let command = wire::ShardCommand::decode(entry).map_err(|e| malformed(e.to_string()))?;
+    Ok(match command.kind.ok_or_else(|| malformed("says nothing".to_owned()))? {
+        Kind::Write(write) => Command::Write(decode_write(write)?),
+        Kind::Seal(seal) => Command::Seal { after: seal.after },
+        Kind::Install(install) => {
+            Command::Install { replaced: install.replaced, segment: install.segment.map(Manifest::from_wire) }
+        }
+    })
+}
+
+fn decode_write(write: wire::ShardWrite) -> Result<Write, InputError> {
+    let operation = id_from_bytes("operation", &write.operation);
+    let operation = operation.map_err(|e| InputError::new("log entry", e.to_string()))?;
     let upsert = |point: wire::LogPoint| {
         Ok::<_, InputError>(Upsert {
             id: convert::point_id(point.id)?,
@@ -106,9 +163,10 @@ pub(crate) fn decode(entry: Bytes) -> Result<Command, InputError> {
             payload: point.payload,
         })
     };
-    Ok(Command {
-        upserts: command.upserts.into_iter().map(upsert).collect::<Result<_, _>>()?,
-        deletes: convert::point_ids("ids", command.deletes)?,
+    Ok(Write {
+        operation: OperationId(operation),
+        upserts: write.upserts.into_iter().map(upsert).collect::<Result<_, _>>()?,
+        deletes: convert::point_ids("ids", write.deletes)?,
     })
 }
 
@@ -117,6 +175,7 @@ mod tests {
     use super::*;
     use shoal_model::{GraphSpec, Metric};
 
+    const OPERATION: [u8; 16] = [7; 16];
     const SPEC: IndexSpec =
         IndexSpec { dim: 2, metric: Metric::Cosine, embedding: String::new(), graph: GraphSpec::DEFAULT };
 
@@ -146,7 +205,7 @@ mod tests {
             ("twice", vec![good(), good()], vec![], Some("points[1].id")),
             ("written and removed", vec![good()], vec![id(1)], Some("points[1].id")),
         ] {
-            let got = match encode(upserts, deletes, &SPEC, HashRange::FULL, &limits) {
+            let got = match encode(&OPERATION, upserts, deletes, &SPEC, HashRange::FULL, &limits) {
                 Ok(_) => None,
                 Err(Refusal::Input(error)) => Some(error.field),
                 Err(Refusal::WrongShard) => panic!("{name}: the range is the full one"),
@@ -159,16 +218,34 @@ mod tests {
     fn a_point_of_another_shard_is_sent_back() {
         let hash = shoal_model::PointId::Number(1).hash();
         let elsewhere = HashRange { first: 0, last: hash - 1 };
-        let refused = encode(vec![point(1, &[1.0, 0.0])], vec![], &SPEC, elsewhere, &Limits::default());
+        let refused = encode(&OPERATION, vec![point(1, &[1.0, 0.0])], vec![], &SPEC, elsewhere, &Limits::default());
         assert!(matches!(refused, Err(Refusal::WrongShard)), "{refused:?}");
     }
 
     #[test]
     fn a_command_survives_the_log() {
-        let entry = encode(vec![point(7, &[0.5, -1.0])], vec![id(8)], &SPEC, HashRange::FULL, &Limits::default());
-        let command = decode(entry.expect("good")).expect("what encode made");
+        let (upserts, deletes) = (vec![point(7, &[0.5, -1.0])], vec![id(8)]);
+        let entry = encode(&OPERATION, upserts, deletes, &SPEC, HashRange::FULL, &Limits::default()).expect("good");
+        let Command::Write(command) = decode(entry).expect("what encode made") else { panic!("it was a write") };
+        assert_eq!(command.operation, OperationId(u128::from_be_bytes(OPERATION)));
         assert_eq!(command.upserts[0].vector, [0.5, -1.0]);
         assert_eq!(command.upserts[0].id, shoal_model::PointId::Number(7));
         assert_eq!(command.deletes, [shoal_model::PointId::Number(8)]);
+    }
+
+    #[test]
+    fn what_leaders_say_survives_the_log_and_nothing_else_is_read() {
+        let manifest = Manifest { checksum: 9, graph_bytes: 4_096, stored_bytes: 1 };
+        let Command::Seal { after: 7 } = decode(encode_seal(7)).expect("a seal") else { panic!("it was a seal") };
+        for segment in [None, Some(manifest)] {
+            let read = decode(encode_install(&[3, 5], segment)).expect("an install");
+            assert!(
+                matches!(read, Command::Install { replaced, segment: got } if replaced == [3, 5] && got == segment)
+            );
+        }
+        assert!(decode(Bytes::from_static(b"\xff\xff")).is_err());
+        assert!(decode(Bytes::new()).is_err(), "says nothing");
+        let unnamed = encode(&[0; 16], vec![point(1, &[1.0, 0.0])], vec![], &SPEC, HashRange::FULL, &Limits::default());
+        assert!(matches!(unnamed, Err(Refusal::Input(error)) if error.field == "operation"));
     }
 }

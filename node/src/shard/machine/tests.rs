@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use shoal_index::packed;
@@ -32,6 +33,12 @@ fn open(store: &dyn Store, shard: ShardId, root: Option<&Path>) -> (ShardMachine
 
 /// A write of points with a vector each, which their payload tells as well, and removals.
 fn entry(upserts: &[(u64, f32)], deletes: &[u64]) -> Bytes {
+    static OPERATIONS: AtomicU64 = AtomicU64::new(1);
+    let operation = u128::from(OPERATIONS.fetch_add(1, Ordering::Relaxed));
+    entry_of(operation, upserts, deletes)
+}
+
+fn entry_of(operation: u128, upserts: &[(u64, f32)], deletes: &[u64]) -> Bytes {
     let id = |number: u64| v1::PointId { kind: Some(v1::point_id::Kind::Number(number)) };
     let point = |&(number, x): &(u64, f32)| v1::Point {
         id: Some(id(number)),
@@ -41,7 +48,8 @@ fn entry(upserts: &[(u64, f32)], deletes: &[u64]) -> Bytes {
     };
     let upserts = upserts.iter().map(point).collect();
     let deletes = deletes.iter().copied().map(id).collect();
-    command::encode(upserts, deletes, &spec(), HashRange::FULL, &Limits::default()).expect("a good command")
+    let operation = operation.to_be_bytes();
+    command::encode(&operation, upserts, deletes, &spec(), HashRange::FULL, &Limits::default()).expect("a good command")
 }
 
 fn payload(x: f32) -> Payload {
@@ -55,31 +63,41 @@ fn number_of(id: &PointId) -> u64 {
     }
 }
 
-/// Applies the entries after the machine's position, each in a batch of its own.
-fn apply(machine: &mut ShardMachine, store: &dyn Store, log: &[Bytes]) {
+/// Applies the entries after the machine's position, each in a batch of its own; tells what they left.
+fn apply(machine: &mut ShardMachine, store: &dyn Store, log: &[Bytes]) -> Vec<Target> {
+    let mut left = Vec::new();
     for (i, entry) in (1..).zip(log).skip(machine.applied().0 as usize) {
         let mut batch = Batch::default();
-        machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies");
+        left.extend(machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies").replaced.files);
         machine.seal(&mut batch);
         store.write(batch).expect("memory does not fail");
     }
+    left
 }
 
-/// Does the next job of a lane, if there is one; removes what it replaced if `is_synced`.
-fn work(machine: &mut ShardMachine, store: &dyn Store, lane: Lane, is_synced: bool) -> bool {
-    let Some(job) = machine.plan(lane, &BTreeSet::new(), false) else { return false };
-    let (input, number, target) = machine.begin(job).expect("its parts are free");
-    let product = input.execute(&parameters(&spec()), &target, &|| false).expect("made");
-    let replaced = machine.install(product, number, store).expect("listed");
+/// Has the log seal what is due, and do the next job of a lane, if there is one; removes what it replaced if `is_synced`.
+fn work(machine: &mut ShardMachine, store: &dyn Store, log: &mut Vec<Bytes>, lane: Lane, is_synced: bool) -> bool {
+    if let Some(seal) = machine.wants_seal(true) {
+        log.push(seal);
+        apply(machine, store, log);
+    }
+    let missing = machine.lacks().map(|(name, _)| vec![name]);
+    let planned = || machine.plan(lane, &BTreeSet::new(), false);
+    let Some(names) = missing.or_else(planned) else { return false };
+    let (begun, mut left) = machine.begin(&names).expect("its parts are there");
+    let product = begun.input.execute(&parameters(&spec()), &begun.target, &|| false).expect("made");
+    let (replaced, manifest) = machine.hold(product, begun.number).expect("it runs");
+    log.push(command::encode_install(&replaced, manifest));
+    left.files.extend(apply(machine, store, log));
     if is_synced {
         store.sync().expect("memory does not fail");
-        replaced.files.iter().for_each(segment_files::remove);
+        left.files.iter().for_each(segment_files::remove);
     }
     true
 }
 
-fn work_all(machine: &mut ShardMachine, store: &dyn Store) {
-    while Lane::ALL.into_iter().any(|lane| work(machine, store, lane, true)) {}
+fn work_all(machine: &mut ShardMachine, store: &dyn Store, log: &mut Vec<Bytes>) {
+    while Lane::ALL.into_iter().any(|lane| work(machine, store, log, lane, true)) {}
 }
 
 /// Everything that a reader may see.
@@ -120,6 +138,7 @@ fn file(root: &Path, shard: ShardId, name: &str) -> PathBuf {
 struct Shelf {
     store: MemoryStore,
     root: TempDir,
+    log: Vec<Bytes>,
     contents: Points,
     nearest: Vec<(u64, f32)>,
 }
@@ -129,15 +148,19 @@ impl Shelf {
         let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
         let mut machine = open(&store, shard, Some(root.path())).0;
         let points: Vec<(u64, f32)> = (0..130).map(|number| (number, ((number * 31) % 100) as f32)).collect();
-        let mut log: Vec<Bytes> = points.chunks(10).map(|chunk| entry(chunk, &[])).collect();
+        let mut log = Vec::new();
+        for points in points[..120].chunks(40) {
+            log.push(entry(points, &[]));
+            apply(&mut machine, &store, &log);
+            work_all(&mut machine, &store, &mut log);
+        }
+        log.push(entry(&points[120..], &[]));
         log.push(entry(&[(3, 77.0)], &[5, 50, 120]));
-        apply(&mut machine, &store, &log[..13]);
-        work_all(&mut machine, &store);
         apply(&mut machine, &store, &log);
         assert_eq!(segments(&machine).len(), 3, "three times forty points");
         let (contents, nearest) = (contents(&mut machine), nearest(&mut machine, Look::Exact));
         assert_eq!((contents.len(), nearest.len()), (127, 10));
-        Self { store, root, contents, nearest }
+        Self { store, root, log, contents, nearest }
     }
 
     fn open(&self, shard: ShardId) -> (ShardMachine, u64) {
@@ -148,10 +171,11 @@ impl Shelf {
     fn check(&self, shard: ShardId, want_bad: u64, name: &str) {
         let (mut machine, bad) = self.open(shard);
         assert_eq!(bad, want_bad, "{name}");
+        let mut log = self.log.clone();
         for _ in 0..2 {
             assert!(contents(&mut machine) == self.contents, "{name}: other points");
             assert_eq!(nearest(&mut machine, Look::Exact), self.nearest, "{name}");
-            work_all(&mut machine, &self.store);
+            work_all(&mut machine, &self.store, &mut log);
         }
         let (mut machine, bad) = self.open(shard);
         assert_eq!(bad, 0, "{name}: mended");
@@ -191,17 +215,24 @@ fn an_entry_no_node_would_propose_stops_the_replica() {
 fn erasing_leaves_the_neighbours() {
     let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
     let points: Vec<(u64, f32)> = (0..50).map(|number| (number, 1.0)).collect();
+    let mut applied = 0;
     for shard in [ShardId(6), SHARD, ShardId(8)] {
         let mut machine = open(&store, shard, Some(root.path())).0;
-        apply(&mut machine, &store, &[entry(&points, &[])]);
-        work_all(&mut machine, &store);
+        let mut log = vec![entry(&points, &[])];
+        apply(&mut machine, &store, &log);
+        work_all(&mut machine, &store, &mut log);
+        applied = log.len() as u64;
     }
     erase(&store, SHARD, Some(root.path())).expect("erased");
     assert!(!segment_files::folder_of(root.path(), SHARD).exists(), "its files are gone");
     erase(&store, SHARD, Some(root.path())).expect("erased again");
     for (shard, want) in [(ShardId(6), 50), (SHARD, 0), (ShardId(8), 50)] {
         let (machine, bad) = open(&store, shard, Some(root.path()));
-        assert_eq!((machine.points.len(), machine.applied().0, bad), (want, want.min(1) as u64, 0), "shard {shard}");
+        assert_eq!(
+            (machine.points.len(), machine.applied().0, bad),
+            (want, want.min(1) as u64 * applied, 0),
+            "shard {shard}"
+        );
         assert_eq!(segments(&machine).len(), want.min(1), "shard {shard}");
     }
 }
@@ -281,8 +312,9 @@ fn a_folder_that_is_removed_meanwhile_is_made_again() {
     let mut machine = open(&store, SHARD, Some(root.path())).0;
     let points: Vec<(u64, f32)> = (0..400).map(|number| (number, number as f32)).collect();
     fs::remove_dir_all(segment_files::folder_of(root.path(), SHARD)).expect("removed");
-    apply(&mut machine, &store, &[entry(&points, &[])]);
-    work_all(&mut machine, &store);
+    let mut log = vec![entry(&points, &[])];
+    apply(&mut machine, &store, &log);
+    work_all(&mut machine, &store, &mut log);
     assert!(!segments(&machine).is_empty(), "segments are built");
     assert_eq!(open(&store, SHARD, Some(root.path())).1, 0, "and found by the next start");
 }
@@ -291,7 +323,9 @@ fn a_folder_that_is_removed_meanwhile_is_made_again() {
 fn a_name_with_the_last_of_all_numbers_takes_none_from_segments() {
     let shelf = Shelf::new(SHARD);
     let next = || {
-        let opened = SegmentFiles::open(Some(shelf.root.path()), &shelf.store, SHARD, &spec()).expect("opened");
+        let listed = parts::load(&shelf.store, SHARD).expect("listed");
+        let opened = SegmentFiles::open(Some(shelf.root.path()), &shelf.store, SHARD, &spec(), &listed);
+        let opened = opened.expect("opened");
         { opened.files }.reserve()
     };
     let before = next();
@@ -320,57 +354,239 @@ fn what_is_walked_and_what_is_scanned_is_the_same_before_and_after_a_build() {
     let store = MemoryStore::new();
     let mut machine = open(&store, SHARD, None).0;
     let points: Vec<(u64, f32)> = (0..400).map(|number| (number, ((number * 17) % 100) as f32)).collect();
-    apply(&mut machine, &store, &[entry(&points, &[])]);
+    let mut log = vec![entry(&points, &[])];
+    apply(&mut machine, &store, &log);
     let before = nearest(&mut machine, Look::Exact);
-    work_all(&mut machine, &store);
+    work_all(&mut machine, &store, &mut log);
     assert_eq!(machine.plan(Lane::Build, &BTreeSet::new(), false), None, "all is built");
     assert!(!segments(&machine).is_empty());
     assert_eq!(nearest(&mut machine, Look::Exact), before);
 }
 
-/// Writes, jobs, restarts and power cuts in any order.
+/// Writes, jobs, restarts and power cuts in any order, on a leader and a follower of one log.
 #[test]
-fn nothing_is_lost_whatever_comes_in_between() {
+fn nothing_is_lost_and_replicas_stay_the_same_whatever_comes_in_between() {
+    let mut completed = 0;
     for seed in 0..30 {
         println!("seed {seed}");
-        let mut rng = StdRng::seed_from_u64(seed);
+        completed += Pair::new(seed).run();
+    }
+    assert!(completed > 20, "segments that were missing were fetched {completed} times");
+}
+
+/// A replica on a disk of its own.
+struct Member {
+    store: MemoryStore,
+    root: TempDir,
+    machine: ShardMachine,
+}
+
+impl Member {
+    fn new() -> Self {
         let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
-        let root = root.path();
-        let mut machine = open(&store, SHARD, Some(root)).0;
-        let (mut log, mut points) = (Vec::new(), Points::new());
-        for _ in 0..60 {
-            match rng.random_range(0..10) {
-                0..5 => {
-                    let mut point = |_| (rng.random_range(0..200), rng.random_range(0..100) as f32);
-                    let upserts: BTreeMap<u64, f32> = (0..20).map(&mut point).collect();
-                    let mut deletes: Vec<u64> = (0..5).map(|_| rng.random_range(200..260)).collect();
-                    deletes.extend((0..5).map(|_| rng.random_range(0..200)));
-                    deletes.retain(|id| !upserts.contains_key(id));
-                    deletes.sort_unstable();
-                    deletes.dedup();
-                    deletes.iter().for_each(|id| drop(points.remove(id)));
-                    points.extend(upserts.iter().map(|(id, x)| (*id, (vec![*x, *id as f32], *x as i64))));
-                    log.push(entry(&upserts.into_iter().collect::<Vec<_>>(), &deletes));
-                    apply(&mut machine, &store, &log);
+        let machine = open(&store, SHARD, Some(root.path())).0;
+        Self { store, root, machine }
+    }
+
+    fn reopen(&mut self) {
+        let (machine, bad) = open(&self.store, SHARD, Some(self.root.path()));
+        assert_eq!(bad, 0, "what is listed is there");
+        self.machine = machine;
+    }
+
+    fn lose_power(&mut self, rng: &mut StdRng) {
+        self.store.crash(rng.random_range(0..=self.store.unsynced_batches()));
+        self.reopen();
+    }
+
+    fn apply(&mut self, log: &[Bytes]) {
+        apply(&mut self.machine, &self.store, log);
+    }
+
+    /// Takes over a segment that another has made of the same parts, by its files; tells whether it had all it takes.
+    fn fetch(&mut self, from: &ShardMachine, names: &[Name], manifest: Manifest) -> Option<(Product, u64)> {
+        let theirs = from.segments().find(|segment| Manifest::of(segment) == manifest)?;
+        if !self.machine.has(names) {
+            return None;
+        }
+        let (begun, _) = self.machine.begin(names).expect("its parts are there");
+        let [graph, stored] = [theirs.graph_image(), theirs.stored_image()].map(|image| image.bytes().to_vec());
+        for (path, bytes) in begun.target.files().iter().zip([graph, stored]) {
+            fs::write(path, bytes).expect("written");
+        }
+        let segment = Segment::open(&begun.target).expect("it is whole");
+        Some((begun.input.adopt(segment).expect("it has every living point"), begun.number))
+    }
+}
+
+struct Pair {
+    rng: StdRng,
+    leader: Member,
+    follower: Member,
+    log: Vec<Bytes>,
+    points: Points,
+    /// State by position, as the first replica came to it.
+    digests: BTreeMap<LogIndex, u128>,
+    completed: usize,
+}
+
+impl Pair {
+    fn new(seed: u64) -> Self {
+        let rng = StdRng::seed_from_u64(seed);
+        let (log, points, digests, completed) = Default::default();
+        Self { rng, leader: Member::new(), follower: Member::new(), log, points, digests, completed }
+    }
+
+    fn run(mut self) -> usize {
+        for _ in 0..80 {
+            match self.rng.random_range(0..16) {
+                0..5 => self.write(),
+                5..9 => self.build(),
+                9..12 => self.follower.apply(&self.log),
+                12 => drop(self.mend()),
+                13 => self.leader.reopen(),
+                14 => {
+                    self.leader.lose_power(&mut self.rng);
+                    self.leader.apply(&self.log);
                 }
-                5..8 => {
-                    let lane = Lane::ALL[rng.random_range(0..2)];
-                    work(&mut machine, &store, lane, rng.random_bool(0.5));
-                }
-                8 => {
-                    let (reopened, bad) = open(&store, SHARD, Some(root));
-                    assert_eq!(bad, 0, "what is listed is there");
-                    machine = reopened;
-                }
-                _ => {
-                    store.crash(rng.random_range(0..=store.unsynced_batches()));
-                    let (reopened, bad) = open(&store, SHARD, Some(root));
-                    assert_eq!(bad, 0, "what is listed is there");
-                    machine = reopened;
-                    apply(&mut machine, &store, &log);
-                }
+                _ => self.follower.lose_power(&mut self.rng),
             }
-            assert!(contents(&mut machine) == points, "seed {seed}: other points");
+            assert!(contents(&mut self.leader.machine) == self.points, "other points");
+            self.check_digests();
+        }
+        self.follower.apply(&self.log);
+        while self.mend() {}
+        self.check_digests();
+        assert!(contents(&mut self.follower.machine) == self.points, "the follower has other points");
+        let answers = [&mut self.leader, &mut self.follower].map(|member| nearest(&mut member.machine, Look::Exact));
+        assert_eq!(answers[0], answers[1], "the same answers");
+        self.completed
+    }
+
+    fn write(&mut self) {
+        let rng = &mut self.rng;
+        let mut point = |_| (rng.random_range(0..200), rng.random_range(0..100) as f32);
+        let upserts: BTreeMap<u64, f32> = (0..20).map(&mut point).collect();
+        let mut deletes: Vec<u64> = (0..5).map(|_| rng.random_range(200..260)).collect();
+        deletes.extend((0..5).map(|_| rng.random_range(0..200)));
+        deletes.retain(|id| !upserts.contains_key(id));
+        deletes.sort_unstable();
+        deletes.dedup();
+        deletes.iter().for_each(|id| drop(self.points.remove(id)));
+        self.points.extend(upserts.iter().map(|(id, x)| (*id, (vec![*x, *id as f32], *x as i64))));
+        self.log.push(entry(&upserts.into_iter().collect::<Vec<_>>(), &deletes));
+        if self.rng.random_bool(0.2) {
+            // A sender that got no answer sends it again.
+            self.log.extend(self.log.last().cloned());
+        }
+        self.leader.apply(&self.log);
+    }
+
+    /// The leader makes a segment; the follower fetches it in time, or not.
+    fn build(&mut self) {
+        let lane = Lane::ALL[self.rng.random_range(0..2)];
+        if let Some(seal) = self.leader.machine.wants_seal(false) {
+            self.log.push(seal);
+            self.leader.apply(&self.log);
+        }
+        let machine = &mut self.leader.machine;
+        let missing = machine.lacks().map(|(name, _)| vec![name]);
+        let Some(names) = missing.or_else(|| machine.plan(lane, &BTreeSet::new(), false)) else { return };
+        let (begun, _) = machine.begin(&names).expect("its parts are there");
+        let product = begun.input.execute(&parameters(&spec()), &begun.target, &|| false).expect("made");
+        let (replaced, manifest) = machine.hold(product, begun.number).expect("it runs");
+        if self.rng.random_bool(0.3) {
+            self.write();
+        }
+        if self.rng.random_bool(0.5) {
+            self.follower.apply(&self.log);
+            let fetched = manifest.and_then(|manifest| self.follower.fetch(&self.leader.machine, &replaced, manifest));
+            if let Some((product, number)) = fetched {
+                self.follower.machine.hold(product, number).expect("it runs");
+            }
+        }
+        self.log.push(command::encode_install(&replaced, manifest));
+        self.leader.apply(&self.log);
+    }
+
+    /// The follower fetches a segment that it lacks.
+    fn mend(&mut self) -> bool {
+        let Some((name, manifest)) = self.follower.machine.lacks() else { return false };
+        let Some((product, number)) = self.follower.fetch(&self.leader.machine, &[name], manifest) else {
+            return false;
+        };
+        self.follower.machine.complete(name, product, number, &self.follower.store).expect("listed");
+        self.completed += 1;
+        true
+    }
+
+    fn check_digests(&mut self) {
+        for member in [&self.leader, &self.follower] {
+            let (at, digest) = (member.machine.applied(), member.machine.digest());
+            let first = *self.digests.entry(at).or_insert(digest);
+            assert_eq!(digest, first, "content and parts at {at}");
         }
     }
+}
+
+#[test]
+fn a_repeated_write_changes_nothing_and_a_reused_identity_is_told() {
+    let store = MemoryStore::new();
+    let mut machine = open(&store, SHARD, None).0;
+    let first = entry_of(5, &[(1, 1.0)], &[]);
+    let log = [first.clone(), entry_of(6, &[(1, 2.0)], &[]), first, entry_of(6, &[(9, 9.0)], &[])];
+    let mut batch = Batch::default();
+    let mut applied = Vec::new();
+    for (i, entry) in (1..).zip(&log) {
+        applied.extend(machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies").applied);
+    }
+    use Applied::{At, Reused};
+    assert_eq!(applied, [At(LogIndex(1)), At(LogIndex(2)), At(LogIndex(1)), Reused]);
+    assert_eq!(contents(&mut machine), Points::from([(1, (vec![2.0, 1.0], 2))]), "another's write stands");
+    machine.seal(&mut batch);
+    store.write(batch).expect("memory does not fail");
+    let mut machine = open(&store, SHARD, None).0;
+    let again = machine.apply(LogIndex(5), log[0].clone(), &mut Batch::default()).expect("applies").applied;
+    assert_eq!(again, Some(At(LogIndex(1))), "also after a restart");
+}
+
+#[test]
+fn a_snapshot_is_restored_whole_or_not_at_all() {
+    let shelf = Shelf::new(SHARD);
+    let (machine, _) = shelf.open(SHARD);
+    let snapshot = snapshot_of(&shelf.store, SHARD).expect("read");
+    let mut records = Vec::new();
+    scan_records(&shelf.store, SHARD, None, &mut |record| {
+        records.push(record);
+        ControlFlow::Continue(())
+    })
+    .expect("read");
+    let after = records[9].key.clone();
+    let mut rest = 0;
+    scan_records(&shelf.store, SHARD, Some(&after), &mut |_| {
+        rest += 1;
+        ControlFlow::Continue(())
+    })
+    .expect("read");
+    assert_eq!(rest, records.len() - 10, "a scan goes on after a key");
+
+    let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
+    apply(&mut open(&store, SHARD, None).0, &store, &[entry(&[(999, 9.0)], &[])]);
+    let mut half = Restoring::begin(&store, SHARD, snapshot.clone()).expect("begun");
+    half.write(records[..50].to_vec()).expect("written");
+    assert!(half.finish(&BTreeMap::new()).is_err(), "points are missing");
+    let (empty, _) = open(&store, SHARD, Some(root.path()));
+    assert_eq!((empty.applied(), empty.points.len()), (LogIndex(0), 0), "half a snapshot is none");
+
+    let mut whole = Restoring::begin(&store, SHARD, snapshot).expect("begun");
+    records.chunks(40).for_each(|lot| whole.write(lot.to_vec()).expect("written"));
+    whole.finish(&BTreeMap::new()).expect("all is there");
+    let (mut restored, bad) = open(&store, SHARD, Some(root.path()));
+    assert_eq!((bad, restored.digest()), (0, machine.digest()), "the same content and parts");
+    assert!(contents(&mut restored) == shelf.contents);
+    assert_eq!(restored.publish().lacking, 3, "its segments are still to be fetched");
+    let mut torn = Restoring::begin(&store, SHARD, snapshot_of(&shelf.store, SHARD).expect("read")).expect("begun");
+    let mut bent = records[0].clone();
+    bent.vector = bent.vector.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>().into();
+    assert!(torn.write(vec![bent]).is_err(), "a record that is not what was written");
 }

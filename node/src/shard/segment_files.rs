@@ -3,8 +3,8 @@
 //! Segments are caches: the store has every point. So a file that is missing or damaged is set aside and what it held
 //! is built in again; only a folder that cannot be used at all keeps a replica from opening.
 //!
-//! The store lists each segment with the checksum of its graph, which stands for every byte of both files. A file that
-//! is not listed with its own checksum is not ours, whatever its name: a crash left it, or it came from another shard
+//! The store lists each segment with the checksum of its graph, which stands for every byte of both files (`parts`). A file
+//! that is not listed with its own checksum is not ours, whatever its name: a crash left it, or it came from another shard
 //! or from a copy of the folder. A segment is listed once its files are durable, and what it replaces is removed once
 //! the list is durable; so a crash leaves files that are not listed, and no entry without its files.
 
@@ -12,16 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use shoal_index::file::{Fault, FileError, Residency};
 use shoal_index::segment::{Segment, Target};
 use shoal_model::{IndexSpec, ShardId};
-use shoal_runtime::{Batch, Store, Table};
+use shoal_runtime::{Batch, Store};
 
-use crate::{NodeError, keys};
+use super::parts::{self, Name, Stored};
+use crate::NodeError;
 
 /// What a file is called in addition once it was set aside.
 const BAD: &str = "bad";
@@ -40,8 +39,8 @@ pub(crate) struct SegmentFiles {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) files: SegmentFiles,
-    /// Numbers and segments, the newest first.
-    pub(crate) segments: Vec<(u64, Segment)>,
+    /// Names, numbers and segments, the oldest first.
+    pub(crate) segments: Vec<(Name, u64, Segment)>,
     /// Segments that were listed, and missing or bad.
     pub(crate) bad: u64,
 }
@@ -61,29 +60,37 @@ pub(crate) fn erase(root: &Path, shard: ShardId) -> Result<(), NodeError> {
 }
 
 impl SegmentFiles {
-    /// Opens what the store lists in the shard's folder under `root`, every byte verified, and cleans up the rest.
+    /// A shard's folder that has none; it is made.
+    pub(crate) fn empty(root: &Path, shard: ShardId) -> Result<Self, NodeError> {
+        let folder = folder_of(root, shard);
+        fs::create_dir_all(&folder).map_err(|source| NodeError::SegmentFolder { path: folder.clone(), source })?;
+        Ok(Self { shard, folder: Some(folder), next: 1 })
+    }
+
+    /// Opens what the store has `listed` in the shard's folder under `root`, every byte verified, and cleans up the rest.
     pub(crate) fn open(
         root: Option<&Path>,
         store: &dyn Store,
         shard: ShardId,
         spec: &IndexSpec,
+        listed: &BTreeMap<Name, Stored>,
     ) -> Result<Opened, NodeError> {
         let Some(root) = root else {
             return Ok(Opened { files: Self { shard, folder: None, next: 1 }, segments: Vec::new(), bad: 0 });
         };
         let folder = folder_of(root, shard);
         fs::create_dir_all(&folder).map_err(|source| NodeError::SegmentFolder { path: folder.clone(), source })?;
-        let listed = read_list(store, shard)?;
-        let next = listed.keys().next_back().map_or(1, |last| last + 1);
+        let next = listed.values().filter_map(|part| part.file).max().map_or(1, |last| last + 1);
         let mut files = Self { shard, folder: Some(folder.clone()), next };
         let (mut segments, mut aside, mut batch) = (Vec::new(), Vec::new(), Batch::default());
-        for (number, checksum) in listed.into_iter().rev() {
-            match files.open_listed(number, checksum, spec) {
-                Ok(segment) => segments.push((number, segment)),
+        for (name, part) in listed {
+            let Some((manifest, number)) = part.manifest.zip(part.file) else { continue };
+            match files.open_listed(number, manifest.checksum, spec) {
+                Ok(segment) => segments.push((*name, number, segment)),
                 Err(error) => {
-                    tracing::warn!(shard = shard.0, %error, "a segment is set aside; its points are built in again");
+                    tracing::warn!(shard = shard.0, %error, "a segment is set aside; it is fetched or built again");
                     aside.push(number);
-                    batch.delete(Table::Meta, keys::segment(shard, number));
+                    parts::list(&mut batch, shard, *name, &Stored { file: None, ..part.clone() });
                 }
             }
         }
@@ -108,9 +115,9 @@ impl SegmentFiles {
     }
 
     /// Sets files aside, and removes all that no open segment needs. Of those set aside the last ones are kept.
-    fn clean(&mut self, folder: &Path, open: &[(u64, Segment)], aside: &[u64]) -> io::Result<()> {
+    fn clean(&mut self, folder: &Path, open: &[(Name, u64, Segment)], aside: &[u64]) -> io::Result<()> {
         let names = |number: u64| self.target(number).files();
-        let needed: BTreeSet<PathBuf> = open.iter().flat_map(|(number, _)| names(*number)).collect();
+        let needed: BTreeSet<PathBuf> = open.iter().flat_map(|(_, number, _)| names(*number)).collect();
         let aside: BTreeSet<PathBuf> = aside.iter().flat_map(|number| names(*number)).collect();
         for entry in fs::read_dir(folder)? {
             let (path, is_file) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?.is_file())))?;
@@ -155,21 +162,6 @@ impl SegmentFiles {
             }
         }
     }
-
-    /// Lists a segment whose files are durable.
-    pub(crate) fn list(&self, batch: &mut Batch, number: u64, segment: &Segment) {
-        if self.folder.is_some() {
-            let checksum = Bytes::copy_from_slice(&segment.graph_image().checksum().to_be_bytes());
-            batch.put(Table::Meta, keys::segment(self.shard, number), checksum);
-        }
-    }
-
-    /// Takes a segment off the list.
-    pub(crate) fn unlist(&self, batch: &mut Batch, number: u64) {
-        if self.folder.is_some() {
-            batch.delete(Table::Meta, keys::segment(self.shard, number));
-        }
-    }
 }
 
 /// Removes the files of a segment that nobody opens again; they may be mapped still.
@@ -182,20 +174,6 @@ pub(crate) fn remove(target: &Target) {
             tracing::warn!(path = %path.display(), %error, "a useless file stays");
         }
     }
-}
-
-/// Numbers and checksums of the segments that the store lists.
-fn read_list(store: &dyn Store, shard: ShardId) -> Result<BTreeMap<u64, u64>, NodeError> {
-    let (from, to) = keys::segments(shard);
-    let (mut listed, mut is_whole) = (BTreeMap::new(), true);
-    store.scan(Table::Meta, &from, &to, &mut |key, checksum| {
-        match (keys::number_of_segment(key), checksum.try_into()) {
-            (Some(number), Ok(checksum)) => drop(listed.insert(number, u64::from_be_bytes(checksum))),
-            _ => is_whole = false,
-        }
-        ControlFlow::Continue(())
-    })?;
-    if is_whole { Ok(listed) } else { Err(NodeError::Malformed { shard, what: "list of segments" }) }
 }
 
 /// The number in the name of a segment's file. No segment has so large a one that none may follow it.

@@ -1,0 +1,143 @@
+//! Snapshots of a replica's content: making one that a peer can fetch, and taking over one that a peer has made.
+//!
+//! What travels through the group is small: the state in digests, the names of parts, the operations of late, and where the
+//! rest can be fetched. Points come from a checkpoint of the maker's store, so that it goes on writing meanwhile; segments
+//! from whoever has them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use shoal_model::{IndexSpec, LogIndex, NodeId, ShardId};
+use shoal_proto::internal::v1 as wire;
+use shoal_runtime::Store;
+use tokio::sync::oneshot;
+
+use crate::NodeError;
+use crate::fetch::{self, FetchError};
+use crate::replica::Indexing;
+use crate::shard::machine::{self, Restoring, ShardMachine};
+use crate::shard::parts::{Manifest, Name};
+use crate::shard::segment_files::{self, SegmentFiles};
+use crate::transfer::Exports;
+
+/// Pause before a snapshot that could not be fetched is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Tries before the replica gives up on a snapshot.
+const TRIES_MAX: u32 = 60;
+
+/// A replica with the content of a snapshot.
+pub(crate) struct Restored {
+    pub(crate) machine: ShardMachine,
+    /// Segments whose files could not be fetched yet.
+    pub(crate) lacking: usize,
+}
+
+/// Makes a snapshot of a shard as of what the store holds, and tells the group of it. If that fails nothing is told, and the
+/// group asks again.
+pub(crate) async fn make(
+    node: NodeId,
+    shard: ShardId,
+    store: Arc<dyn Store>,
+    exports: &Exports,
+    reply: oneshot::Sender<(LogIndex, Bytes)>,
+) {
+    let checkpoint = move || {
+        let checkpoint = store.checkpoint()?;
+        let snapshot = machine::snapshot_of(&*checkpoint, shard)?;
+        Ok::<_, NodeError>((checkpoint, snapshot))
+    };
+    let made = tokio::task::spawn_blocking(checkpoint).await;
+    match made.unwrap_or_else(|error| Err(NodeError::Task(error.to_string()))) {
+        Ok((checkpoint, mut snapshot)) => {
+            snapshot.node_id = node.0;
+            snapshot.snapshot_id = exports.keep(shard, checkpoint);
+            let index = snapshot.state.as_ref().map_or(0, |state| state.applied_index);
+            let _ = reply.send((LogIndex(index), snapshot.encode_to_vec().into())); // or the group is closed
+        }
+        Err(error) => tracing::warn!(shard = shard.0, %error, "a snapshot could not be made"),
+    }
+}
+
+/// Takes over the content of a snapshot.
+///
+/// Errors: what the disk says; `Malformed` if the snapshot is; `Task` if it could not be fetched for a minute.
+pub(crate) async fn restore(
+    shard: ShardId,
+    spec: &IndexSpec,
+    data: Bytes,
+    store: Arc<dyn Store>,
+    indexing: &Indexing,
+) -> Result<Restored, NodeError> {
+    let malformed = |_| NodeError::Malformed { shard, what: "snapshot" };
+    let snapshot = wire::ShardSnapshot::decode(data).map_err(malformed)?;
+    let mut tries = 0;
+    loop {
+        match try_restore(shard, spec, &snapshot, &store, indexing).await {
+            Ok(restored) => return Ok(restored),
+            Err(FetchError::Node(error)) => return Err(error),
+            Err(error) => {
+                tries += 1;
+                tracing::warn!(shard = shard.0, %error, tries, "a snapshot could not be fetched");
+                if tries == TRIES_MAX {
+                    return Err(NodeError::Task(format!("restore shard {shard}: {error}")));
+                }
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+}
+
+async fn try_restore(
+    shard: ShardId,
+    spec: &IndexSpec,
+    snapshot: &wire::ShardSnapshot,
+    store: &Arc<dyn Store>,
+    indexing: &Indexing,
+) -> Result<Restored, FetchError> {
+    let root = indexing.folder.clone();
+    let files = fetch_files(shard, snapshot, indexing).await?;
+    let wanted = snapshot.parts.iter().filter(|part| part.segment.is_some()).count();
+    let lacking = wanted - files.len();
+    let node = NodeId(snapshot.node_id);
+    let (begun_on, begun) = (store.clone(), snapshot.clone());
+    // Writes are short: each lot is some megabyte.
+    let mut restoring = Restoring::begin(&*begun_on, shard, begun)?;
+    fetch::records(&indexing.peers, shard, node, snapshot.snapshot_id, |records| restoring.write(records)).await?;
+    restoring.finish(&files)?;
+    let (store, spec, policy) = (store.clone(), spec.clone(), indexing.policy);
+    let open = move || ShardMachine::open(&*store, shard, &spec, policy, root.as_deref());
+    let opened = tokio::task::spawn_blocking(open).await.map_err(|error| NodeError::Task(error.to_string()))?;
+    let (machine, _) = opened?;
+    Ok(Restored { machine, lacking })
+}
+
+/// Fetches the files of a snapshot's segments, as far as any peer has them.
+async fn fetch_files(
+    shard: ShardId,
+    snapshot: &wire::ShardSnapshot,
+    indexing: &Indexing,
+) -> Result<BTreeMap<Name, u64>, FetchError> {
+    let mut found = BTreeMap::new();
+    let Some(root) = indexing.folder.as_deref() else { return Ok(found) };
+    // What is left of the content before is of no use.
+    segment_files::erase(root, shard)?;
+    let mut files = SegmentFiles::empty(root, shard)?;
+    let maker = NodeId(snapshot.node_id);
+    let others = indexing.peers.of(shard).into_iter().filter(|node| *node != maker);
+    let nodes: Vec<NodeId> = std::iter::once(maker).chain(others).collect();
+    for wire::ShardPart { name, segment, .. } in &snapshot.parts {
+        let Some(manifest) = segment.map(Manifest::from_wire) else { continue };
+        let number = files.reserve();
+        match fetch::segment(&indexing.peers, shard, manifest, &nodes, &files.target(number)).await {
+            Ok(_) => drop(found.insert(*name, number)),
+            Err((error, _)) => {
+                tracing::warn!(shard = shard.0, segment = name, %error, "a segment of a snapshot is not fetched yet");
+                segment_files::remove(&files.target(number));
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,221 @@
+//! What peers ask of a replica: files of its segments, the records of a snapshot, its digests, and to fetch what they built.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use shoal_model::{ErrorKind, NodeId, ShardId};
+use shoal_proto::internal::v1 as wire;
+use shoal_proto::internal::v1::replica_service_server::ReplicaService;
+use shoal_proto::status::{RemoteError, to_status};
+use shoal_runtime::Store;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::NodeError;
+use crate::fetch::checksum_of;
+use crate::peers::{CHUNK_BYTES, Peers};
+use crate::replica::{Errand, Replica};
+use crate::replicas::Replicas;
+use crate::shard::machine;
+use crate::shard::parts::Manifest;
+
+/// Chunks that wait for a slow receiver.
+const AHEAD: usize = 2;
+/// How long a snapshot is kept that nobody reads.
+const SNAPSHOT_KEPT: Duration = Duration::from_secs(60);
+/// How long a follower may take to fetch what it is offered.
+const OFFER_WITHIN: Duration = Duration::from_secs(600);
+
+/// A checkpoint that a follower reads from.
+struct Export {
+    shard: ShardId,
+    store: Arc<dyn Store>,
+    used_at: Instant,
+}
+
+/// Snapshots that this node has made for others, by their number.
+#[derive(Default)]
+pub(crate) struct Exports {
+    kept: Mutex<BTreeMap<u64, Export>>,
+}
+
+impl Exports {
+    /// Keeps a checkpoint to be read as a snapshot of a shard; an older one of that shard goes.
+    pub(crate) fn keep(&self, shard: ShardId, store: Arc<dyn Store>) -> u64 {
+        let mut kept = self.lock();
+        let number = rand_number();
+        kept.retain(|_, export| export.shard != shard);
+        kept.insert(number, Export { shard, store, used_at: Instant::now() });
+        number
+    }
+
+    fn find(&self, shard: ShardId, number: u64) -> Option<Arc<dyn Store>> {
+        let mut kept = self.lock();
+        let export = kept.get_mut(&number).filter(|export| export.shard == shard)?;
+        export.used_at = Instant::now();
+        Some(export.store.clone())
+    }
+
+    /// Drops those that nobody has read for long.
+    pub(crate) fn tidy(&self) {
+        let idle = |export: &Export| export.used_at.elapsed() > SNAPSHOT_KEPT;
+        let gone: Vec<Export> =
+            self.lock().extract_if(.., |_, export| idle(export)).map(|(_, export)| export).collect();
+        drop(gone);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Export>> {
+        // Every change is one call, so a poisoned table is whole.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A name that no earlier run of this process has given: a follower must not read another snapshot than it was told of.
+fn rand_number() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0 >> 1
+}
+
+/// Serves `shoal.internal.v1.ReplicaService`.
+#[derive(Clone)]
+pub(crate) struct ReplicaCalls {
+    pub(crate) replicas: Arc<Replicas>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) exports: Arc<Exports>,
+}
+
+impl ReplicaCalls {
+    fn replica(&self, shard: u64) -> Result<Arc<Replica>, Status> {
+        let shard = ShardId(shard);
+        self.replicas.get(shard).ok_or_else(|| to_status(&NodeError::NotReady { shard }))
+    }
+}
+
+fn not_found(what: impl Into<String>) -> Status {
+    to_status(&RemoteError { kind: ErrorKind::NotFound, field: String::new(), message: what.into() })
+}
+
+type Chunks<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl ReplicaService for ReplicaCalls {
+    type FetchFileStream = Chunks<wire::FetchFileResponse>;
+    type FetchRecordsStream = Chunks<wire::FetchRecordsResponse>;
+
+    async fn offer_segment(
+        &self,
+        request: Request<wire::OfferSegmentRequest>,
+    ) -> Result<Response<wire::OfferSegmentResponse>, Status> {
+        let wire::OfferSegmentRequest { shard_id, node_id, replaced, segment } = request.into_inner();
+        let replica = self.replica(shard_id)?;
+        let manifest = Manifest::from_wire(segment.unwrap_or_default());
+        let (reply, replied) = oneshot::channel();
+        let errand = Errand::Fetch { node: NodeId(node_id), replaced, manifest, reply };
+        replica.send(errand).await.map_err(|error| to_status(&error))?;
+        let gone = || Err(NodeError::NotReady { shard: ShardId(shard_id) });
+        let fetched = tokio::time::timeout(OFFER_WITHIN, replied).await;
+        let late = || Err(NodeError::Deadline { doing: "fetching a segment" });
+        let result = fetched.map_or_else(|_| late(), |reply| reply.unwrap_or_else(|_| gone()));
+        result.map(|()| Response::new(wire::OfferSegmentResponse {})).map_err(|error| to_status(&error))
+    }
+
+    async fn fetch_file(
+        &self,
+        request: Request<wire::FetchFileRequest>,
+    ) -> Result<Response<Self::FetchFileStream>, Status> {
+        let wire::FetchFileRequest { shard_id, checksum, file, offset } = request.into_inner();
+        let segment = self.replica(shard_id)?.segment(checksum);
+        let segment = segment.ok_or_else(|| not_found(format!("segment {checksum:016x} is not here")))?;
+        let is_graph = file == i32::from(wire::SegmentFile::Graph);
+        let (sender, stream) = mpsc::channel(AHEAD);
+        let peers = self.peers.clone();
+        // Ends with the stream, or with the file.
+        tokio::spawn(async move {
+            let mut at = usize::try_from(offset).unwrap_or(usize::MAX);
+            loop {
+                let segment = segment.clone();
+                let read = move || {
+                    let image = if is_graph { segment.graph_image() } else { segment.stored_image() };
+                    let bytes = image.bytes();
+                    let (from, to) = (at.min(bytes.len()), at.saturating_add(CHUNK_BYTES).min(bytes.len()));
+                    Bytes::copy_from_slice(&bytes[from..to])
+                };
+                // A mapped file may have to be read.
+                let Ok(bytes) = tokio::task::spawn_blocking(read).await else { return };
+                if bytes.is_empty() {
+                    return;
+                }
+                at += bytes.len();
+                peers.pace(bytes.len()).await;
+                let checksum = xxh3_64(&bytes);
+                if sender.send(Ok(wire::FetchFileResponse { bytes, checksum })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn fetch_records(
+        &self,
+        request: Request<wire::FetchRecordsRequest>,
+    ) -> Result<Response<Self::FetchRecordsStream>, Status> {
+        let wire::FetchRecordsRequest { shard_id, snapshot_id, mut after } = request.into_inner();
+        let shard = ShardId(shard_id);
+        let none = move || not_found(format!("snapshot {snapshot_id} of shard {shard} is not here (any more)"));
+        self.exports.find(shard, snapshot_id).ok_or_else(none)?;
+        let (sender, stream) = mpsc::channel(AHEAD);
+        let (peers, exports) = (self.peers.clone(), self.exports.clone());
+        // Ends with the stream, or with the records.
+        tokio::spawn(async move {
+            while let Some(store) = exports.find(shard, snapshot_id) {
+                let from = after.clone();
+                let read = move || read_lot(&*store, shard, from.as_deref());
+                let lot =
+                    tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(NodeError::Task(e.to_string())));
+                let records = match lot {
+                    Ok(records) if records.is_empty() => return,
+                    Ok(records) => records,
+                    Err(error) => {
+                        let _ = sender.send(Err(to_status(&error))).await; // or nobody listens
+                        return;
+                    }
+                };
+                after = records.last().map(|record| record.key.clone());
+                peers.pace(records.iter().map(|record| record.vector.len() + record.payload.len()).sum()).await;
+                let checksum = checksum_of(&records);
+                if sender.send(Ok(wire::FetchRecordsResponse { records, checksum })).await.is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send(Err(none())).await; // or nobody listens
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn get_digests(
+        &self,
+        request: Request<wire::GetDigestsRequest>,
+    ) -> Result<Response<wire::GetDigestsResponse>, Status> {
+        let replica = self.replica(request.into_inner().shard_id)?;
+        let digests = replica.digests().into_iter().map(|(index, digest)| wire::PositionDigest {
+            applied_index: index.0,
+            digest: Bytes::copy_from_slice(&digest.to_be_bytes()),
+        });
+        Ok(Response::new(wire::GetDigestsResponse { digests: digests.collect() }))
+    }
+}
+
+fn read_lot(store: &dyn Store, shard: ShardId, after: Option<&[u8]>) -> Result<Vec<wire::PointRecord>, NodeError> {
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    machine::scan_records(store, shard, after, &mut |record| {
+        bytes += record.key.len() + record.vector.len() + record.payload.len();
+        records.push(record);
+        if bytes < CHUNK_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(records)
+}
