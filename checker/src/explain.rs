@@ -31,6 +31,11 @@ pub(crate) fn sentence(operation: &Operation, did: &str) -> String {
     format!("operation {number}: client {client} {did}; invoked at {}, {end}", time(*invoke_ns))
 }
 
+/// What an operation is called when it is named alone.
+pub(crate) fn name(operation: &Operation) -> String {
+    sentence(operation, &format!("called {}", operation.call.kind().name()))
+}
+
 /// The events with what they did, in the order of invocation, and below that a timeline.
 pub(crate) fn events(ledger: &Ledger, events: &[Event]) -> String {
     let mut sorted: Vec<&Event> = events.iter().collect();

@@ -35,6 +35,7 @@ pub(crate) enum What {
 pub struct Ledger {
     pub(crate) operations: Vec<Operation>,
     pub(crate) ids: Vec<PointId>,
+    pub(crate) keys: HashMap<PointId, Key>,
     /// Of each key, in the order of operations. Failed writes are in it, failed reads are not. A scroll that does
     /// not show a point saw that it is not there, and is not in it.
     pub(crate) touches: Vec<Vec<Touch>>,
@@ -67,12 +68,13 @@ impl Ledger {
         }
         let mut ids = vec![PointId::Number(0); keys.len()];
         keys.iter().for_each(|(id, key)| ids[*key] = (*id).clone());
+        let keys = ids.iter().cloned().zip(0..).collect();
         check_writes(&operations, &ids, &touches)?;
         let is_scroll = |operation: &Operation| operation.is_ok() && matches!(operation.call, Call::Scroll { .. });
         let scrolls = (0..operations.len()).filter(|place| is_scroll(&operations[*place])).collect();
         let shards = ids.iter().enumerate().map(|(key, id)| shard_of.map_or(key as u64, |shard_of| shard_of(id)));
         let sessions = Sessions::new(&operations, &touches, shards.collect());
-        Ok(Self { operations, ids, touches, scrolls, sessions })
+        Ok(Self { operations, ids, keys, touches, scrolls, sessions })
     }
 
     /// What `place` did to `key` or saw of it, scrolls that did not show it left out.

@@ -1,4 +1,6 @@
 use super::*;
+use crate::simulated::{Shape, run};
+use proptest::prelude::*;
 
 fn written(operations: &[Operation]) -> Vec<u8> {
     let mut writer = HistoryWriter::new(Vec::new()).expect("writing to memory");
@@ -31,6 +33,15 @@ fn the_format_is_this() {
 fn what_is_written_reads_back() {
     assert_eq!(read_history(&written(&sample())[..]).expect("a history"), sample());
     assert_eq!(read_history(&b""[..]).expect("an empty history"), vec![]);
+}
+
+proptest! {
+    #[test]
+    fn runs_read_back(seed in any::<u64>()) {
+        let shape = Shape { clients: 3, operations: 60, keys: 4, unknown: 0.1, sweeps: true };
+        let operations = run(shape, seed);
+        prop_assert_eq!(read_history(&written(&operations)[..]).expect("a history"), operations);
+    }
 }
 
 #[test]
