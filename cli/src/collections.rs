@@ -236,6 +236,7 @@ mod tests {
                 segment_bytes: 5 << 20,
                 jobs: vec!["building a segment of 200 points".to_owned()],
                 job_failures: vec!["merging 4 segments: no room".to_owned()],
+                missing_segments: 0,
             }),
         };
         let range = HashRange::divide(2)[(id % 2) as usize];

@@ -1,7 +1,7 @@
 //! A node: it holds shard replicas, writes to them through their Raft groups and answers reads from views.
 //!
 //! - `identity`: who this node is; one data folder is one node for ever.
-//! - `membership`: registering, heartbeats.
+//! - `membership`: registering, heartbeats; `members`: who is in the groups that are led here.
 //! - `replicas`: which shards are open, following the cluster map.
 //! - `shard`: what applying a log entry means, and how that lies on disk; total and deterministic.
 //! - `replica`: one shard replica: the task that applies, the view that reads take.
@@ -21,6 +21,7 @@ mod freshness;
 mod identity;
 mod jobs;
 mod lead;
+mod members;
 mod membership;
 mod metrics;
 mod node;

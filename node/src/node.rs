@@ -24,6 +24,7 @@ use crate::builder::Builder;
 use crate::cpu_pool::CpuPool;
 use crate::identity::Identity;
 use crate::membership::{Coordinators, heartbeats, register};
+use crate::members;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::reads::Reads;
@@ -104,6 +105,9 @@ impl Node {
         back.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failure.clone()));
         let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
         back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
+        let maps = map_watch.clone();
+        let members = members::follow(replicas.clone(), consensus.clone(), move || maps.current());
+        back.spawn("members", until(stop.clone(), members));
         back.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone(), exports)));
         serve(
             &mut front,

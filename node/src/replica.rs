@@ -561,7 +561,7 @@ fn apply_together(
     let mut batch = Batch::default();
     let (mut replies, mut left) = (Vec::new(), Vec::new());
     for (index, data, reply) in entries {
-        let Effect { applied, replaced } = machine.apply(index, data, &mut batch)?;
+        let Effect { applied, replaced } = machine.apply(index, &data, &mut batch)?;
         left.push(replaced);
         // Entries that are no writes are answered, too: whoever proposed them waits until they are applied.
         replies.extend(reply.map(|reply| (reply, applied.unwrap_or(Applied::At(index)))));
