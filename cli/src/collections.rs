@@ -224,6 +224,7 @@ mod tests {
         let replica = |(i, alive): (usize, &bool)| Replica {
             id: id * 10 + i as u64,
             node_id: i as u64 + 1,
+            witness: false,
             report: alive.then_some(ReplicaReport {
                 leader: leader && i == 0,
                 applied_index: 41,
@@ -254,6 +255,7 @@ mod tests {
             active_version: 1,
             candidate_version: None,
             replicas: 2,
+            witness: false,
             shards,
         }
     }

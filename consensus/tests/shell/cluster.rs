@@ -54,6 +54,10 @@ impl Store for Disk {
         self.memory.write(batch)
     }
 
+    fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
+        self.memory.checkpoint()
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.syncs.fetch_add(1, Ordering::SeqCst);
         if self.broken.load(Ordering::SeqCst) > 0 {
