@@ -214,7 +214,7 @@ impl MultiRaft {
     /// How a group stands.
     #[must_use]
     pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
-        Some(self.groups.get(&group)?.status())
+        Some(self.groups.get(&group)?.status(self.ticks, &self.config))
     }
 
     /// Everything that is to be done now, for all groups. Call it until it is empty.
@@ -255,7 +255,7 @@ impl MultiRaft {
                     continue;
                 }
             }
-            if group.status_changed() {
+            if group.status_changed(self.ticks, &self.config) {
                 out.touched.push(id);
             }
         }

@@ -75,6 +75,21 @@ pub struct Members {
     pub leaving: Vec<ReplicaId>,
 }
 
+/// How far a member has come, as its leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberProgress {
+    /// Which member.
+    pub member: ReplicaId,
+    /// Last entry that is known to be on its disk, as it is in the leader's log.
+    pub matched: LogIndex,
+    /// Last entry that it is known to know as committed.
+    pub committed: LogIndex,
+    /// Whether it was heard within twice `election_ticks`.
+    pub active: bool,
+    /// Whether it is being sent a snapshot, and so nothing else.
+    pub gets_snapshot: bool,
+}
+
 /// How a group stands on this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
@@ -100,6 +115,8 @@ pub struct GroupStatus {
     pub log_bytes: usize,
     /// The members.
     pub members: Arc<Members>,
+    /// How far each of them has come, the leader too; ascending. Empty where this replica does not lead.
+    pub progress: Vec<MemberProgress>,
 }
 
 /// Work for a state machine. That of one group comes in order.

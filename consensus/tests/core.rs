@@ -214,3 +214,24 @@ fn a_destroyed_group_can_begin_anew_once_that_is_on_disk() {
     settle(&mut core, &store);
     assert_eq!(core.status(GROUP).expect("it is open").last, LogIndex(2), "with an empty log and its first leader");
 }
+
+#[test]
+fn a_leader_tells_how_far_each_member_has_come() {
+    let (store, other_store) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let (mut core, mut learner) = (open(&store, 1, &[1], 0), open(&other_store, 2, &[], 0));
+    settle(&mut core, &store);
+    let progress = |core: &MultiRaft| core.status(GROUP).expect("it is open").progress;
+    assert_eq!(progress(&learner), [], "only a leader knows");
+    core.change_membership(GROUP, &[MemberChange::AddLearner(ReplicaId(2))], RequestId(1)).expect("a learner may come");
+    converse((&mut core, &store), (&mut learner, &other_store));
+    let last = core.status(GROUP).expect("it is open").last;
+    for member in progress(&core) {
+        assert_eq!((member.matched, member.committed), (last, last), "all have come to the end");
+        assert!(member.active && !member.gets_snapshot, "{member:?}");
+    }
+    for _ in 0..17 {
+        core.tick();
+    }
+    let active: Vec<bool> = progress(&core).iter().map(|member| member.active).collect();
+    assert_eq!(active, [true, false], "a member that falls silent is not active");
+}

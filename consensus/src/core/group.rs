@@ -21,11 +21,12 @@ use super::logger::logger;
 use super::proposals::Proposals;
 use super::reads::Reads;
 use super::records::{self, GroupRecords, Position};
-use crate::{Answer, ConsensusError, GroupSpec, GroupStatus, Members, Output, RaftConfig, RequestId, Role};
+use crate::{Answer, ConsensusError, GroupSpec, GroupStatus, Members, Output, RaftConfig, RequestId};
 use crate::{StateMachine, Work};
 
 mod membership;
 mod ready;
+mod status;
 mod upkeep;
 
 /// Where the log of a new group starts. Above zero, so that a replica that joins later cannot be fed from the log
@@ -326,37 +327,6 @@ impl Group {
         self.answers.extend(self.change.map(|change| (change.request, Answer::Unknown)));
         self.answers.extend(self.reads.requests().map(|request| (request, Answer::ReadExpired)));
         self.answers
-    }
-
-    /// How the group stands.
-    pub(crate) fn status(&self) -> GroupStatus {
-        let raft = &self.raft.raft;
-        let log = self.raft.store();
-        GroupStatus {
-            group: self.id,
-            me: self.me,
-            role: match raft.state {
-                StateRole::Leader => Role::Leader,
-                StateRole::Follower => Role::Follower,
-                StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-            },
-            leader: self.leader(),
-            term: raft.term,
-            committed: LogIndex(raft.raft_log.committed),
-            applied: LogIndex(self.applied),
-            first: LogIndex(log.start().index + 1),
-            last: LogIndex(raft.raft_log.last_index()),
-            log_bytes: log.bytes(),
-            members: Arc::clone(&self.members),
-        }
-    }
-
-    /// Whether the status differs from what was last reported.
-    pub(crate) fn status_changed(&mut self) -> bool {
-        let status = Some(self.status());
-        let changed = self.reported != status;
-        self.reported = status;
-        changed
     }
 
     fn leads(&self) -> bool {

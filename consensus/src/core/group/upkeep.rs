@@ -133,12 +133,8 @@ impl Group {
         if !self.leads() {
             return u64::MAX;
         }
-        let patience = 2 * config.election_ticks as u64;
         let raft = &self.raft.raft;
-        let active = raft
-            .prs()
-            .iter()
-            .filter(|(id, _)| **id != self.me.0 && self.heard.get(id).is_some_and(|since| tick <= since + patience));
+        let active = raft.prs().iter().filter(|(id, _)| **id != self.me.0 && self.was_heard(**id, tick, config));
         // A follower that restores a snapshot will need what comes after that.
         active.map(|(_, progress)| progress.matched.max(progress.pending_snapshot)).min().unwrap_or(u64::MAX)
     }
