@@ -51,6 +51,8 @@ struct Unpersisted {
     term: u64,
     /// To be sent once they are.
     messages: Vec<Message>,
+    /// A change of members that is complete once they are.
+    change: Option<RequestId>,
 }
 
 /// One group.
@@ -246,6 +248,10 @@ impl Group {
             MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
         );
         if from_leader && self.is_alone() {
+            if message.term <= self.raft.raft.term {
+                // Of a leader that has left since.
+                return Ok(());
+            }
             let problem = "this replica is its group's only member, so nobody else can lead it";
             return Err(ConsensusError::BadMessage { group: self.id, problem });
         }

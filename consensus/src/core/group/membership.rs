@@ -42,7 +42,8 @@ impl Group {
         config: &RaftConfig,
     ) -> Result<(), ConsensusError> {
         self.check_leads()?;
-        let under_way = self.raft.raft.has_pending_conf() || !self.members.leaving.is_empty() || self.change.is_some();
+        let unanswered = self.change.is_some() || self.unpersisted.iter().any(|round| round.change.is_some());
+        let under_way = self.raft.raft.has_pending_conf() || !self.members.leaving.is_empty() || unanswered;
         if under_way {
             return Err(ConsensusError::ChangePending { group: self.id });
         }
@@ -140,11 +141,15 @@ impl Group {
         raft.become_follower(term, raft::INVALID_ID);
     }
 
-    /// Answers a change that was applied and is no longer joint.
+    /// Answers a change that was applied and is no longer joint, once this replica cannot forget that it is committed:
+    /// those it leaves out may be destroyed then, and must not be needed for a quorum after a crash.
     pub(super) fn settle_change(&mut self) {
         let (handed_out, joint) = (self.handed_out, !self.members.leaving.is_empty());
         if let Some(change) = self.change.take_if(|change| change.index <= handed_out && !joint) {
-            self.answers.push((change.request, Answer::Changed));
+            match self.unpersisted.back_mut() {
+                Some(round) => round.change = Some(change.request),
+                None => self.answers.push((change.request, Answer::Changed)),
+            }
         }
     }
 

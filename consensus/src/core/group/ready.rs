@@ -8,7 +8,7 @@ use super::{Group, Round, Unpersisted};
 use crate::core::confs::ConfHistory;
 use crate::core::inbound::pack;
 use crate::core::records::{self, Position};
-use crate::{ConsensusError, RaftConfig, Work};
+use crate::{Answer, ConsensusError, RaftConfig, Work};
 
 impl Group {
     /// Collects what is ready into `round.out`, and returns the number under which it is to be reported as
@@ -90,7 +90,7 @@ impl Group {
         } else {
             held = messages;
         }
-        self.unpersisted.push_back(Unpersisted { number: ready.number(), term, messages: held });
+        self.unpersisted.push_back(Unpersisted { number: ready.number(), term, messages: held, change: None });
     }
 
     /// Puts right an append that raft 0.7.0 got wrong, and says whether the message may be sent.
@@ -122,6 +122,7 @@ impl Group {
         while let Some(mut round) = self.unpersisted.pop_front_if(|round| round.number <= number) {
             self.durable_term = self.durable_term.max(round.term);
             messages.append(&mut round.messages);
+            self.answers.extend(round.change.map(|request| (request, Answer::Changed)));
         }
         match self.restoring.take_if(|(ready, _)| ready.number() <= number) {
             Some((ready, restore)) => self.finish_restoring(ready, restore, &mut messages)?,
@@ -214,6 +215,7 @@ impl Group {
             records::put_hard(&mut round.out.batch, self.id, &self.raft.raft.hard_state());
         }
         if std::mem::take(&mut self.confs_are_dirty) {
+            round.out.must_sync = true;
             records::put_confs(&mut round.out.batch, self.id, &self.confs);
         }
     }
