@@ -83,6 +83,7 @@ async fn start(
             voters: MEMBERS.map(ReplicaId).to_vec(),
             applied: LogIndex(0),
             state_machine: StateMachine::Stored,
+            state_lost: false,
         };
         let work = handle.open_group(spec).await?;
         tokio::spawn(apply_all(group, handle.clone(), work));

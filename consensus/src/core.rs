@@ -83,7 +83,7 @@ impl MultiRaft {
     /// If the state machine lags behind the log's start, its first work is to restore the stored snapshot.
     ///
     /// Errors: `AlreadyOpen`; `OtherReplica`; `Corruption`; `LogLost` if the log is shorter than what it says itself
-    /// to be committed; `Store`.
+    /// to be committed; `NobodyToAsk` if its state is lost and it is the only voter; `Store`.
     pub fn open_group(&mut self, spec: &GroupSpec) -> Result<(), ConsensusError> {
         if self.groups.contains_key(&spec.group) || self.going.contains_key(&spec.group) {
             return Err(ConsensusError::AlreadyOpen { group: spec.group });
@@ -184,6 +184,17 @@ impl MultiRaft {
         Self::group(&mut self.groups, group)?.change_membership(changes, request, &self.config)
     }
 
+    /// Asks the leader for a snapshot, because the state of this replica's state machine is damaged and its log is not.
+    /// The state machine gets no more work but [`Work::Restore`](crate::Work::Restore), and then what follows in the
+    /// log; the replica votes and appends meanwhile, but does not stay leader. A request that stands already is not
+    /// repeated; it stands until it is fulfilled, also over restarts.
+    ///
+    /// Errors: `NobodyToAsk`, if this replica leads or no leader is known; `UnknownGroup`; nothing happened.
+    pub fn request_snapshot(&mut self, group: GroupId) -> Result<(), ConsensusError> {
+        self.dirty.insert(group);
+        Self::group(&mut self.groups, group)?.request_snapshot()
+    }
+
     /// The state machine of `group` has applied up to `index` and, if it keeps its state in the store, written that.
     pub fn applied(&mut self, group: GroupId, index: LogIndex) {
         if let Some(open) = self.groups.get_mut(&group) {
@@ -198,7 +209,7 @@ impl MultiRaft {
     /// Errors: `BadChange` if the log does not hold that index any more; `UnknownGroup`.
     pub fn snapshot_made(&mut self, group: GroupId, index: LogIndex, data: Bytes) -> Result<(), ConsensusError> {
         let open = Self::group(&mut self.groups, group)?;
-        open.snapshot_made(index.0, data, self.ticks, &mut self.batch)?;
+        open.snapshot_made(index.0, data, self.ticks, &self.config, &mut self.batch)?;
         self.dirty.insert(group);
         self.unsynced.insert(group);
         Ok(())
@@ -254,6 +265,9 @@ impl MultiRaft {
                     out.answers.append(&mut self.answers);
                     continue;
                 }
+            }
+            if group.can_feed(&self.config) {
+                self.dirty.insert(id);
             }
             if group.status_changed(self.ticks, &self.config) {
                 out.touched.push(id);

@@ -40,6 +40,9 @@ pub struct GroupSpec {
     pub applied: LogIndex,
     /// Where its state is.
     pub state_machine: StateMachine,
+    /// Whether that is lost or damaged, whatever `applied` says, while the log is not: the state machine gets nothing
+    /// before a snapshot from a peer, as after [`MultiRaft::request_snapshot`](crate::MultiRaft::request_snapshot).
+    pub state_lost: bool,
 }
 
 /// One step of a change of membership; several together take effect at once, through a joint quorum.
@@ -107,6 +110,8 @@ pub struct GroupStatus {
     pub committed: LogIndex,
     /// Last entry that the state machine has applied.
     pub applied: LogIndex,
+    /// Whether the state machine gets nothing until a snapshot comes that was asked for.
+    pub starves: bool,
     /// First entry of the log.
     pub first: LogIndex,
     /// Last entry of the log.
@@ -137,7 +142,7 @@ pub enum Work {
     Restore {
         /// Of which group.
         group: GroupId,
-        /// What the snapshot includes.
+        /// What the snapshot includes; beyond the last work of the group, or, if it was asked for, not before that.
         index: LogIndex,
         /// The snapshot.
         data: Bytes,

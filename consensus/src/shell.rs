@@ -36,7 +36,8 @@ pub enum Apply<R> {
     },
     /// Replace the state by a snapshot, write, and report its index with [`Consensus::applied`].
     Restore {
-        /// What the snapshot includes.
+        /// What the snapshot includes; what is applied already if it was asked for with
+        /// [`Consensus::request_snapshot`], else more.
         index: LogIndex,
         /// The snapshot.
         data: Bytes,
@@ -226,6 +227,15 @@ impl<R: Send + 'static> Consensus<R> {
     ) -> Result<(), ConsensusError> {
         let answer = self.ask(group, |reply| Call::Change { group, changes, reply });
         timeout_at(deadline, answer).await.unwrap_or(Err(ConsensusError::DeadlineExceeded { group }))
+    }
+
+    /// Asks the group's leader for a snapshot, because the state machine's state is damaged and the log is not; returns
+    /// at once. What was put into its mailbox before still comes, then nothing but [`Apply::Restore`], however long
+    /// that takes: over changes of the leader, and restarts of this process.
+    ///
+    /// Errors: as [`MultiRaft::request_snapshot`]; `Overloaded`; `Stopped`.
+    pub async fn request_snapshot(&self, group: GroupId) -> Result<(), ConsensusError> {
+        self.ask(group, |reply| Call::RequestSnapshot { group, reply }).await
     }
 
     /// Takes no more calls, syncs what is written, and ends the thread; returns once it has ended.

@@ -26,7 +26,7 @@ fn open(store: &Arc<MemoryStore>, me: u64, voters: &[u64], applied: u64) -> Mult
     let mut core = MultiRaft::new(store.clone(), config()).expect("settings are valid");
     let voters = voters.iter().copied().map(ReplicaId).collect();
     let (me, applied) = (ReplicaId(me), LogIndex(applied));
-    let spec = GroupSpec { group: GROUP, me, voters, applied, state_machine: StateMachine::Stored };
+    let spec = GroupSpec { group: GROUP, me, voters, applied, state_machine: StateMachine::Stored, state_lost: false };
     core.open_group(&spec).expect("it opens");
     core
 }
@@ -56,10 +56,12 @@ fn settle(core: &mut MultiRaft, store: &MemoryStore) -> Output {
     }
 }
 
-/// Passes messages between two cores until none is left.
-fn converse<'a>(mut a: (&'a mut MultiRaft, &'a MemoryStore), mut b: (&'a mut MultiRaft, &'a MemoryStore)) {
+/// Passes messages between two cores until none is left; returns the work of the second, which is reported as done.
+fn converse<'a>(mut a: (&'a mut MultiRaft, &'a MemoryStore), mut b: (&'a mut MultiRaft, &'a MemoryStore)) -> Vec<Work> {
+    let mut done = Vec::new();
     let mut messages: Vec<Envelope> = Vec::new();
     for _ in 0..100 {
+        let mut work_of_last = Vec::new();
         for message in std::mem::take(&mut messages) {
             let core = if message.to == ReplicaId(1) { &mut *a.0 } else { &mut *b.0 };
             core.step(&message).expect("a replica takes the other's messages");
@@ -76,10 +78,13 @@ fn converse<'a>(mut a: (&'a mut MultiRaft, &'a MemoryStore), mut b: (&'a mut Mul
                 }
             }
             messages.extend(out.messages);
+            work_of_last = out.work;
         }
+        done.append(&mut work_of_last);
         a.0.tick();
         b.0.tick();
     }
+    done
 }
 
 #[test]
@@ -133,6 +138,7 @@ fn the_log_is_only_cut_behind_what_was_applied_before_a_sync_began() {
         voters: vec![],
         applied: LogIndex(20),
         state_machine: StateMachine::Stored,
+        state_lost: false,
     };
     let mut core = MultiRaft::new(store, config()).expect("settings are valid");
     let refused = core.open_group(&too_old).expect_err("the log does not reach back that far");
@@ -179,6 +185,7 @@ fn a_group_that_cannot_be_read_is_closed_and_others_go_on() {
         voters: vec![ReplicaId(1)],
         applied: LogIndex(0),
         state_machine: StateMachine::Stored,
+        state_lost: false,
     };
     let mut core = open(&store, 1, &[1], 0);
     core.open_group(&other).expect("it opens");
@@ -206,6 +213,7 @@ fn a_destroyed_group_can_begin_anew_once_that_is_on_disk() {
         voters: vec![ReplicaId(7)],
         applied: LogIndex(0),
         state_machine: StateMachine::Stored,
+        state_lost: false,
     };
     assert!(matches!(core.open_group(&spec), Err(ConsensusError::AlreadyOpen { .. })), "its records are still there");
     let out = settle(&mut core, &store);
@@ -234,4 +242,43 @@ fn a_leader_tells_how_far_each_member_has_come() {
     }
     let active: Vec<bool> = progress(&core).iter().map(|member| member.active).collect();
     assert_eq!(active, [true, false], "a member that falls silent is not active");
+}
+
+#[test]
+fn a_damaged_state_is_replaced_and_the_log_is_kept() {
+    let (store, other_store) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let (mut core, mut other) = (open(&store, 1, &[1, 2], 0), open(&other_store, 2, &[1, 2], 0));
+    assert!(
+        matches!(other.request_snapshot(GROUP), Err(ConsensusError::NobodyToAsk { leads: false, .. })),
+        "there is no leader yet"
+    );
+    for _ in 0..12 {
+        core.tick();
+    }
+    converse((&mut core, &store), (&mut other, &other_store));
+    assert!(
+        matches!(core.request_snapshot(GROUP), Err(ConsensusError::NobodyToAsk { leads: true, .. })),
+        "a leader has nobody to ask"
+    );
+    core.propose(GROUP, vec![1; 20].into(), RequestId(1)).expect("there is room");
+    converse((&mut core, &store), (&mut other, &other_store));
+    let before = other.status(GROUP).expect("it is open");
+
+    other.request_snapshot(GROUP).expect("there is a leader");
+    settle(&mut other, &other_store);
+    let mut other = open(&other_store, 2, &[1, 2], before.applied.0);
+    assert!(other.status(GROUP).expect("it is open").starves, "a restart does not forget the request");
+    core.propose(GROUP, vec![2; 20].into(), RequestId(2)).expect("there is room");
+    let work = converse((&mut core, &store), (&mut other, &other_store));
+    let after = other.status(GROUP).expect("it is open");
+    let Some((Work::Restore { index, .. }, entries)) = work.split_first() else { panic!("first a snapshot: {work:?}") };
+    assert!(*index >= before.applied, "{index} is not before what was applied");
+    let places = entries.iter().map(|work| match work {
+        Work::Entry { index, .. } => index.0,
+        other => panic!("then entries: {other:?}"),
+    });
+    assert!(places.eq(index.0 + 1..=after.committed.0), "all that follow, without gaps: {work:?}");
+    assert_eq!((after.first, after.applied, after.starves), (before.first, after.committed, false), "the log is kept");
+    let other = open(&other_store, 2, &[1, 2], after.applied.0);
+    assert!(!other.status(GROUP).expect("it is open").starves, "the request is fulfilled");
 }

@@ -78,6 +78,7 @@ impl Coordinator {
             voters: config.voters(),
             applied: machine.applied(),
             state_machine: StateMachine::Stored,
+            state_lost: false,
         };
         let inbox = consensus.open_group(group).await?;
         let shared = Arc::new(Shared {

@@ -74,6 +74,7 @@ impl Replica {
             voters: shard.replicas.iter().map(|replica| replica.id).collect(),
             applied: machine.applied(),
             state_machine: StateMachine::Stored,
+            state_lost: false,
         };
         let inbox = consensus.open_group(group).await?;
         let (applied_sender, applied) = watch::channel(machine.applied());

@@ -13,6 +13,7 @@ use raft::{RawNode, Ready, StateRole};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Store};
 
+use self::feed::{Asked, Feed};
 use self::membership::{PendingChange, members};
 use super::backlog::Backlog;
 use super::confs::ConfHistory;
@@ -24,6 +25,7 @@ use super::records::{self, GroupRecords, Position};
 use crate::{Answer, ConsensusError, GroupSpec, GroupStatus, Members, Output, RaftConfig, RequestId};
 use crate::{StateMachine, Work};
 
+mod feed;
 mod membership;
 mod ready;
 mod status;
@@ -70,11 +72,15 @@ pub(crate) struct Group {
     change: Option<PendingChange>,
     unpersisted: VecDeque<Unpersisted>,
     /// A round with a snapshot: nothing may reach raft until it is on disk.
-    restoring: Option<(Ready, Work)>,
+    restoring: Option<Ready>,
     /// Newest term that is on disk. A single voter leads a new term before that is so, and must not tell learners.
     durable_term: u64,
-    /// Last index handed to the state machine, what it has applied of it, and what of that is on disk.
+    /// Last committed index taken from raft, with its change of members if it is one.
     handed_out: u64,
+    /// What the state machine is fed with, the last index it was handed, what it has applied of it, and what of that
+    /// is on disk.
+    feed: Feed,
+    fed: u64,
     applied: u64,
     durable_applied: u64,
     backlog: Backlog,
@@ -85,6 +91,10 @@ pub(crate) struct Group {
     snapshot_asked: Option<u64>,
     snapshot_offered: Option<u64>,
     snapshots_sent: BTreeMap<u64, u64>,
+    /// Snapshots that followers asked for.
+    asked: Asked,
+    /// Index of a snapshot that was asked for and handed out: once it is applied, the state is whole again.
+    heals_at: Option<u64>,
     /// Tick at which each peer was last heard.
     heard: BTreeMap<u64, u64>,
     /// Work and answers for the next round.
@@ -93,6 +103,8 @@ pub(crate) struct Group {
     /// Writes for the next round, before its work.
     hard_is_dirty: bool,
     confs_are_dirty: bool,
+    snapshot_is_dirty: bool,
+    wish_is_dirty: bool,
     /// Term and leader that reads were asked under.
     led_by: (u64, u64),
     reported: Option<GroupStatus>,
@@ -114,7 +126,11 @@ impl Group {
         if records.me != spec.me {
             return Err(ConsensusError::OtherReplica { group: spec.group, stored: records.me, asked: spec.me });
         }
-        let applied = applied_at_open(spec, &records)?;
+        let stored_snapshot = records.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index);
+        // What a leader sent before a restart heals as well.
+        let from_leader = spec.state_machine == StateMachine::Stored && stored_snapshot > spec.applied.0;
+        let starves = (spec.state_lost || records.wish) && !from_leader;
+        let applied = applied_at_open(spec, &records, starves)?;
         let corrupt = |record: &str, detail: String| ConsensusError::Corruption {
             group: spec.group,
             record: record.into(),
@@ -130,12 +146,11 @@ impl Group {
             return Err(ConsensusError::LogLost { group: spec.group, last, acknowledged });
         }
         log.set_hard(records.hard.clone());
-        let snapshot_index = records.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index);
         let mut work = Vec::new();
         if let Some(snapshot) = records.snapshot {
-            if snapshot_index > spec.applied.0 {
+            if stored_snapshot > spec.applied.0 && !starves {
                 let data = snapshot.data.clone();
-                work.push(Work::Restore { group: spec.group, index: LogIndex(snapshot_index), data });
+                work.push(Work::Restore { group: spec.group, index: LogIndex(stored_snapshot), data });
             }
             if spec.state_machine == StateMachine::InMemory {
                 log.offer_snapshot(Some(snapshot));
@@ -158,22 +173,34 @@ impl Group {
             restoring: None,
             durable_term: records.hard.term,
             handed_out: applied,
+            feed: Feed::Entries,
+            fed: applied,
             applied: spec.applied.0.max(if work.is_empty() { applied } else { 0 }),
             durable_applied: spec.applied.0,
             backlog: Backlog::default(),
-            snapshot_index,
-            durable_snapshot: snapshot_index,
+            snapshot_index: stored_snapshot,
+            durable_snapshot: stored_snapshot,
             snapshot_asked: None,
             snapshot_offered: None,
             snapshots_sent: BTreeMap::new(),
+            asked: Asked::default(),
+            heals_at: (records.wish && from_leader).then_some(stored_snapshot),
             heard: BTreeMap::new(),
             work,
             answers: Vec::new(),
             hard_is_dirty: false,
             confs_are_dirty: false,
+            snapshot_is_dirty: false,
+            wish_is_dirty: false,
             led_by: (0, 0),
             reported: None,
         };
+        if starves {
+            if group.is_only_voter() {
+                return Err(ConsensusError::NobodyToAsk { group: spec.group, leads: true });
+            }
+            group.starve();
+        }
         if group.is_only_voter() {
             // Nobody else could lead: no need to wait for a timeout.
             group.raft.campaign().map_err(|error| ConsensusError::Internal(error.to_string()))?;
@@ -234,7 +261,7 @@ impl Group {
     }
 
     /// Takes a message that was parsed and checked. Some are dropped: raft can do without any single one.
-    pub(crate) fn step(&mut self, message: Message, tick: u64, config: &RaftConfig) -> Result<(), ConsensusError> {
+    pub(crate) fn step(&mut self, mut message: Message, tick: u64, config: &RaftConfig) -> Result<(), ConsensusError> {
         if self.restoring.is_some() {
             return Ok(());
         }
@@ -263,6 +290,14 @@ impl Group {
             {
                 return Ok(());
             }
+            // Not for raft; see the header of `feed`.
+            MessageType::MsgAppendResponse if message.request_snapshot != 0 && message.term <= self.raft.raft.term => {
+                if self.leads() && message.term == self.raft.raft.term {
+                    self.note_wish(message.from, message.request_snapshot, tick, config);
+                }
+                return Ok(());
+            }
+            MessageType::MsgSnapshot => self.take_wish(&mut message),
             // raft would pass it on to whom it takes for the leader, in the name of who asked. Who asked asks again.
             MessageType::MsgReadIndex if !self.leads() => return Ok(()),
             // raft asserts that a leader has no entries that are not on disk; a single voter leads at once.
@@ -288,8 +323,11 @@ impl Group {
 
     /// The state machine has applied up to `index`.
     pub(crate) fn note_applied(&mut self, index: u64) {
-        self.applied = self.applied.max(index.min(self.handed_out));
+        self.applied = self.applied.max(index.min(self.fed));
         self.backlog.applied(self.applied);
+        if self.heals_at.take_if(|at| index >= *at).is_some() {
+            self.wish_is_dirty = true;
+        }
     }
 
     pub(crate) fn me(&self) -> ReplicaId {
@@ -355,6 +393,10 @@ impl Group {
         if !self.leads() {
             return Err(ConsensusError::NotLeader { group: self.id, leader: self.leader() });
         }
+        if !self.is_fed() {
+            // It is about to hand over the lead.
+            return Err(ConsensusError::NotLeader { group: self.id, leader: None });
+        }
         if self.raft.raft.lead_transferee.is_some() {
             return Err(ConsensusError::Transferring { group: self.id });
         }
@@ -378,17 +420,18 @@ fn begin(spec: &GroupSpec, batch: &mut Batch) -> GroupRecords {
     records::put_start(batch, spec.group, spec.me, start);
     records::put_hard(batch, spec.group, &hard);
     records::put_confs(batch, spec.group, &confs);
-    GroupRecords { me: spec.me, start, hard, confs, snapshot: None }
+    GroupRecords { me: spec.me, start, hard, confs, snapshot: None, wish: false }
 }
 
-/// Where the state machine will be once it has restored the stored snapshot, if it needs that.
-fn applied_at_open(spec: &GroupSpec, records: &GroupRecords) -> Result<u64, ConsensusError> {
+/// Where the state machine will be once it has restored the stored snapshot, if it needs that. One that waits for a
+/// snapshot of a peer may be anywhere.
+fn applied_at_open(spec: &GroupSpec, records: &GroupRecords, starves: bool) -> Result<u64, ConsensusError> {
     let snapshot = records.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index);
     let applied = spec.applied.0.max(snapshot);
     if applied >= records.start.index {
         return Ok(applied);
     }
-    if records.start.index <= FIRST.index {
+    if starves || records.start.index <= FIRST.index {
         return Ok(records.start.index);
     }
     let detail = format!("begins after {}, but the state machine is at {applied}", records.start.index);

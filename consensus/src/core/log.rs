@@ -199,6 +199,11 @@ impl GroupLog {
         self.snapshot_wanted.set(false);
     }
 
+    /// What is offered.
+    pub(crate) fn offered_snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
     /// Whether raft asked for a snapshot and got none.
     pub(crate) fn snapshot_wanted(&self) -> bool {
         self.snapshot_wanted.get()

@@ -124,6 +124,7 @@ impl<R> Driver<R> {
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
+            Call::RequestSnapshot { group, reply } => drop(reply.send(self.core.request_snapshot(group))),
             Call::Unreachable { group, peer } => self.core.unreachable(group, peer),
         }
     }

@@ -33,6 +33,7 @@ pub(super) enum Call<R> {
     Read { group: GroupId, reply: Reply<LogIndex> },
     Transfer { group: GroupId, to: ReplicaId, reply: Reply<()> },
     Change { group: GroupId, changes: Vec<MemberChange>, reply: Reply<()> },
+    RequestSnapshot { group: GroupId, reply: Reply<()> },
     Unreachable { group: GroupId, peer: ReplicaId },
 }
 

@@ -93,8 +93,13 @@ impl Process {
     pub(crate) fn try_open(&mut self, group: GroupId) -> bool {
         let core = self.core.as_mut().expect("it runs");
         let (me, voters) = self.specs[&group].clone();
-        let machine = Machine::open(group, kind(group), &self.store);
-        let spec = GroupSpec { group, me, voters, applied: machine.applied, state_machine: kind(group) };
+        let mut machine = Machine::open(group, kind(group), &self.store);
+        // The core remembers that a damaged state waits for a snapshot, so it is not told each time.
+        let state_lost = machine.damaged && group.0.is_multiple_of(4);
+        if state_lost {
+            machine.applied = LogIndex(0);
+        }
+        let spec = GroupSpec { group, me, voters, applied: machine.applied, state_machine: kind(group), state_lost };
         match core.open_group(&spec) {
             Ok(()) => self.machines.insert(group, machine),
             Err(ConsensusError::AlreadyOpen { .. }) => return false,
@@ -106,6 +111,17 @@ impl Process {
             }
             Err(error) => panic!("what is stored can be opened: {error}"),
         };
+        true
+    }
+
+    /// Damages the state of a replica that has somebody to ask for another.
+    pub(crate) fn damage(&mut self, group: GroupId) -> bool {
+        let Some((core, machine)) = self.core.as_mut().zip(self.machines.get_mut(&group)) else { return false };
+        match core.request_snapshot(group) {
+            Ok(()) => machine.damaged = true,
+            Err(ConsensusError::NobodyToAsk { .. }) => return false,
+            Err(error) => panic!("a snapshot can be asked for: {error}"),
+        }
         true
     }
 
@@ -150,6 +166,8 @@ impl Process {
         assert!(out.failed.is_empty(), "no group fails: {:?}", out.failed);
         events.extend(out.messages.into_iter().map(Event::Send));
         self.store.write(out.batch).expect("memory does not fail");
+        // Only now, as the core remembers over a crash what it has written.
+        self.machines.values_mut().filter(|machine| machine.damaged).for_each(|machine| machine.damage(&self.store));
         for work in out.work {
             self.take_work(work);
         }

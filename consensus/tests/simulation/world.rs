@@ -13,7 +13,7 @@ use shoal_runtime::Envelope;
 use crate::process::{Event, Process};
 
 const PROCESSES: usize = 5;
-const GROUPS: u64 = 3;
+const GROUPS: u64 = 4;
 
 /// What a client waits for.
 enum Call {
@@ -45,6 +45,7 @@ pub(crate) struct Tally {
     pub(crate) crashes: usize,
     pub(crate) restores: usize,
     pub(crate) changes: usize,
+    pub(crate) damages: usize,
     pub(crate) leaders: usize,
     /// Hash of everything that happened.
     pub(crate) trace: u64,
@@ -200,6 +201,9 @@ impl World {
         if self.rng.random_bool(0.01) {
             self.change_members(group);
         }
+        if self.rng.random_bool(0.004) {
+            self.damage(group);
+        }
     }
 
     fn crash(&mut self, victim: usize) {
@@ -266,6 +270,20 @@ impl World {
             if let Some(core) = &mut self.processes[at].core {
                 drop(core.transfer_leader(group, to));
             }
+        }
+    }
+
+    /// Damages the state of one replica, which asks for a snapshot; another must be whole.
+    fn damage(&mut self, group: GroupId) {
+        let victim = self.rng.random_range(0..PROCESSES);
+        let holds = |process: &Process| process.specs.contains_key(&group);
+        let is_whole = |process: &Process| {
+            let starves = process.core.as_ref().and_then(|core| core.status(group)).is_none_or(|status| status.starves);
+            !starves && process.machines.get(&group).is_some_and(|machine| !machine.damaged)
+        };
+        let others_are_whole = self.processes.iter().filter(|process| holds(process)).all(is_whole);
+        if others_are_whole && self.processes[victim].damage(group) {
+            self.tally.damages += 1;
         }
     }
 
@@ -434,6 +452,8 @@ impl World {
         for member in status.members.voters.iter().chain(&status.members.learners) {
             let process = &self.processes[self.homes[&(group, *member)]];
             let machine = &process.machines[&group];
+            let status = process.core.as_ref().and_then(|core| core.status(group)).expect("in peace all run");
+            assert!(!status.starves && !machine.damaged, "replica {member} of group {group} is whole again");
             let leader = &self.processes[self.homes[&(group, status.me)]].machines[&group];
             assert_eq!(machine.applied, leader.applied, "replica {member} of group {group} caught up");
             assert_eq!(machine.numbers, leader.numbers, "replica {member} of group {group} has the same state");

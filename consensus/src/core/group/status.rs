@@ -25,6 +25,7 @@ impl Group {
             term: raft.term,
             committed: LogIndex(raft.raft_log.committed),
             applied: LogIndex(self.applied),
+            starves: !self.can_serve(),
             first: LogIndex(log.start().index + 1),
             last: LogIndex(raft.raft_log.last_index()),
             log_bytes: log.bytes(),

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use raft::eraftpb::Snapshot;
 use raft::{ProgressState, SnapshotStatus};
+use shoal_model::ReplicaId;
 use shoal_runtime::Batch;
 
 use super::Group;
@@ -21,9 +22,28 @@ impl Group {
         }
         self.reads.tick(tick, config.read_retry_ticks, config.read_ticks_max, &mut self.answers);
         self.retry_snapshots(tick, config);
+        self.serve_wishes(tick, config);
+        self.ask_leader_for_snapshot(tick, config);
+        self.hand_over(tick, config);
         self.cut_log(tick, config, batch);
         if self.raft.store().snapshot_wanted() {
             self.ask_for_snapshot(tick, config);
+        }
+    }
+
+    /// A leader that has no state to serve hands the lead to the most advanced voter that was heard of late, as soon as
+    /// that has all entries.
+    fn hand_over(&mut self, tick: u64, config: &RaftConfig) {
+        let waits = !self.leads() || self.raft.raft.lead_transferee.is_some();
+        if waits || self.can_serve() || !tick.is_multiple_of(config.heartbeat_ticks as u64) {
+            return;
+        }
+        let raft = &self.raft.raft;
+        let last = raft.raft_log.last_index();
+        let has_all = |id: &ReplicaId| raft.prs().get(id.0).is_some_and(|progress| progress.matched == last);
+        let heirs = self.members.voters.iter().copied().filter(|id| *id != self.me && has_all(id));
+        if let Some(heir) = heirs.into_iter().find(|id| self.was_heard(id.0, tick, config)) {
+            self.raft.transfer_leader(heir.0);
         }
     }
 
@@ -48,7 +68,7 @@ impl Group {
     }
 
     fn ask_for_snapshot(&mut self, tick: u64, config: &RaftConfig) {
-        if self.snapshot_asked.is_none_or(|since| tick >= since + config.snapshot_retry_ticks) {
+        if self.is_fed() && self.snapshot_asked.is_none_or(|since| tick >= since + config.snapshot_retry_ticks) {
             self.snapshot_asked = Some(tick);
             self.work.push(Work::Snapshot { group: self.id });
         }
@@ -60,8 +80,13 @@ impl Group {
         index: u64,
         data: Bytes,
         tick: u64,
+        config: &RaftConfig,
         batch: &mut Batch,
     ) -> Result<(), ConsensusError> {
+        if !self.is_fed() {
+            let problem = "its state is damaged, so it makes no snapshots".into();
+            return Err(ConsensusError::BadChange { group: self.id, problem });
+        }
         self.snapshot_asked = None;
         let place = self.raft.store().term_at(index).filter(|_| index > 0 && index <= self.handed_out);
         let (Some(term), Some(conf)) = (place, self.confs.at(index)) else {
@@ -79,6 +104,7 @@ impl Group {
         }
         self.raft.mut_store().offer_snapshot(Some(snapshot));
         self.snapshot_offered = Some(tick);
+        self.serve_wishes(tick, config);
         Ok(())
     }
 
@@ -96,6 +122,8 @@ impl Group {
             StateMachine::Stored => self.durable_applied,
             StateMachine::InMemory => self.durable_snapshot,
         };
+        // A snapshot that was asked for may be ahead of what was taken from raft.
+        let safe = safe.min(self.handed_out);
         let log = self.raft.store();
         let over_cap = log.bytes() > config.log_bytes_max;
         let limit = if over_cap { safe } else { safe.min(self.slowest_follower(tick, config)) };
