@@ -3,7 +3,7 @@
 
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType};
-use raft::{Changer, ProgressState};
+use raft::{Changer, Progress, ProgressState};
 use shoal_model::ReplicaId;
 
 use super::Group;
@@ -84,7 +84,9 @@ impl Group {
     /// A voter that lags would be counted on before it can help.
     fn check_caught_up(&self, id: ReplicaId, config: &RaftConfig) -> Result<(), String> {
         let last = self.raft.raft.raft_log.last_index();
-        let matched = self.raft.raft.prs().get(id.0).filter(|progress| progress.state == ProgressState::Replicate);
+        // After a snapshot raft probes until the next entry, which may never come.
+        let follows = |progress: &&Progress| progress.state != ProgressState::Snapshot && progress.matched > 0;
+        let matched = self.raft.raft.prs().get(id.0).filter(follows);
         match matched.map(|progress| last.saturating_sub(progress.matched)) {
             Some(lag) if lag <= config.promotion_lag_max => Ok(()),
             Some(lag) => {
