@@ -81,6 +81,7 @@ async fn start(
             group,
             me: ReplicaId(me),
             voters: MEMBERS.map(ReplicaId).to_vec(),
+            witnesses: Vec::new(),
             applied: LogIndex(0),
             state_machine: StateMachine::Stored,
             state_lost: false,

@@ -157,18 +157,28 @@ impl MultiRaft {
     /// Asks, on any member, for an index that is safe to read at; answered with [`Answer::ReadAt`]. A lost leader is
     /// waited for.
     ///
-    /// Errors: `Overloaded`, `UnknownGroup`.
+    /// Errors: `NotLeader` from a witness, `Overloaded`, `UnknownGroup`.
     pub fn read_index(&mut self, group: GroupId, request: RequestId) -> Result<(), ConsensusError> {
         self.dirty.insert(group);
         Self::group(&mut self.groups, group)?.read_index(request, self.ticks, &self.config)
     }
 
-    /// Hands the lead of a group to another voter; whether it took it shows in the status.
+    /// Hands the lead of a group to another voter that is no witness; whether it took it shows in the status.
     ///
     /// Errors: `NotLeader`, `Transferring`, `BadChange`, `UnknownGroup`.
     pub fn transfer_leader(&mut self, group: GroupId, to: ReplicaId) -> Result<(), ConsensusError> {
         self.dirty.insert(group);
         Self::group(&mut self.groups, group)?.transfer_leader(to)
+    }
+
+    /// Tells which members of a group are witnesses, also of those that are about to join. They are sent no state, and
+    /// the lead is not handed to them. Until a leader knows, a witness merely gets more than it needs; but a full
+    /// replica that passes for a witness cannot catch up from a snapshot.
+    ///
+    /// Errors: `UnknownGroup`.
+    pub fn set_witnesses(&mut self, group: GroupId, witnesses: &[ReplicaId]) -> Result<(), ConsensusError> {
+        Self::group(&mut self.groups, group)?.set_witnesses(witnesses);
+        Ok(())
     }
 
     /// Changes the members of a group, several at once through a joint quorum; answered with [`Answer::Changed`].
@@ -189,7 +199,8 @@ impl MultiRaft {
     /// log; the replica votes and appends meanwhile, but does not stay leader. A request that stands already is not
     /// repeated; it stands until it is fulfilled, also over restarts.
     ///
-    /// Errors: `NobodyToAsk`, if this replica leads or no leader is known; `UnknownGroup`; nothing happened.
+    /// Errors: `NobodyToAsk`, if this replica leads or no leader is known; `BadChange` from a witness; `UnknownGroup`;
+    /// nothing happened.
     pub fn request_snapshot(&mut self, group: GroupId) -> Result<(), ConsensusError> {
         self.dirty.insert(group);
         Self::group(&mut self.groups, group)?.request_snapshot()

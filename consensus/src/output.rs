@@ -24,6 +24,10 @@ pub enum StateMachine {
     Stored,
     /// In memory. It is small: a snapshot of it is kept beside the log, and the log may be cut behind that.
     InMemory,
+    /// Nowhere: this member votes and keeps the log, for a quorum at the price of a log. It gets no work. Its log is
+    /// only cut above `log_bytes_max`. Should it be elected, as nobody else has all entries, it refuses proposals and
+    /// reads, and hands the lead to the first full voter that has them.
+    Witness,
 }
 
 /// A group to open.
@@ -36,6 +40,9 @@ pub struct GroupSpec {
     /// The first members, the same on each of them; used if nothing is stored. Empty for a replica that joins a
     /// group which exists: it waits for a leader to send it a snapshot.
     pub voters: Vec<ReplicaId>,
+    /// Which members are witnesses, as far as is known; may change later
+    /// ([`MultiRaft::set_witnesses`](crate::MultiRaft::set_witnesses)).
+    pub witnesses: Vec<ReplicaId>,
     /// What the state machine has applied; zero if it starts empty.
     pub applied: LogIndex,
     /// Where its state is.

@@ -130,7 +130,7 @@ impl<R: Send + 'static> Consensus<R> {
     }
 
     /// Opens what is stored of a group, or begins it; returns the mailbox of its state machine. A state machine that
-    /// drops it closes the group.
+    /// drops it closes the group. That of a witness stays empty, and is kept as long as the group is to be open.
     ///
     /// Errors: as [`MultiRaft::open_group`]; `Overloaded`; `Stopped`.
     pub async fn open_group(&self, spec: GroupSpec) -> Result<mpsc::Receiver<Apply<R>>, ConsensusError> {
@@ -163,7 +163,8 @@ impl<R: Send + 'static> Consensus<R> {
     /// An index that is safe to read at, on the leader or any other member: a state that has applied it has all that
     /// was acknowledged before this call.
     ///
-    /// Errors: `DeadlineExceeded`, also for want of a leader; `Overloaded`; `UnknownGroup`; `Stopped`.
+    /// Errors: `DeadlineExceeded`, also for want of a leader; `NotLeader` from a witness; `Overloaded`; `UnknownGroup`;
+    /// `Stopped`.
     pub async fn read_index(&self, group: GroupId, deadline: Instant) -> Result<LogIndex, ConsensusError> {
         let answer = self.ask(group, |reply| Call::Read { group, reply });
         timeout_at(deadline, answer).await.unwrap_or(Err(ConsensusError::DeadlineExceeded { group }))
@@ -214,6 +215,13 @@ impl<R: Send + 'static> Consensus<R> {
             Ok(Err(_)) => Err(ConsensusError::UnknownGroup { group }),
             Err(_) => Err(ConsensusError::DeadlineExceeded { group }),
         }
+    }
+
+    /// Tells which members of a group are witnesses.
+    ///
+    /// Errors: as [`MultiRaft::set_witnesses`]; `Overloaded`; `Stopped`.
+    pub async fn set_witnesses(&self, group: GroupId, witnesses: Vec<ReplicaId>) -> Result<(), ConsensusError> {
+        self.ask(group, |reply| Call::Witnesses { group, witnesses, reply }).await
     }
 
     /// Changes the members of a group; returns once the change is complete.

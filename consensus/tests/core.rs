@@ -26,7 +26,15 @@ fn open(store: &Arc<MemoryStore>, me: u64, voters: &[u64], applied: u64) -> Mult
     let mut core = MultiRaft::new(store.clone(), config()).expect("settings are valid");
     let voters = voters.iter().copied().map(ReplicaId).collect();
     let (me, applied) = (ReplicaId(me), LogIndex(applied));
-    let spec = GroupSpec { group: GROUP, me, voters, applied, state_machine: StateMachine::Stored, state_lost: false };
+    let spec = GroupSpec {
+        group: GROUP,
+        me,
+        voters,
+        witnesses: Vec::new(),
+        applied,
+        state_machine: StateMachine::Stored,
+        state_lost: false,
+    };
     core.open_group(&spec).expect("it opens");
     core
 }
@@ -63,7 +71,8 @@ fn converse<'a>(mut a: (&'a mut MultiRaft, &'a MemoryStore), mut b: (&'a mut Mul
     for _ in 0..100 {
         let mut work_of_last = Vec::new();
         for message in std::mem::take(&mut messages) {
-            let core = if message.to == ReplicaId(1) { &mut *a.0 } else { &mut *b.0 };
+            let is_for_a = a.0.status(GROUP).is_some_and(|status| status.me == message.to);
+            let core = if is_for_a { &mut *a.0 } else { &mut *b.0 };
             core.step(&message).expect("a replica takes the other's messages");
         }
         for (core, store) in [&mut a, &mut b] {
@@ -136,6 +145,7 @@ fn the_log_is_only_cut_behind_what_was_applied_before_a_sync_began() {
         group: GROUP,
         me: ReplicaId(1),
         voters: vec![],
+        witnesses: Vec::new(),
         applied: LogIndex(20),
         state_machine: StateMachine::Stored,
         state_lost: false,
@@ -183,6 +193,7 @@ fn a_group_that_cannot_be_read_is_closed_and_others_go_on() {
         group: GroupId(4),
         me: ReplicaId(1),
         voters: vec![ReplicaId(1)],
+        witnesses: Vec::new(),
         applied: LogIndex(0),
         state_machine: StateMachine::Stored,
         state_lost: false,
@@ -211,6 +222,7 @@ fn a_destroyed_group_can_begin_anew_once_that_is_on_disk() {
         group: GROUP,
         me: ReplicaId(7),
         voters: vec![ReplicaId(7)],
+        witnesses: Vec::new(),
         applied: LogIndex(0),
         state_machine: StateMachine::Stored,
         state_lost: false,
@@ -281,4 +293,50 @@ fn a_damaged_state_is_replaced_and_the_log_is_kept() {
     assert_eq!((after.first, after.applied, after.starves), (before.first, after.committed, false), "the log is kept");
     let other = open(&other_store, 2, &[1, 2], after.applied.0);
     assert!(!other.status(GROUP).expect("it is open").starves, "the request is fulfilled");
+}
+
+#[test]
+fn a_witness_follows_without_state_and_does_not_stay_leader() {
+    let (store, other_store) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let mut core = open(&store, 1, &[1], 0);
+    settle(&mut core, &store);
+    for number in 0..50 {
+        core.propose(GROUP, vec![1; 20].into(), RequestId(number)).expect("there is room");
+        settle(&mut core, &store);
+        core.applied(GROUP, core.status(GROUP).expect("it is open").committed);
+        core.tick();
+    }
+    assert!(core.status(GROUP).expect("it is open").first > LogIndex(2), "the log is cut");
+    let mut witness = MultiRaft::new(other_store.clone(), config()).expect("settings are valid");
+    let spec = GroupSpec {
+        group: GROUP,
+        me: ReplicaId(2),
+        voters: vec![],
+        witnesses: vec![],
+        applied: LogIndex(0),
+        state_machine: StateMachine::Witness,
+        state_lost: false,
+    };
+    witness.open_group(&spec).expect("it opens");
+    core.set_witnesses(GROUP, &[ReplicaId(2)]).expect("it is open");
+    core.change_membership(GROUP, &[MemberChange::AddLearner(ReplicaId(2))], RequestId(50)).expect("it may come");
+    let work = converse((&mut witness, &other_store), (&mut core, &store));
+    assert!(!work.iter().any(|work| matches!(work, Work::Snapshot { .. })), "no state is made for a witness: {work:?}");
+    core.change_membership(GROUP, &[MemberChange::Promote(ReplicaId(2))], RequestId(51)).expect("it has caught up");
+    let work = converse((&mut core, &store), (&mut witness, &other_store));
+    assert_eq!(work, [], "a witness has nothing to apply");
+    let (led, kept) = (core.status(GROUP).expect("it is open"), witness.status(GROUP).expect("it is open"));
+    assert_eq!((kept.last, kept.committed, kept.applied), (led.last, led.committed, led.committed), "it has all");
+
+    let refused = core.transfer_leader(GROUP, ReplicaId(2)).expect_err("a witness cannot lead for long");
+    assert!(matches!(refused, ConsensusError::BadChange { .. }), "{refused}");
+    let refused = witness.read_index(GROUP, RequestId(60)).expect_err("it has nothing to read");
+    assert!(matches!(refused, ConsensusError::NotLeader { leader: Some(ReplicaId(1)), .. }), "{refused}");
+    let refused = witness.request_snapshot(GROUP).expect_err("it has no state to replace");
+    assert!(matches!(refused, ConsensusError::BadChange { .. }), "{refused}");
+    core.set_witnesses(GROUP, &[]).expect("it is open");
+    core.transfer_leader(GROUP, ReplicaId(2)).expect("a leader that does not know hands over");
+    converse((&mut core, &store), (&mut witness, &other_store));
+    let back = core.status(GROUP).expect("it is open");
+    assert_eq!((back.role, back.term), (Role::Leader, led.term + 2), "and is handed the lead back");
 }

@@ -76,6 +76,7 @@ impl Coordinator {
             group: GROUP,
             me: shoal_model::ReplicaId(config.id),
             voters: config.voters(),
+            witnesses: Vec::new(),
             applied: machine.applied(),
             state_machine: StateMachine::Stored,
             state_lost: false,

@@ -72,6 +72,7 @@ impl Replica {
             group: group_of(shard.id),
             me,
             voters: shard.replicas.iter().map(|replica| replica.id).collect(),
+            witnesses: Vec::new(),
             applied: machine.applied(),
             state_machine: StateMachine::Stored,
             state_lost: false,

@@ -4,7 +4,7 @@
 //! only need the entry to be committed. What the state machine has really applied is kept apart, for cutting the
 //! log and for holding back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use self::feed::{Asked, Feed};
 use self::membership::{PendingChange, members};
 use super::backlog::Backlog;
 use super::confs::ConfHistory;
-use super::log::GroupLog;
+use super::log::{GroupLog, NO_STATE};
 use super::logger::logger;
 use super::proposals::Proposals;
 use super::reads::Reads;
@@ -65,7 +65,6 @@ pub(crate) struct Group {
     pub(crate) incarnation: u64,
     state_machine: StateMachine,
     raft: RawNode<GroupLog>,
-    confs: ConfHistory,
     members: Arc<Members>,
     proposals: Proposals,
     reads: Reads,
@@ -128,8 +127,9 @@ impl Group {
         }
         let stored_snapshot = records.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index);
         // What a leader sent before a restart heals as well.
+        let is_witness = spec.state_machine == StateMachine::Witness;
         let from_leader = spec.state_machine == StateMachine::Stored && stored_snapshot > spec.applied.0;
-        let starves = (spec.state_lost || records.wish) && !from_leader;
+        let starves = (spec.state_lost || records.wish) && !from_leader && !is_witness;
         let applied = applied_at_open(spec, &records, starves)?;
         let corrupt = |record: &str, detail: String| ConsensusError::Corruption {
             group: spec.group,
@@ -146,9 +146,10 @@ impl Group {
             return Err(ConsensusError::LogLost { group: spec.group, last, acknowledged });
         }
         log.set_hard(records.hard.clone());
+        log.witnesses = witnesses(spec.me, is_witness, &spec.witnesses);
         let mut work = Vec::new();
         if let Some(snapshot) = records.snapshot {
-            if stored_snapshot > spec.applied.0 && !starves {
+            if stored_snapshot > spec.applied.0 && !starves && !is_witness {
                 let data = snapshot.data.clone();
                 work.push(Work::Restore { group: spec.group, index: LogIndex(stored_snapshot), data });
             }
@@ -156,7 +157,7 @@ impl Group {
                 log.offer_snapshot(Some(snapshot));
             }
         }
-        let raft = RawNode::new(&config.raft(spec.me.0, applied), log, &logger(spec.group.0))
+        let raft = RawNode::new(&config.raft(spec.me.0, applied, is_witness), log, &logger(spec.group.0))
             .map_err(|error| ConsensusError::Internal(error.to_string()))?;
         let mut group = Self {
             id: spec.group,
@@ -164,7 +165,6 @@ impl Group {
             incarnation,
             state_machine: spec.state_machine,
             raft,
-            confs: records.confs,
             members,
             proposals: Proposals::default(),
             reads: Reads::default(),
@@ -173,7 +173,7 @@ impl Group {
             restoring: None,
             durable_term: records.hard.term,
             handed_out: applied,
-            feed: Feed::Entries,
+            feed: if is_witness { Feed::Nothing } else { Feed::Entries },
             fed: applied,
             applied: spec.applied.0.max(if work.is_empty() { applied } else { 0 }),
             durable_applied: spec.applied.0,
@@ -253,6 +253,10 @@ impl Group {
         tick: u64,
         config: &RaftConfig,
     ) -> Result<(), ConsensusError> {
+        if self.is_witness() {
+            let leader = self.leader().filter(|leader| *leader != self.me);
+            return Err(ConsensusError::NotLeader { group: self.id, leader });
+        }
         if self.reads.len() >= config.reads_in_flight_max {
             return Err(self.overloaded("reads"));
         }
@@ -296,6 +300,11 @@ impl Group {
                     self.note_wish(message.from, message.request_snapshot, tick, config);
                 }
                 return Ok(());
+            }
+            MessageType::MsgSnapshot if self.is_witness() => message.mut_snapshot().data.clear(),
+            MessageType::MsgSnapshot if message.get_snapshot().data == NO_STATE => {
+                let problem = "it has no state, as for a witness, and this replica is none";
+                return Err(ConsensusError::BadMessage { group: self.id, problem });
             }
             MessageType::MsgSnapshot => self.take_wish(&mut message),
             // raft would pass it on to whom it takes for the leader, in the name of who asked. Who asked asks again.
@@ -352,6 +361,10 @@ impl Group {
             let problem = format!("replica {to} has no vote, so it cannot lead");
             return Err(ConsensusError::BadChange { group: self.id, problem });
         }
+        if self.raft.store().witnesses.contains(&to.0) {
+            let problem = format!("replica {to} is a witness, so it cannot lead for long");
+            return Err(ConsensusError::BadChange { group: self.id, problem });
+        }
         if to != self.me {
             self.raft.transfer_leader(to.0);
         }
@@ -371,6 +384,15 @@ impl Group {
         self.answers.extend(self.change.map(|change| (change.request, Answer::Unknown)));
         self.answers.extend(self.reads.requests().map(|request| (request, Answer::ReadExpired)));
         self.answers
+    }
+
+    /// Which members keep the log and no state.
+    pub(crate) fn set_witnesses(&mut self, ids: &[ReplicaId]) {
+        self.raft.mut_store().witnesses = witnesses(self.me, self.is_witness(), ids);
+    }
+
+    fn is_witness(&self) -> bool {
+        self.feed == Feed::Nothing
     }
 
     fn leads(&self) -> bool {
@@ -412,6 +434,12 @@ impl Group {
     }
 }
 
+/// A replica knows of itself what it is.
+fn witnesses(me: ReplicaId, is_witness: bool, ids: &[ReplicaId]) -> BTreeSet<u64> {
+    let others = ids.iter().filter(|id| **id != me);
+    others.chain(is_witness.then_some(&me)).map(|id| id.0).collect()
+}
+
 /// The records of a group that is not stored.
 fn begin(spec: &GroupSpec, batch: &mut Batch) -> GroupRecords {
     let start = if spec.voters.is_empty() { Position::default() } else { FIRST };
@@ -426,6 +454,9 @@ fn begin(spec: &GroupSpec, batch: &mut Batch) -> GroupRecords {
 /// Where the state machine will be once it has restored the stored snapshot, if it needs that. One that waits for a
 /// snapshot of a peer may be anywhere.
 fn applied_at_open(spec: &GroupSpec, records: &GroupRecords, starves: bool) -> Result<u64, ConsensusError> {
+    if spec.state_machine == StateMachine::Witness {
+        return Ok(records.start.index);
+    }
     let snapshot = records.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index);
     let applied = spec.applied.0.max(snapshot);
     if applied >= records.start.index {

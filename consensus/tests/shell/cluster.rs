@@ -87,6 +87,7 @@ pub(crate) fn spec(group: GroupId, me: u64, voters: &[u64]) -> GroupSpec {
         group,
         me: ReplicaId(me),
         voters,
+        witnesses: Vec::new(),
         applied: LogIndex(0),
         state_machine: StateMachine::InMemory,
         state_lost: false,

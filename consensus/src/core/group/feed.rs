@@ -23,6 +23,8 @@ pub(super) enum Feed {
     Entries,
     /// Nothing until a snapshot at `floor` or later comes.
     Snapshot { floor: u64 },
+    /// Nothing ever: a witness has no state.
+    Nothing,
     /// Entries from `next` on, out of the log, until it has all that were committed meanwhile.
     Log { next: u64 },
 }
@@ -43,6 +45,10 @@ struct Wish {
 impl Group {
     /// Asks the leader for a snapshot; the state machine gets nothing before it.
     pub(crate) fn request_snapshot(&mut self) -> Result<(), ConsensusError> {
+        if self.is_witness() {
+            let problem = "a witness has no state to replace".into();
+            return Err(ConsensusError::BadChange { group: self.id, problem });
+        }
         if self.leads() || self.leader().is_none() {
             return Err(ConsensusError::NobodyToAsk { group: self.id, leads: self.leads() });
         }
@@ -67,7 +73,7 @@ impl Group {
 
     /// Whether this replica could lead for long.
     pub(super) fn can_serve(&self) -> bool {
-        !matches!(self.feed, Feed::Snapshot { .. })
+        matches!(self.feed, Feed::Entries | Feed::Log { .. })
     }
 
     /// A follower's part, every few ticks: a request may be lost, and so may its answer.

@@ -117,7 +117,7 @@ impl Group {
         }
         let change = ConfChangeV2::parse_from_bytes(&entry.data).map_err(|error| internal(error.to_string()))?;
         let conf = self.raft.apply_conf_change(&change).map_err(|error| internal(error.to_string()))?;
-        self.confs.push(entry.index, conf.clone());
+        self.raft.mut_store().confs.push(entry.index, conf.clone());
         self.confs_are_dirty = true;
         self.set_members(&conf);
         let still_votes = self.members.voters.contains(&self.me) || self.members.leaving.contains(&self.me);
@@ -136,7 +136,8 @@ impl Group {
     fn step_aside(&mut self) {
         let raft = &mut self.raft.raft;
         let matched = |id: &ReplicaId| raft.prs().get(id.0).map_or(0, |progress| progress.matched);
-        if let Some(heir) = self.members.voters.iter().copied().max_by_key(matched) {
+        let fitness = |id: &ReplicaId| (!raft.store().witnesses.contains(&id.0), matched(id));
+        if let Some(heir) = self.members.voters.iter().copied().max_by_key(fitness) {
             raft.send_timeout_now(heir.0);
         }
         let term = raft.term;

@@ -64,10 +64,12 @@ impl Group {
             let metadata = snapshot.get_metadata();
             let start = Position { index: metadata.index, term: metadata.term };
             self.raft.mut_store().restart(start, batch);
-            self.confs = ConfHistory::new(start.index, metadata.get_conf_state().clone());
+            self.raft.mut_store().confs = ConfHistory::new(start.index, metadata.get_conf_state().clone());
             records::put_start(batch, self.id, self.me, start);
-            records::put_confs(batch, self.id, &self.confs);
-            records::put_snapshot(batch, self.id, snapshot);
+            records::put_confs(batch, self.id, &self.raft.store().confs);
+            if !self.is_witness() {
+                records::put_snapshot(batch, self.id, snapshot);
+            }
         }
         self.raft.mut_store().append(&ready.take_entries(), batch);
     }
@@ -140,9 +142,12 @@ impl Group {
         messages.append(&mut light.take_messages());
         self.hard_is_dirty |= light.commit_index().is_some();
         self.handed_out = index;
-        self.snapshot_index = index;
-        self.durable_snapshot = index;
-        self.feed_snapshot(index, snapshot.data.clone());
+        if self.is_witness() {
+            (self.fed, self.applied) = (index, index);
+        } else {
+            (self.snapshot_index, self.durable_snapshot) = (index, index);
+            self.feed_snapshot(index, snapshot.data.clone());
+        }
         self.set_members(snapshot.get_metadata().get_conf_state());
         self.keep_snapshot(snapshot);
         self.raft.advance_apply_to(index);
@@ -176,6 +181,9 @@ impl Group {
             self.answers.extend(request.map(|request| (request, Answer::Unknown)));
         }
         self.handed_out = last;
+        if self.is_witness() {
+            (self.fed, self.applied) = (last, last);
+        }
         // After the changes above: this is what makes a leader propose to leave a joint membership.
         self.raft.advance_apply_to(last);
         self.settle_change();
@@ -218,7 +226,7 @@ impl Group {
         }
         if std::mem::take(&mut self.confs_are_dirty) {
             round.out.must_sync = true;
-            records::put_confs(&mut round.out.batch, self.id, &self.confs);
+            records::put_confs(&mut round.out.batch, self.id, &self.raft.store().confs);
         }
         if std::mem::take(&mut self.snapshot_is_dirty)
             && let Some(snapshot) = self.raft.store().offered_snapshot()

@@ -6,6 +6,7 @@ use raft::{ProgressState, StateRole};
 use shoal_model::{LogIndex, ReplicaId};
 
 use super::Group;
+use super::feed::Feed;
 use crate::{GroupStatus, MemberProgress, RaftConfig, Role};
 
 impl Group {
@@ -25,7 +26,7 @@ impl Group {
             term: raft.term,
             committed: LogIndex(raft.raft_log.committed),
             applied: LogIndex(self.applied),
-            starves: !self.can_serve(),
+            starves: matches!(self.feed, Feed::Snapshot { .. }),
             first: LogIndex(log.start().index + 1),
             last: LogIndex(raft.raft_log.last_index()),
             log_bytes: log.bytes(),

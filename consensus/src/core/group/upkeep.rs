@@ -7,7 +7,7 @@ use shoal_model::ReplicaId;
 use shoal_runtime::Batch;
 
 use super::Group;
-use crate::core::records::{self, Position};
+use crate::core::records;
 use crate::{ConsensusError, RaftConfig, StateMachine, Work};
 
 impl Group {
@@ -41,8 +41,9 @@ impl Group {
         let raft = &self.raft.raft;
         let last = raft.raft_log.last_index();
         let has_all = |id: &ReplicaId| raft.prs().get(id.0).is_some_and(|progress| progress.matched == last);
-        let heirs = self.members.voters.iter().copied().filter(|id| *id != self.me && has_all(id));
-        if let Some(heir) = heirs.into_iter().find(|id| self.was_heard(id.0, tick, config)) {
+        let witnesses = &raft.store().witnesses;
+        let mut heirs = self.members.voters.iter().copied().filter(|id| *id != self.me && !witnesses.contains(&id.0));
+        if let Some(heir) = heirs.find(|id| has_all(id) && self.was_heard(id.0, tick, config)) {
             self.raft.transfer_leader(heir.0);
         }
     }
@@ -84,12 +85,12 @@ impl Group {
         batch: &mut Batch,
     ) -> Result<(), ConsensusError> {
         if !self.is_fed() {
-            let problem = "its state is damaged, so it makes no snapshots".into();
+            let problem = "it has no whole state, so it makes no snapshots".into();
             return Err(ConsensusError::BadChange { group: self.id, problem });
         }
         self.snapshot_asked = None;
         let place = self.raft.store().term_at(index).filter(|_| index > 0 && index <= self.handed_out);
-        let (Some(term), Some(conf)) = (place, self.confs.at(index)) else {
+        let (Some(term), Some(conf)) = (place, self.raft.store().confs.at(index).cloned()) else {
             let problem = format!("a snapshot at {index} is not of the log's present range");
             return Err(ConsensusError::BadChange { group: self.id, problem });
         };
@@ -97,7 +98,7 @@ impl Group {
         let metadata = snapshot.mut_metadata();
         metadata.index = index;
         metadata.term = term;
-        metadata.set_conf_state(conf.clone());
+        metadata.set_conf_state(conf);
         if self.state_machine == StateMachine::InMemory {
             records::put_snapshot(batch, self.id, &snapshot);
             self.snapshot_index = index;
@@ -117,16 +118,21 @@ impl Group {
 
     /// Cuts what the state machine can do without after a crash, and followers need no more.
     fn cut_log(&mut self, tick: u64, config: &RaftConfig, batch: &mut Batch) {
-        let (entries, bytes) = (config.log_keep_entries, config.log_keep_bytes);
+        let (mut entries, mut bytes) = (config.log_keep_entries, config.log_keep_bytes);
         let safe = match self.state_machine {
             StateMachine::Stored => self.durable_applied,
             StateMachine::InMemory => self.durable_snapshot,
+            StateMachine::Witness => self.handed_out,
         };
         // A snapshot that was asked for may be ahead of what was taken from raft.
         let safe = safe.min(self.handed_out);
         let log = self.raft.store();
         let over_cap = log.bytes() > config.log_bytes_max;
         let limit = if over_cap { safe } else { safe.min(self.slowest_follower(tick, config)) };
+        if self.is_witness() {
+            // It may be all that is left of what a full replica lacks, so it keeps what it may.
+            (entries, bytes) = (usize::MAX / 2, config.log_bytes_max / 5 * 4);
+        }
         if let Some(index) = log.cut_point(entries, bytes, limit) {
             self.cut_log_through(index, batch);
         } else if self.state_machine == StateMachine::InMemory
@@ -140,10 +146,10 @@ impl Group {
     fn cut_log_through(&mut self, index: u64, batch: &mut Batch) {
         let log = self.raft.mut_store();
         log.cut_through(index, batch);
-        let start: Position = log.start();
-        records::put_start(batch, self.id, self.me, start);
-        if self.confs.forget_before(index) {
-            records::put_confs(batch, self.id, &self.confs);
+        let forgot = log.confs.forget_before(index);
+        records::put_start(batch, self.id, self.me, log.start());
+        if forgot {
+            records::put_confs(batch, self.id, &self.raft.store().confs);
         }
     }
 
