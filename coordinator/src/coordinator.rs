@@ -77,8 +77,10 @@ impl Coordinator {
             group: GROUP,
             me: shoal_model::ReplicaId(config.id),
             voters: config.voters(),
+            witnesses: Vec::new(),
             applied: machine.applied(),
             state_machine: StateMachine::Stored,
+            state_lost: false,
         };
         let inbox = consensus.open_group(group).await?;
         let shared = Arc::new(Shared {

@@ -394,6 +394,7 @@ impl Jobs {
                 return self.not_fetched(job, &target, &error, nobody_has_it, purpose, machine);
             }
         };
+        self.metrics.fetched_segment();
         match purpose {
             Purpose::Offered(reply) => {
                 machine.hold(product, number)?;

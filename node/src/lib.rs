@@ -7,12 +7,14 @@
 //! - `replica`: one shard replica: the task that applies, the view that reads take.
 //! - `jobs`, `builder`: making segments; `lead`: what a leader does beside ordering writes.
 //! - `peers`, `fetch`, `transfer`, `restore`: segments and snapshots on their way between replicas.
+//! - `compare`: whether replicas hold the same.
 //! - `reads` and `service`: the calls of routers; `freshness`: how old an answer may be.
 //!
 //! Does not know about: how a request is spread over shards or hedged (the router), who decides where replicas live (the
 //! coordinator), what is inside a Raft message (`shoal-consensus`).
 
 mod builder;
+mod compare;
 mod config;
 mod cpu_pool;
 mod error;

@@ -181,7 +181,8 @@ fn a_replica_that_was_away_for_long_catches_up_and_followers_fetch_what_leaders_
 /// Whether all replicas have their points in segments that are all there.
 async fn built_everywhere(client: &Client) -> Option<()> {
     let collection = client.describe_collection("rows").await.expect("it is there");
-    let reports: Vec<_> = collection.shards.iter().flat_map(|shard| &shard.replicas).map(|r| r.report.as_ref()).collect();
+    let reports: Vec<_> =
+        collection.shards.iter().flat_map(|shard| &shard.replicas).map(|r| r.report.as_ref()).collect();
     let built = |report: &Option<&shoal_client::ReplicaReport>| {
         report.is_some_and(|report| {
             report.points == 60_000 && report.waiting_points == 0 && report.segments > 0 && report.missing_segments == 0
