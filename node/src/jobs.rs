@@ -545,7 +545,8 @@ impl LaneState {
     }
 }
 
-fn pause_after(failures: u32) -> Duration {
+/// How long a lane rests after so many failures in a row, at least one.
+pub fn pause_after(failures: u32) -> Duration {
     RETRY_AFTER.saturating_mul(1 << (failures - 1).min(16)).min(RETRY_AFTER_MAX)
 }
 

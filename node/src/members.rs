@@ -44,7 +44,7 @@ pub(crate) async fn follow(
 }
 
 /// What is to be done next; nothing while a change is under way.
-fn next_step(shard: &Shard, status: &GroupStatus) -> Option<MembershipStep> {
+pub fn next_step(shard: &Shard, status: &GroupStatus) -> Option<MembershipStep> {
     let members = &status.members;
     if !members.leaving.is_empty() {
         return None;
@@ -77,7 +77,7 @@ async fn take(
 }
 
 /// Who is to lead instead of one that leaves.
-fn heir(shard: &Shard, voters: &[ReplicaId]) -> Option<ReplicaId> {
+pub fn heir(shard: &Shard, voters: &[ReplicaId]) -> Option<ReplicaId> {
     let members = shard.full_replicas().filter(|replica| replica.standing == Standing::Member);
     members.map(|replica| replica.id).find(|id| voters.contains(id))
 }

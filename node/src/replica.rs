@@ -288,12 +288,12 @@ impl Replica {
 }
 
 /// A shard's Raft group has the shard's number.
-pub(crate) fn group_of(shard: ShardId) -> GroupId {
+pub fn group_of(shard: ShardId) -> GroupId {
     GroupId(shard.0)
 }
 
 /// What the consensus crate is told of a shard's group, but for the state of its state machine.
-pub(crate) fn group_spec(shard: &Shard, me: ReplicaId, state_machine: StateMachine) -> GroupSpec {
+pub fn group_spec(shard: &Shard, me: ReplicaId, state_machine: StateMachine) -> GroupSpec {
     GroupSpec {
         group: group_of(shard.id),
         me,
