@@ -220,7 +220,11 @@ impl MultiRaft {
     /// Errors: `BadChange` if the log does not hold that index any more; `UnknownGroup`.
     pub fn snapshot_made(&mut self, group: GroupId, index: LogIndex, data: Bytes) -> Result<(), ConsensusError> {
         let open = Self::group(&mut self.groups, group)?;
-        open.snapshot_made(index.0, data, self.ticks, &self.config, &mut self.batch)?;
+        let mut batch = Batch::default();
+        open.snapshot_made(index.0, data, self.ticks, &self.config, &mut batch)?;
+        // Else an idle process would make it again and again, as the log is only cut behind one that is on disk.
+        self.must_sync |= !batch.is_empty();
+        self.batch.append(batch);
         self.dirty.insert(group);
         self.unsynced.insert(group);
         Ok(())
