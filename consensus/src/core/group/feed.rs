@@ -91,8 +91,11 @@ impl Group {
         self.raft.raft.msgs.push(message);
     }
 
-    /// A leader's part: `peer` asked for a snapshot.
+    /// A leader's part: `peer` asked for a snapshot. It may have been removed and not know.
     pub(super) fn note_wish(&mut self, peer: u64, floor: u64, tick: u64, config: &RaftConfig) {
+        if self.raft.raft.prs().get(peer).is_none() {
+            return;
+        }
         let wish = self.asked.0.entry(peer).or_insert(Wish { floor, asked: tick, sent: None });
         (wish.floor, wish.asked) = (floor, tick);
         self.serve_wishes(tick, config);

@@ -234,6 +234,8 @@ impl Group {
             records::put_snapshot(&mut round.out.batch, self.id, snapshot);
         }
         if std::mem::take(&mut self.wish_is_dirty) {
+            // A wish that comes back after a crash may find nobody left to fulfil it.
+            round.out.must_sync = true;
             let stands = self.heals_at.is_some() || matches!(self.feed, Feed::Snapshot { .. });
             records::put_wish(&mut round.out.batch, self.id, stands);
         }
