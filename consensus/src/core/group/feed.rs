@@ -42,6 +42,12 @@ struct Wish {
     sent: Option<u64>,
 }
 
+impl Asked {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Group {
     /// Asks the leader for a snapshot; the state machine gets nothing before it.
     pub(crate) fn request_snapshot(&mut self) -> Result<(), ConsensusError> {

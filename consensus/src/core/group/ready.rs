@@ -83,6 +83,7 @@ impl Group {
         let mut messages = ready.take_messages();
         messages.append(&mut ready.take_persisted_messages());
         messages.retain_mut(|message| self.mend(message));
+        messages.iter_mut().for_each(|message| self.invite(message, round.tick, round.config));
         self.note_snapshots(&messages, round.tick);
         let mut held = Vec::new();
         if at_once {
