@@ -707,6 +707,8 @@ impl Restoring {
 }
 
 /// Shows points of a shard after a key, as they are stored, until `visit` breaks.
+///
+/// Errors: `Malformed` for a record that is not what was written: whoever it was sent to could only stop.
 pub fn scan_records(
     store: &dyn Store,
     shard: ShardId,
@@ -717,6 +719,10 @@ pub fn scan_records(
     let from = after.map_or(first.clone(), |after| [&first[..], after, &[0]].concat().into());
     let mut failed = None;
     store.scan(Table::Vectors, &from, &to, &mut |key, vector| match store.get(Table::Payload, key) {
+        Ok(Some(payload)) if split_record(key, vector).is_none() || split_record(key, &payload).is_none() => {
+            failed = Some(NodeError::Malformed { shard, what: "point" });
+            ControlFlow::Break(())
+        }
         Ok(Some(payload)) => visit(wire::PointRecord {
             key: Bytes::copy_from_slice(keys::id_part(key)),
             vector: Bytes::copy_from_slice(vector),
