@@ -446,6 +446,8 @@ impl Jobs {
     fn unfetchable(&mut self, name: Name, machine: &mut ShardMachine) -> Result<(), NodeError> {
         if self.leads {
             self.begin_job(Lane::Build, &[name], machine)?;
+            // That one is seen to; the next need not rest for it.
+            self.mending = LaneState::default();
         }
         Ok(())
     }
