@@ -11,7 +11,6 @@ use shoal_model::{
     placement,
 };
 use shoal_proto::map::encode_command;
-use shoal_runtime::Store as _;
 
 use crate::event::{Answer, Call, CallId, Failure, Outside, Own};
 use crate::network::Endpoint;
@@ -130,7 +129,7 @@ impl Coordinator {
                 Ok(applied) => answer = waiting.zip(applied),
                 Err(error) => out.truth.breaks(format!("coordinator {} stops: {error}", host.number)),
             },
-            Item::Restore { data } => match MapMachine::decode(&data) {
+            Item::Restore { data, .. } => match MapMachine::decode(&data) {
                 Ok(machine) => self.machine = machine,
                 Err(error) => out.truth.breaks(format!("coordinator {} stops: {error}", host.number)),
             },

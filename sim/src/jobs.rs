@@ -401,6 +401,7 @@ impl Node {
                             let is_free = lane.is_none_or(|state| state.is_free(out.now));
                             let leads = replica.leads == crate::replica::Leads::Yes;
                             if nobody_has_it && is_free && leads {
+                                replica.jobs.mending = LaneState::default();
                                 self.begin_job(shard, Lane::Build, &[name], host, out);
                             }
                         }

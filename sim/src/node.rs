@@ -368,7 +368,7 @@ impl Node {
                 self.begin_what_is_due(shard, host, out);
             }
             (Waiting::Install(shard), _) => self.install_failed(shard, host, out),
-            (Waiting::Change(_) | Waiting::Command(_) | Waiting::Fresh(_), _) => {}
+            (Waiting::Change | Waiting::Command(_) | Waiting::Fresh(_), _) => {}
         }
     }
 

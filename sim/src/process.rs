@@ -24,7 +24,7 @@ use crate::queue::{MS, Ns};
 pub(crate) enum Waiting {
     Write((Endpoint, CallId)),
     Read(u64),
-    Change(ShardId),
+    Change,
     Seal(ShardId),
     Install(ShardId),
     Command(Task),
@@ -34,7 +34,7 @@ pub(crate) enum Waiting {
 /// What waits in the mailbox of a state machine.
 pub(crate) enum Item {
     Entry { index: LogIndex, data: Bytes, waiting: Option<Waiting> },
-    Restore { data: Bytes },
+    Restore { index: LogIndex, data: Bytes },
     Snapshot,
 }
 
@@ -75,11 +75,6 @@ impl Host {
 
     pub(crate) fn me(&self) -> Endpoint {
         Endpoint::Process(self.number)
-    }
-
-    /// A time of its own clock.
-    pub(crate) fn local(&self, time: Ns) -> Ns {
-        time / 1_000 * (self.tick_ns / 100_000) / 1_000 * 1_000
     }
 
     fn next_request(&mut self) -> RequestId {
@@ -360,7 +355,7 @@ impl Process {
                 let waiting = request.and_then(|request| self.host.waiting.remove(&request));
                 (group, Item::Entry { index, data, waiting })
             }
-            Work::Restore { group, data, .. } => (group, Item::Restore { data }),
+            Work::Restore { group, index, data } => (group, Item::Restore { index, data }),
             Work::Snapshot { group } => (group, Item::Snapshot),
         };
         match &mut self.role {

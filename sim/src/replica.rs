@@ -148,7 +148,7 @@ impl Node {
                 self.begin_what_is_due(shard, host, out);
             }
             Mode::Awaiting => self.await_snapshot(shard, host, out),
-            Mode::Asking | Mode::Restoring(_) => {}
+            Mode::Asking { .. } | Mode::Restoring(_) => {}
         }
         if self.replicas.get(&shard).is_some_and(|replica| !replica.inbox.is_empty()) {
             self.apply_soon(shard, host, out);
@@ -174,13 +174,13 @@ impl Node {
                     let delay = out.short(out.shape.apply_ns);
                     out.own(host.id(), delay, Own::MakeSnapshot(shard));
                 }
-                Item::Restore { data } => {
+                Item::Restore { index, data } => {
                     self.apply(shard, std::mem::take(&mut entries), host, out);
                     self.put_down(shard, host, out);
                     if let Some(replica) = self.replicas.get_mut(&shard) {
                         work.into_iter().rev().for_each(|item| replica.inbox.push_front(item));
                     }
-                    self.restore(shard, data, host, out);
+                    self.restore(shard, index, data, host, out);
                     return;
                 }
             }

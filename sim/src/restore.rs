@@ -11,6 +11,7 @@ use shoal_consensus::ConsensusError;
 use shoal_model::{LogIndex, NodeId, ShardId};
 use shoal_node::simulation::{
     Manifest, Name, Restoring, SegmentFiles, ShardMachine, erase_files, group_of, remove_files, scan_records, snapshot_of,
+    successor,
 };
 use shoal_proto::internal::v1 as wire;
 use shoal_runtime::Store as _;
@@ -39,7 +40,7 @@ pub(crate) enum Mode {
     /// It was found to be damaged at the start; the group was told, and a snapshot will come.
     Lost,
     /// No snapshot could be asked for yet.
-    Asking,
+    Asking { given_up: LogIndex },
     /// One was asked for. Entries that come before are in it.
     Awaiting,
     /// One is being fetched.
@@ -48,6 +49,7 @@ pub(crate) enum Mode {
 
 /// A snapshot on its way.
 pub(crate) struct Restore {
+    index: LogIndex,
     snapshot: wire::ShardSnapshot,
     /// Segments whose files are still to be fetched.
     wanted: Vec<(Name, Manifest)>,
@@ -105,7 +107,8 @@ impl Node {
     pub(crate) fn put_down(&mut self, shard: ShardId, host: &mut Host, out: &mut Outside) {
         self.stand_down(shard, host, out);
         if let Some(replica) = self.replicas.get_mut(&shard) {
-            replica.mode = Mode::Asking;
+            let given_up = replica.machine.as_ref().map_or(NOWHERE, ShardMachine::applied);
+            replica.mode = Mode::Asking { given_up };
             replica.machine = None;
         }
     }
@@ -129,16 +132,32 @@ impl Node {
     /// Mirrors the first half of `ApplyTask::next_snapshot`.
     pub(crate) fn ask_for_snapshot(&mut self, shard: ShardId, host: &mut Host, out: &mut Outside) {
         let Some(replica) = self.replicas.get_mut(&shard) else { return };
-        if !matches!(replica.mode, Mode::Asking) {
-            return;
-        }
+        let Mode::Asking { given_up } = replica.mode else { return };
         match host.core.as_mut().map_or(Err(ConsensusError::Stopped), |core| core.request_snapshot(group_of(shard))) {
             Ok(()) => {
                 replica.mode = Mode::Awaiting;
+                if let Some(core) = &mut host.core {
+                    core.applied(group_of(shard), given_up);
+                }
                 self.apply_soon(shard, host, out);
             }
             Err(ConsensusError::UnknownGroup { .. } | ConsensusError::Stopped) => {}
-            Err(_) => out.own(host.id(), RETRY_AFTER, Own::AskSnapshot(shard)),
+            Err(error) => {
+                if matches!(error, ConsensusError::NobodyToAsk { leads: true, .. }) {
+                    self.give_lead_away(shard, host);
+                }
+                out.own(host.id(), RETRY_AFTER, Own::AskSnapshot(shard));
+            }
+        }
+    }
+
+    /// Mirrors `ApplyTask::give_lead_away`.
+    fn give_lead_away(&mut self, shard: ShardId, host: &mut Host) {
+        let Some(core) = &mut host.core else { return };
+        let entry = self.map.shards.get(&shard).zip(core.status(group_of(shard)));
+        if let Some(heir) = entry.and_then(|(entry, status)| successor(entry, &status)) {
+            // Tried again as long as it leads.
+            drop(core.transfer_leader(group_of(shard), heir));
         }
     }
 
@@ -146,14 +165,27 @@ impl Node {
     pub(crate) fn await_snapshot(&mut self, shard: ShardId, host: &mut Host, out: &mut Outside) {
         let Some(replica) = self.replicas.get_mut(&shard) else { return };
         while let Some(item) = replica.inbox.pop_front() {
-            if let Item::Restore { data } = item {
-                return self.restore(shard, data, host, out);
+            match item {
+                Item::Restore { index, data } => return self.restore(shard, index, data, host, out),
+                Item::Entry { index, .. } => {
+                    if let Some(core) = &mut host.core {
+                        core.applied(group_of(shard), index);
+                    }
+                }
+                Item::Snapshot => {}
             }
         }
     }
 
     /// Mirrors the beginning of `restore::restore`.
-    pub(crate) fn restore(&mut self, shard: ShardId, data: Bytes, host: &mut Host, out: &mut Outside) {
+    pub(crate) fn restore(
+        &mut self,
+        shard: ShardId,
+        index: LogIndex,
+        data: Bytes,
+        host: &mut Host,
+        out: &mut Outside,
+    ) {
         let maker_first = |maker: NodeId, peers: Vec<NodeId>| {
             std::iter::once(maker).chain(peers.into_iter().filter(move |node| *node != maker)).collect::<Vec<_>>()
         };
@@ -175,6 +207,7 @@ impl Node {
             }
         }
         let restore = Restore {
+            index,
             snapshot,
             wanted,
             nodes,
@@ -301,8 +334,9 @@ impl Node {
                 let is_final = matches!(answer, Answer::Failed(Failure::NotFound));
                 if is_final || restore.failures > RESUMES_MAX {
                     out.trace.tell(out.now, || format!("process {} asks for another snapshot", host.number));
+                    let given_up = restore.index;
                     if let Some(replica) = self.replicas.get_mut(&shard) {
-                        replica.mode = Mode::Asking;
+                        replica.mode = Mode::Asking { given_up };
                     }
                     self.ask_for_snapshot(shard, host, out);
                 } else {

@@ -192,7 +192,9 @@ impl Node {
     pub(crate) fn look_at_parked(&mut self, host: &mut Host, out: &mut Outside) {
         let parked: Vec<u64> =
             self.reads.iter().filter(|(_, reading)| reading.stage == Stage::Parked).map(|(key, _)| *key).collect();
-        parked.into_iter().for_each(|key| drop(self.open_view(key, host, out)));
+        for key in parked {
+            let _ = self.open_view(key, host, out); // its alarm is set already
+        }
     }
 
     /// It took too long; void if it has come further since, as each stage sets its own alarm.
@@ -223,8 +225,8 @@ impl Node {
             // Points come from the store, a moment later.
             reading.stage = Stage::Reading;
             reading.seen = replica.view.applied;
-            let slow = out.rng.random_bool(0.05);
-            let delay = out.short(if slow { 200 * MS } else { 2 * MS });
+            let slow = out.rng.random_bool(0.15);
+            let delay = out.short(if slow { 800 * MS } else { 2 * MS });
             out.own(host.id(), delay, Own::ReadPoints(key));
             return;
         }

@@ -53,12 +53,12 @@ impl Node {
             let Some(entry) = map.shards.get(&shard) else { continue };
             match next_step(entry, &status) {
                 Some(MembershipStep::AddLearner(id)) => {
-                    host.change(group_of(shard), &[MemberChange::AddLearner(id)], Waiting::Change(shard));
+                    host.change(group_of(shard), &[MemberChange::AddLearner(id)], Waiting::Change);
                 }
                 Some(MembershipStep::Exchange { promote, remove }) => {
                     let promote = promote.into_iter().map(MemberChange::Promote);
                     let changes: Vec<_> = promote.chain(remove.into_iter().map(MemberChange::Remove)).collect();
-                    host.change(group_of(shard), &changes, Waiting::Change(shard));
+                    host.change(group_of(shard), &changes, Waiting::Change);
                 }
                 Some(MembershipStep::HandOver) => {
                     if let Some((heir, core)) = heir(entry, &status.members.voters).zip(host.core.as_mut()) {
