@@ -46,7 +46,10 @@ pub(crate) struct Node {
     pub(crate) member: Option<NodeId>,
     /// Of segment files; without one, segments are in memory.
     pub(crate) folder: Option<PathBuf>,
+    /// The newest map that was heard of.
     pub(crate) map: Arc<ClusterMap>,
+    /// The one that replicas are being brought to; it is on the disk before they are.
+    following: Arc<ClusterMap>,
     pub(crate) followed: Epoch,
     pub(crate) replicas: BTreeMap<ShardId, Replica>,
     dropping: BTreeMap<ShardId, Dropping>,
@@ -68,6 +71,7 @@ impl Node {
             member: None,
             folder,
             map: Arc::default(),
+            following: Arc::default(),
             followed: Epoch(0),
             replicas: BTreeMap::new(),
             dropping: BTreeMap::new(),
@@ -267,6 +271,7 @@ impl Node {
     /// Mirrors a turn of `replicas::Replicas::follow`.
     fn follow(&mut self, host: &mut Host, out: &mut Outside) {
         if self.map.epoch > self.followed && self.dropping.is_empty() {
+            self.following = self.map.clone();
             if let Err(error) = save_map(&self.map, &*host.disk) {
                 out.truth.breaks(format!("process {} stops: {error}", host.number));
             }
@@ -277,7 +282,7 @@ impl Node {
     /// Mirrors `replicas::Replicas::reconcile`; goes on when what is dropped is gone.
     fn reconcile(&mut self, host: &mut Host, out: &mut Outside) {
         let Some(me) = self.member else { return };
-        let map = self.map.clone();
+        let map = self.following.clone();
         let wanted: BTreeMap<ShardId, &Shard> = map.shards_on(me).map(|shard| (shard.id, shard)).collect();
         let stored = stored_shards(&*host.disk).expect("the simulated disk does not fail");
         let open = self.replicas.keys().copied();
