@@ -224,6 +224,7 @@ mod tests {
         let replica = |(i, alive): (usize, &bool)| Replica {
             id: id * 10 + i as u64,
             node_id: i as u64 + 1,
+            witness: false,
             report: alive.then_some(ReplicaReport {
                 leader: leader && i == 0,
                 applied_index: 41,
@@ -236,6 +237,7 @@ mod tests {
                 segment_bytes: 5 << 20,
                 jobs: vec!["building a segment of 200 points".to_owned()],
                 job_failures: vec!["merging 4 segments: no room".to_owned()],
+                missing_segments: 0,
             }),
         };
         let range = HashRange::divide(2)[(id % 2) as usize];
@@ -253,6 +255,7 @@ mod tests {
             active_version: 1,
             candidate_version: None,
             replicas: 2,
+            witness: false,
             shards,
         }
     }

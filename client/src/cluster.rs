@@ -111,6 +111,8 @@ pub struct ReplicaReport {
     pub jobs: Vec<String>,
     /// Why builds or merges failed last, in words; none if the last went well.
     pub job_failures: Vec<String>,
+    /// Segments whose files are missing there; their points are found all the same.
+    pub missing_segments: u64,
 }
 
 /// The cluster as its coordinators see it.
@@ -217,6 +219,7 @@ fn shard(shard: v1::Shard) -> Shard {
             segment_bytes: report.segment_bytes,
             jobs: report.jobs,
             job_failures: report.job_failures,
+            missing_segments: report.missing_segments,
         }),
     };
     Shard {

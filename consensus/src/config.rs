@@ -134,13 +134,18 @@ impl RaftConfig {
 
     /// raft's own settings for one replica. Its defaults would send one entry per message, without limits, without
     /// pre-vote.
-    pub(crate) fn raft(&self, me: u64, applied: u64) -> raft::Config {
-        let (min_election_tick, max_election_tick) = match self.election_jitter {
-            ElectionJitter::Random { ticks_max } => {
-                (self.election_ticks + 1, self.election_ticks + 1 + ticks_max.max(1))
-            }
-            ElectionJitter::Fixed { ticks } => (self.election_ticks + ticks, self.election_ticks + ticks + 1),
+    ///
+    /// A witness stands after all others: it can only lead until it can hand over, and is needed for no more than
+    /// entries that no full replica has.
+    pub(crate) fn raft(&self, me: u64, applied: u64, is_witness: bool) -> raft::Config {
+        let (first, width) = match self.election_jitter {
+            ElectionJitter::Random { ticks_max } if is_witness => (1 + ticks_max.max(1), ticks_max.max(1)),
+            ElectionJitter::Random { ticks_max } => (1, ticks_max.max(1)),
+            ElectionJitter::Fixed { ticks } if is_witness => (2 * ticks, 1),
+            ElectionJitter::Fixed { ticks } => (ticks, 1),
         };
+        let min_election_tick = self.election_ticks + first;
+        let max_election_tick = min_election_tick + width;
         raft::Config {
             id: me,
             applied,
@@ -169,7 +174,7 @@ mod tests {
     fn the_usual_settings_work_and_broken_ones_are_named() {
         let usual = RaftConfig::new(1);
         usual.validate().expect("usual settings are valid");
-        usual.raft(1, 0).validate().expect("raft accepts them");
+        usual.raft(1, 0, false).validate().expect("raft accepts them");
         let broken = RaftConfig { election_ticks: 2, ..usual };
         let refused = broken.validate().expect_err("as long as a heartbeat");
         assert!(refused.to_string().starts_with("election_ticks"), "{refused}");

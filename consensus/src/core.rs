@@ -83,7 +83,7 @@ impl MultiRaft {
     /// If the state machine lags behind the log's start, its first work is to restore the stored snapshot.
     ///
     /// Errors: `AlreadyOpen`; `OtherReplica`; `Corruption`; `LogLost` if the log is shorter than what it says itself
-    /// to be committed; `Store`.
+    /// to be committed; `NobodyToAsk` if its state is lost and it is the only voter; `Store`.
     pub fn open_group(&mut self, spec: &GroupSpec) -> Result<(), ConsensusError> {
         if self.groups.contains_key(&spec.group) || self.going.contains_key(&spec.group) {
             return Err(ConsensusError::AlreadyOpen { group: spec.group });
@@ -157,18 +157,28 @@ impl MultiRaft {
     /// Asks, on any member, for an index that is safe to read at; answered with [`Answer::ReadAt`]. A lost leader is
     /// waited for.
     ///
-    /// Errors: `Overloaded`, `UnknownGroup`.
+    /// Errors: `NotLeader` from a witness, `Overloaded`, `UnknownGroup`.
     pub fn read_index(&mut self, group: GroupId, request: RequestId) -> Result<(), ConsensusError> {
         self.dirty.insert(group);
         Self::group(&mut self.groups, group)?.read_index(request, self.ticks, &self.config)
     }
 
-    /// Hands the lead of a group to another voter; whether it took it shows in the status.
+    /// Hands the lead of a group to another voter that is no witness; whether it took it shows in the status.
     ///
     /// Errors: `NotLeader`, `Transferring`, `BadChange`, `UnknownGroup`.
     pub fn transfer_leader(&mut self, group: GroupId, to: ReplicaId) -> Result<(), ConsensusError> {
         self.dirty.insert(group);
         Self::group(&mut self.groups, group)?.transfer_leader(to)
+    }
+
+    /// Tells which members of a group are witnesses, also of those that are about to join. They are sent no state, and
+    /// the lead is not handed to them. Until a leader knows, a witness merely gets more than it needs; but a full
+    /// replica that passes for a witness cannot catch up from a snapshot.
+    ///
+    /// Errors: `UnknownGroup`.
+    pub fn set_witnesses(&mut self, group: GroupId, witnesses: &[ReplicaId]) -> Result<(), ConsensusError> {
+        Self::group(&mut self.groups, group)?.set_witnesses(witnesses);
+        Ok(())
     }
 
     /// Changes the members of a group, several at once through a joint quorum; answered with [`Answer::Changed`].
@@ -182,6 +192,18 @@ impl MultiRaft {
     ) -> Result<(), ConsensusError> {
         self.dirty.insert(group);
         Self::group(&mut self.groups, group)?.change_membership(changes, request, &self.config)
+    }
+
+    /// Asks the leader for a snapshot, because the state of this replica's state machine is damaged and its log is not.
+    /// The state machine gets no more work but [`Work::Restore`](crate::Work::Restore), and then what follows in the
+    /// log; the replica votes and appends meanwhile, but does not stay leader. A request that stands already is not
+    /// repeated; it stands until it is fulfilled, also over restarts.
+    ///
+    /// Errors: `NobodyToAsk`, if this replica leads or no leader is known; `BadChange` from a witness; `UnknownGroup`;
+    /// nothing happened.
+    pub fn request_snapshot(&mut self, group: GroupId) -> Result<(), ConsensusError> {
+        self.dirty.insert(group);
+        Self::group(&mut self.groups, group)?.request_snapshot()
     }
 
     /// The state machine of `group` has applied up to `index` and, if it keeps its state in the store, written that.
@@ -198,7 +220,7 @@ impl MultiRaft {
     /// Errors: `BadChange` if the log does not hold that index any more; `UnknownGroup`.
     pub fn snapshot_made(&mut self, group: GroupId, index: LogIndex, data: Bytes) -> Result<(), ConsensusError> {
         let open = Self::group(&mut self.groups, group)?;
-        open.snapshot_made(index.0, data, self.ticks, &mut self.batch)?;
+        open.snapshot_made(index.0, data, self.ticks, &self.config, &mut self.batch)?;
         self.dirty.insert(group);
         self.unsynced.insert(group);
         Ok(())
@@ -214,7 +236,7 @@ impl MultiRaft {
     /// How a group stands.
     #[must_use]
     pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
-        Some(self.groups.get(&group)?.status())
+        Some(self.groups.get(&group)?.status(self.ticks, &self.config))
     }
 
     /// Everything that is to be done now, for all groups. Call it until it is empty.
@@ -255,7 +277,10 @@ impl MultiRaft {
                     continue;
                 }
             }
-            if group.status_changed() {
+            if group.can_feed(&self.config) {
+                self.dirty.insert(id);
+            }
+            if group.status_changed(self.ticks, &self.config) {
                 out.touched.push(id);
             }
         }

@@ -42,6 +42,18 @@ pub enum ConsensusError {
         /// The group.
         group: GroupId,
     },
+    /// A snapshot can only be asked of a leader, and only by another. Nothing happened.
+    #[error(
+        "group {group}: {}",
+        if *leads { "this replica leads, so nobody can send it a snapshot; hand over the lead first" }
+        else { "no leader is known that could send a snapshot; retry once there is one" }
+    )]
+    NobodyToAsk {
+        /// The group.
+        group: GroupId,
+        /// Whether this replica leads.
+        leads: bool,
+    },
     /// Too much is under way. Nothing happened.
     #[error("group {group} has too many {what}")]
     Overloaded {
@@ -147,6 +159,8 @@ impl Classify for ConsensusError {
             Self::UnknownGroup { .. } => ErrorKind::NotFound,
             Self::AlreadyOpen { .. } => ErrorKind::AlreadyExists,
             Self::NotLeader { .. } => ErrorKind::NotLeader,
+            Self::NobodyToAsk { leads: true, .. } => ErrorKind::Precondition,
+            Self::NobodyToAsk { leads: false, .. } => ErrorKind::Unavailable,
             Self::OtherReplica { .. } | Self::ChangePending { .. } | Self::BadChange { .. } => ErrorKind::Precondition,
             Self::Overloaded { .. } => ErrorKind::Overloaded,
             Self::EmptyProposal | Self::TooLarge { .. } | Self::BadMessage { .. } | Self::Config { .. } => {

@@ -46,6 +46,7 @@ pub use self::config::{ElectionJitter, RaftConfig};
 pub use self::core::MultiRaft;
 pub use self::error::ConsensusError;
 pub use self::output::{
-    Answer, GroupSpec, GroupStatus, MemberChange, Members, Output, RequestId, Role, StateMachine, Ticket, Work,
+    Answer, GroupSpec, GroupStatus, MemberChange, MemberProgress, Members, Output, RequestId, Role, StateMachine,
+    Ticket, Work,
 };
 pub use self::shell::{Apply, Consensus, ConsensusThread};

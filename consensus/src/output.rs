@@ -24,6 +24,10 @@ pub enum StateMachine {
     Stored,
     /// In memory. It is small: a snapshot of it is kept beside the log, and the log may be cut behind that.
     InMemory,
+    /// Nowhere: this member votes and keeps the log, for a quorum at the price of a log. It gets no work. Its log is
+    /// only cut above `log_bytes_max`. Should it be elected, as nobody else has all entries, it refuses proposals and
+    /// reads, and hands the lead to the first full voter that has them.
+    Witness,
 }
 
 /// A group to open.
@@ -36,10 +40,16 @@ pub struct GroupSpec {
     /// The first members, the same on each of them; used if nothing is stored. Empty for a replica that joins a
     /// group which exists: it waits for a leader to send it a snapshot.
     pub voters: Vec<ReplicaId>,
+    /// Which members are witnesses, as far as is known; may change later
+    /// ([`MultiRaft::set_witnesses`](crate::MultiRaft::set_witnesses)).
+    pub witnesses: Vec<ReplicaId>,
     /// What the state machine has applied; zero if it starts empty.
     pub applied: LogIndex,
     /// Where its state is.
     pub state_machine: StateMachine,
+    /// Whether that is lost or damaged, whatever `applied` says, while the log is not: the state machine gets nothing
+    /// before a snapshot from a peer, as after [`MultiRaft::request_snapshot`](crate::MultiRaft::request_snapshot).
+    pub state_lost: bool,
 }
 
 /// One step of a change of membership; several together take effect at once, through a joint quorum.
@@ -75,6 +85,21 @@ pub struct Members {
     pub leaving: Vec<ReplicaId>,
 }
 
+/// How far a member has come, as its leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberProgress {
+    /// Which member.
+    pub member: ReplicaId,
+    /// Last entry that is known to be on its disk, as it is in the leader's log.
+    pub matched: LogIndex,
+    /// Last entry that it is known to know as committed.
+    pub committed: LogIndex,
+    /// Whether it was heard within twice `election_ticks`.
+    pub active: bool,
+    /// Whether it is being sent a snapshot, and so nothing else.
+    pub gets_snapshot: bool,
+}
+
 /// How a group stands on this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
@@ -92,6 +117,8 @@ pub struct GroupStatus {
     pub committed: LogIndex,
     /// Last entry that the state machine has applied.
     pub applied: LogIndex,
+    /// Whether the state machine gets nothing until a snapshot comes that was asked for.
+    pub starves: bool,
     /// First entry of the log.
     pub first: LogIndex,
     /// Last entry of the log.
@@ -100,6 +127,8 @@ pub struct GroupStatus {
     pub log_bytes: usize,
     /// The members.
     pub members: Arc<Members>,
+    /// How far each of them has come, the leader too; ascending. Empty where this replica does not lead.
+    pub progress: Vec<MemberProgress>,
 }
 
 /// Work for a state machine. That of one group comes in order.
@@ -120,7 +149,7 @@ pub enum Work {
     Restore {
         /// Of which group.
         group: GroupId,
-        /// What the snapshot includes.
+        /// What the snapshot includes; beyond the last work of the group, or, if it was asked for, not before that.
         index: LogIndex,
         /// The snapshot.
         data: Bytes,

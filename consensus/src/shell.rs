@@ -36,7 +36,8 @@ pub enum Apply<R> {
     },
     /// Replace the state by a snapshot, write, and report its index with [`Consensus::applied`].
     Restore {
-        /// What the snapshot includes.
+        /// What the snapshot includes; what is applied already if it was asked for with
+        /// [`Consensus::request_snapshot`], else more.
         index: LogIndex,
         /// The snapshot.
         data: Bytes,
@@ -129,7 +130,7 @@ impl<R: Send + 'static> Consensus<R> {
     }
 
     /// Opens what is stored of a group, or begins it; returns the mailbox of its state machine. A state machine that
-    /// drops it closes the group.
+    /// drops it closes the group. That of a witness stays empty, and is kept as long as the group is to be open.
     ///
     /// Errors: as [`MultiRaft::open_group`]; `Overloaded`; `Stopped`.
     pub async fn open_group(&self, spec: GroupSpec) -> Result<mpsc::Receiver<Apply<R>>, ConsensusError> {
@@ -162,7 +163,8 @@ impl<R: Send + 'static> Consensus<R> {
     /// An index that is safe to read at, on the leader or any other member: a state that has applied it has all that
     /// was acknowledged before this call.
     ///
-    /// Errors: `DeadlineExceeded`, also for want of a leader; `Overloaded`; `UnknownGroup`; `Stopped`.
+    /// Errors: `DeadlineExceeded`, also for want of a leader; `NotLeader` from a witness; `Overloaded`; `UnknownGroup`;
+    /// `Stopped`.
     pub async fn read_index(&self, group: GroupId, deadline: Instant) -> Result<LogIndex, ConsensusError> {
         let answer = self.ask(group, |reply| Call::Read { group, reply });
         timeout_at(deadline, answer).await.unwrap_or(Err(ConsensusError::DeadlineExceeded { group }))
@@ -215,6 +217,13 @@ impl<R: Send + 'static> Consensus<R> {
         }
     }
 
+    /// Tells which members of a group are witnesses.
+    ///
+    /// Errors: as [`MultiRaft::set_witnesses`]; `Overloaded`; `Stopped`.
+    pub async fn set_witnesses(&self, group: GroupId, witnesses: Vec<ReplicaId>) -> Result<(), ConsensusError> {
+        self.ask(group, |reply| Call::Witnesses { group, witnesses, reply }).await
+    }
+
     /// Changes the members of a group; returns once the change is complete.
     ///
     /// Errors: as [`MultiRaft::change_membership`]; `OutcomeUnknown`, `DeadlineExceeded`: look at the status.
@@ -226,6 +235,15 @@ impl<R: Send + 'static> Consensus<R> {
     ) -> Result<(), ConsensusError> {
         let answer = self.ask(group, |reply| Call::Change { group, changes, reply });
         timeout_at(deadline, answer).await.unwrap_or(Err(ConsensusError::DeadlineExceeded { group }))
+    }
+
+    /// Asks the group's leader for a snapshot, because the state machine's state is damaged and the log is not; returns
+    /// at once. What was put into its mailbox before still comes, then nothing but [`Apply::Restore`], however long
+    /// that takes: over changes of the leader, and restarts of this process.
+    ///
+    /// Errors: as [`MultiRaft::request_snapshot`]; `Overloaded`; `Stopped`.
+    pub async fn request_snapshot(&self, group: GroupId) -> Result<(), ConsensusError> {
+        self.ask(group, |reply| Call::RequestSnapshot { group, reply }).await
     }
 
     /// Takes no more calls, syncs what is written, and ends the thread; returns once it has ended.

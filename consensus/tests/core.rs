@@ -26,7 +26,15 @@ fn open(store: &Arc<MemoryStore>, me: u64, voters: &[u64], applied: u64) -> Mult
     let mut core = MultiRaft::new(store.clone(), config()).expect("settings are valid");
     let voters = voters.iter().copied().map(ReplicaId).collect();
     let (me, applied) = (ReplicaId(me), LogIndex(applied));
-    let spec = GroupSpec { group: GROUP, me, voters, applied, state_machine: StateMachine::Stored };
+    let spec = GroupSpec {
+        group: GROUP,
+        me,
+        voters,
+        witnesses: Vec::new(),
+        applied,
+        state_machine: StateMachine::Stored,
+        state_lost: false,
+    };
     core.open_group(&spec).expect("it opens");
     core
 }
@@ -56,12 +64,15 @@ fn settle(core: &mut MultiRaft, store: &MemoryStore) -> Output {
     }
 }
 
-/// Passes messages between two cores until none is left.
-fn converse<'a>(mut a: (&'a mut MultiRaft, &'a MemoryStore), mut b: (&'a mut MultiRaft, &'a MemoryStore)) {
+/// Passes messages between two cores until none is left; returns the work of the second, which is reported as done.
+fn converse<'a>(mut a: (&'a mut MultiRaft, &'a MemoryStore), mut b: (&'a mut MultiRaft, &'a MemoryStore)) -> Vec<Work> {
+    let mut done = Vec::new();
     let mut messages: Vec<Envelope> = Vec::new();
     for _ in 0..100 {
+        let mut work_of_last = Vec::new();
         for message in std::mem::take(&mut messages) {
-            let core = if message.to == ReplicaId(1) { &mut *a.0 } else { &mut *b.0 };
+            let is_for_a = a.0.status(GROUP).is_some_and(|status| status.me == message.to);
+            let core = if is_for_a { &mut *a.0 } else { &mut *b.0 };
             core.step(&message).expect("a replica takes the other's messages");
         }
         for (core, store) in [&mut a, &mut b] {
@@ -76,10 +87,13 @@ fn converse<'a>(mut a: (&'a mut MultiRaft, &'a MemoryStore), mut b: (&'a mut Mul
                 }
             }
             messages.extend(out.messages);
+            work_of_last = out.work;
         }
+        done.append(&mut work_of_last);
         a.0.tick();
         b.0.tick();
     }
+    done
 }
 
 #[test]
@@ -131,8 +145,10 @@ fn the_log_is_only_cut_behind_what_was_applied_before_a_sync_began() {
         group: GROUP,
         me: ReplicaId(1),
         voters: vec![],
+        witnesses: Vec::new(),
         applied: LogIndex(20),
         state_machine: StateMachine::Stored,
+        state_lost: false,
     };
     let mut core = MultiRaft::new(store, config()).expect("settings are valid");
     let refused = core.open_group(&too_old).expect_err("the log does not reach back that far");
@@ -177,8 +193,10 @@ fn a_group_that_cannot_be_read_is_closed_and_others_go_on() {
         group: GroupId(4),
         me: ReplicaId(1),
         voters: vec![ReplicaId(1)],
+        witnesses: Vec::new(),
         applied: LogIndex(0),
         state_machine: StateMachine::Stored,
+        state_lost: false,
     };
     let mut core = open(&store, 1, &[1], 0);
     core.open_group(&other).expect("it opens");
@@ -204,8 +222,10 @@ fn a_destroyed_group_can_begin_anew_once_that_is_on_disk() {
         group: GROUP,
         me: ReplicaId(7),
         voters: vec![ReplicaId(7)],
+        witnesses: Vec::new(),
         applied: LogIndex(0),
         state_machine: StateMachine::Stored,
+        state_lost: false,
     };
     assert!(matches!(core.open_group(&spec), Err(ConsensusError::AlreadyOpen { .. })), "its records are still there");
     let out = settle(&mut core, &store);
@@ -213,4 +233,110 @@ fn a_destroyed_group_can_begin_anew_once_that_is_on_disk() {
     core.open_group(&spec).expect("it begins anew");
     settle(&mut core, &store);
     assert_eq!(core.status(GROUP).expect("it is open").last, LogIndex(2), "with an empty log and its first leader");
+}
+
+#[test]
+fn a_leader_tells_how_far_each_member_has_come() {
+    let (store, other_store) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let (mut core, mut learner) = (open(&store, 1, &[1], 0), open(&other_store, 2, &[], 0));
+    settle(&mut core, &store);
+    let progress = |core: &MultiRaft| core.status(GROUP).expect("it is open").progress;
+    assert_eq!(progress(&learner), [], "only a leader knows");
+    core.change_membership(GROUP, &[MemberChange::AddLearner(ReplicaId(2))], RequestId(1)).expect("a learner may come");
+    converse((&mut core, &store), (&mut learner, &other_store));
+    let last = core.status(GROUP).expect("it is open").last;
+    for member in progress(&core) {
+        assert_eq!((member.matched, member.committed), (last, last), "all have come to the end");
+        assert!(member.active && !member.gets_snapshot, "{member:?}");
+    }
+    for _ in 0..17 {
+        core.tick();
+    }
+    let active: Vec<bool> = progress(&core).iter().map(|member| member.active).collect();
+    assert_eq!(active, [true, false], "a member that falls silent is not active");
+}
+
+#[test]
+fn a_damaged_state_is_replaced_and_the_log_is_kept() {
+    let (store, other_store) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let (mut core, mut other) = (open(&store, 1, &[1, 2], 0), open(&other_store, 2, &[1, 2], 0));
+    assert!(
+        matches!(other.request_snapshot(GROUP), Err(ConsensusError::NobodyToAsk { leads: false, .. })),
+        "there is no leader yet"
+    );
+    for _ in 0..12 {
+        core.tick();
+    }
+    converse((&mut core, &store), (&mut other, &other_store));
+    assert!(
+        matches!(core.request_snapshot(GROUP), Err(ConsensusError::NobodyToAsk { leads: true, .. })),
+        "a leader has nobody to ask"
+    );
+    core.propose(GROUP, vec![1; 20].into(), RequestId(1)).expect("there is room");
+    converse((&mut core, &store), (&mut other, &other_store));
+    let before = other.status(GROUP).expect("it is open");
+
+    other.request_snapshot(GROUP).expect("there is a leader");
+    settle(&mut other, &other_store);
+    let mut other = open(&other_store, 2, &[1, 2], before.applied.0);
+    assert!(other.status(GROUP).expect("it is open").starves, "a restart does not forget the request");
+    core.propose(GROUP, vec![2; 20].into(), RequestId(2)).expect("there is room");
+    let work = converse((&mut core, &store), (&mut other, &other_store));
+    let after = other.status(GROUP).expect("it is open");
+    let Some((Work::Restore { index, .. }, entries)) = work.split_first() else { panic!("first a snapshot: {work:?}") };
+    assert!(*index >= before.applied, "{index} is not before what was applied");
+    let places = entries.iter().map(|work| match work {
+        Work::Entry { index, .. } => index.0,
+        other => panic!("then entries: {other:?}"),
+    });
+    assert!(places.eq(index.0 + 1..=after.committed.0), "all that follow, without gaps: {work:?}");
+    assert_eq!((after.first, after.applied, after.starves), (before.first, after.committed, false), "the log is kept");
+    let other = open(&other_store, 2, &[1, 2], after.applied.0);
+    assert!(!other.status(GROUP).expect("it is open").starves, "the request is fulfilled");
+}
+
+#[test]
+fn a_witness_follows_without_state_and_does_not_stay_leader() {
+    let (store, other_store) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let mut core = open(&store, 1, &[1], 0);
+    settle(&mut core, &store);
+    for number in 0..50 {
+        core.propose(GROUP, vec![1; 20].into(), RequestId(number)).expect("there is room");
+        settle(&mut core, &store);
+        core.applied(GROUP, core.status(GROUP).expect("it is open").committed);
+        core.tick();
+    }
+    assert!(core.status(GROUP).expect("it is open").first > LogIndex(2), "the log is cut");
+    let mut witness = MultiRaft::new(other_store.clone(), config()).expect("settings are valid");
+    let spec = GroupSpec {
+        group: GROUP,
+        me: ReplicaId(2),
+        voters: vec![],
+        witnesses: vec![],
+        applied: LogIndex(0),
+        state_machine: StateMachine::Witness,
+        state_lost: false,
+    };
+    witness.open_group(&spec).expect("it opens");
+    core.set_witnesses(GROUP, &[ReplicaId(2)]).expect("it is open");
+    core.change_membership(GROUP, &[MemberChange::AddLearner(ReplicaId(2))], RequestId(50)).expect("it may come");
+    let work = converse((&mut witness, &other_store), (&mut core, &store));
+    assert!(!work.iter().any(|work| matches!(work, Work::Snapshot { .. })), "no state is made for a witness: {work:?}");
+    core.change_membership(GROUP, &[MemberChange::Promote(ReplicaId(2))], RequestId(51)).expect("it has caught up");
+    let work = converse((&mut core, &store), (&mut witness, &other_store));
+    assert_eq!(work, [], "a witness has nothing to apply");
+    let (led, kept) = (core.status(GROUP).expect("it is open"), witness.status(GROUP).expect("it is open"));
+    assert_eq!((kept.last, kept.committed, kept.applied), (led.last, led.committed, led.committed), "it has all");
+
+    let refused = core.transfer_leader(GROUP, ReplicaId(2)).expect_err("a witness cannot lead for long");
+    assert!(matches!(refused, ConsensusError::BadChange { .. }), "{refused}");
+    let refused = witness.read_index(GROUP, RequestId(60)).expect_err("it has nothing to read");
+    assert!(matches!(refused, ConsensusError::NotLeader { leader: Some(ReplicaId(1)), .. }), "{refused}");
+    let refused = witness.request_snapshot(GROUP).expect_err("it has no state to replace");
+    assert!(matches!(refused, ConsensusError::BadChange { .. }), "{refused}");
+    core.set_witnesses(GROUP, &[]).expect("it is open");
+    core.transfer_leader(GROUP, ReplicaId(2)).expect("a leader that does not know hands over");
+    converse((&mut core, &store), (&mut witness, &other_store));
+    let back = core.status(GROUP).expect("it is open");
+    assert_eq!((back.role, back.term), (Role::Leader, led.term + 2), "and is handed the lead back");
 }

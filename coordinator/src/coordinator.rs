@@ -77,8 +77,10 @@ impl Coordinator {
             group: GROUP,
             me: shoal_model::ReplicaId(config.id),
             voters: config.voters(),
+            witnesses: Vec::new(),
             applied: machine.applied(),
             state_machine: StateMachine::Stored,
+            state_lost: false,
         };
         let inbox = consensus.open_group(group).await?;
         let shared = Arc::new(Shared {
@@ -227,7 +229,8 @@ fn settled(map: &ClusterMap, heard: &BTreeMap<NodeId, Heartbeat>) -> Vec<(ShardI
         };
         let told = shard.replicas.iter().filter_map(|replica| heard.get(&replica.node)?.voters.get(&shard.id));
         let news = told.filter(|voters| shard.replicas.iter().any(|replica| moves(replica, voters)));
-        settled.extend(news.last().map(|voters| (shard.id, voters.clone())));
+        // Two may claim to lead for a moment; the next report tells who does.
+        settled.extend(news.max().map(|voters| (shard.id, voters.clone())));
     }
     settled
 }

@@ -389,11 +389,12 @@ impl Jobs {
         let Fetched { job, number, target, result, purpose } = fetched;
         let product = match result {
             Ok(product) if machine.runs(job) => product,
-            Ok(_) => return self.not_fetched(job, &target, FetchError::Cancelled, false, purpose, machine),
+            Ok(_) => return self.not_fetched(job, &target, &FetchError::Cancelled, false, purpose, machine),
             Err((error, nobody_has_it)) => {
-                return self.not_fetched(job, &target, error, nobody_has_it, purpose, machine);
+                return self.not_fetched(job, &target, &error, nobody_has_it, purpose, machine);
             }
         };
+        self.metrics.fetched_segment();
         match purpose {
             Purpose::Offered(reply) => {
                 machine.hold(product, number)?;
@@ -413,7 +414,7 @@ impl Jobs {
         &mut self,
         job: JobId,
         target: &Target,
-        error: FetchError,
+        error: &FetchError,
         nobody_has_it: bool,
         purpose: Purpose,
         mut machine: ShardMachine,
@@ -655,7 +656,7 @@ mod tests {
     impl Shard {
         fn apply(&mut self, entry: bytes::Bytes) -> Replaced {
             self.applied += 1;
-            let applied = self.machine.apply(LogIndex(self.applied), entry, &mut Batch::default());
+            let applied = self.machine.apply(LogIndex(self.applied), &entry, &mut Batch::default());
             applied.expect("applies").replaced
         }
 

@@ -1,18 +1,20 @@
 //! A node: it holds shard replicas, writes to them through their Raft groups and answers reads from views.
 //!
 //! - `identity`: who this node is; one data folder is one node for ever.
-//! - `membership`: registering, heartbeats.
+//! - `membership`: registering, heartbeats; `members`: who is in the groups that are led here.
 //! - `replicas`: which shards are open, following the cluster map.
 //! - `shard`: what applying a log entry means, and how that lies on disk; total and deterministic.
 //! - `replica`: one shard replica: the task that applies, the view that reads take.
 //! - `jobs`, `builder`: making segments; `lead`: what a leader does beside ordering writes.
 //! - `peers`, `fetch`, `transfer`, `restore`: segments and snapshots on their way between replicas.
+//! - `compare`: whether replicas hold the same.
 //! - `reads` and `service`: the calls of routers; `freshness`: how old an answer may be.
 //!
 //! Does not know about: how a request is spread over shards or hedged (the router), who decides where replicas live (the
 //! coordinator), what is inside a Raft message (`shoal-consensus`).
 
 mod builder;
+mod compare;
 mod config;
 mod cpu_pool;
 mod error;
@@ -21,6 +23,7 @@ mod freshness;
 mod identity;
 mod jobs;
 mod lead;
+mod members;
 mod membership;
 mod metrics;
 mod node;

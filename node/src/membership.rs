@@ -146,6 +146,7 @@ fn report(replica: &Replica) -> ShardReport {
         segment_bytes: of(PartKind::Segment).map(|part| part.bytes as u64).sum(),
         jobs: jobs.running.clone(),
         job_failures: jobs.failures.clone(),
+        missing_segments: view.lacking as u64,
     };
     // Of a change that is under way nobody can say yet how it ends.
     let settled = group.filter(|group| group.role == Role::Leader && group.members.leaving.is_empty());

@@ -63,6 +63,11 @@ pub(crate) struct Metrics {
     job_seconds: Family<Kind, Histogram>,
     jobs_under_way: Gauge,
     bad_segments: Counter,
+    fetched_segments: Counter,
+    restored: Counter,
+    damaged: Counter,
+    digests_compared: Counter,
+    digest_differences: Counter,
     map_epoch: Gauge,
 }
 
@@ -88,6 +93,11 @@ impl Metrics {
             job_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(10e-3, 2.0, 20))),
             jobs_under_way: Gauge::default(),
             bad_segments: Counter::default(),
+            fetched_segments: Counter::default(),
+            restored: Counter::default(),
+            damaged: Counter::default(),
+            digests_compared: Counter::default(),
+            digest_differences: Counter::default(),
             map_epoch: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("shoal_node");
@@ -114,6 +124,7 @@ impl Metrics {
             "Segments that were missing or bad when opened",
             metrics.bad_segments.clone(),
         );
+        metrics.register_replication(registry);
         registry.register(
             "index_jobs_under_way",
             "Jobs that run or wait for their turn",
@@ -122,6 +133,18 @@ impl Metrics {
         registry.register("map_epoch", "Version of the cluster map in force", metrics.map_epoch.clone());
         metrics.begin_jobs_at_zero();
         metrics
+    }
+
+    fn register_replication(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            ("fetched_segments", "Segments that were fetched from other replicas", &self.fetched_segments),
+            ("restored_replicas", "Times that a replica took over another's content", &self.restored),
+            ("damaged_replicas", "Times that a replica's content was not as it was written", &self.damaged),
+            ("digests_compared", "Digests of replicas that were compared with the leader's", &self.digests_compared),
+            ("digest_differences", "Digests of replicas that differed from the leader's", &self.digest_differences),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
     }
 
     /// What has not happened yet is told, too, so that a rate of failures starts at nothing and not at one.
@@ -169,6 +192,27 @@ impl Metrics {
     /// Counts segments that were missing or bad.
     pub(crate) fn bad_segments(&self, segments: u64) {
         self.bad_segments.inc_by(segments);
+    }
+
+    /// Counts a segment that came from another replica.
+    pub(crate) fn fetched_segment(&self) {
+        self.fetched_segments.inc();
+    }
+
+    /// Counts a replica that took over another's content.
+    pub(crate) fn restored(&self) {
+        self.restored.inc();
+    }
+
+    /// Counts a replica whose content was not as it was written.
+    pub(crate) fn damaged(&self) {
+        self.damaged.inc();
+    }
+
+    /// Counts digests that were compared, and those that differed.
+    pub(crate) fn compared(&self, digests: usize, differences: usize) {
+        self.digests_compared.inc_by(digests as u64);
+        self.digest_differences.inc_by(differences as u64);
     }
 
     /// Takes stock of the open replicas.

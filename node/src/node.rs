@@ -21,8 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
 use crate::builder::Builder;
+use crate::compare;
 use crate::cpu_pool::CpuPool;
 use crate::identity::Identity;
+use crate::members;
 use crate::membership::{Coordinators, heartbeats, register};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -104,6 +106,11 @@ impl Node {
         back.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failure.clone()));
         let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
         back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
+        let comparing = compare::compare_all(replicas.clone(), transfers.peers.clone(), metrics.clone());
+        back.spawn("comparison", until(stop.clone(), comparing));
+        let maps = map_watch.clone();
+        let members = members::follow(replicas.clone(), consensus.clone(), move || maps.current());
+        back.spawn("members", until(stop.clone(), members));
         back.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone(), exports)));
         serve(
             &mut front,

@@ -11,20 +11,21 @@ use bytes::Bytes;
 use shoal_consensus::{Apply, Consensus, ConsensusError, GroupSpec, GroupStatus, Role, StateMachine};
 use shoal_index::segment::Segment;
 use shoal_index::set::Policy;
-use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, InputError, LogIndex, NodeId, Shard, ShardId};
+use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, InputError, LogIndex, NodeId, ReplicaId, Shard, ShardId};
 use shoal_runtime::{Batch, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::NodeError;
 use crate::builder::{Builder, parameters};
+use crate::fetch::FetchError;
 use crate::freshness::Freshness;
 use crate::jobs::{Jobs, JobsStatus};
 use crate::lead::{Lead, Proposed};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::restore::{self, Restored};
-use crate::shard::machine::{Applied, Effect, Replaced, ShardMachine, View};
+use crate::shard::machine::{self, Applied, Effect, Replaced, ShardMachine, View};
 use crate::shard::parts::{Manifest, Name};
 use crate::transfer::Exports;
 
@@ -36,6 +37,8 @@ const ERRANDS: usize = 64;
 const CATCH_UP_WITHIN: Duration = Duration::from_millis(500);
 /// How long a read waits for the group to say how far it is.
 const READ_INDEX_WITHIN: Duration = Duration::from_secs(2);
+/// Pause before a snapshot is asked for again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Positions of which digests are kept to be compared.
 const DIGESTS_KEPT: usize = 64;
 /// One position in so many has its digest kept, beside the newest.
@@ -61,6 +64,8 @@ pub(crate) struct Indexing {
 pub(crate) enum Errand {
     /// Fetch a segment that a node has built of some parts; told once it is here.
     Fetch { node: NodeId, replaced: Vec<Name>, manifest: Manifest, reply: oneshot::Sender<Result<(), NodeError>> },
+    /// The content differs from that of the others: it is not read any more, and theirs is fetched.
+    Rebuild,
 }
 
 /// How fresh a read must be.
@@ -108,15 +113,9 @@ impl Replica {
         indexing: &Indexing,
     ) -> Result<(Arc<Self>, JoinHandle<Result<(), NodeError>>), NodeError> {
         let me = shard.replica_on(node).ok_or(NodeError::NotReady { shard: shard.id })?.id;
-        let mut machine = open_machine(shard.id, spec, store, indexing).await?;
-        let is_founder = shard.founders.contains(&me);
-        let group = GroupSpec {
-            group: group_of(shard.id),
-            me,
-            voters: if is_founder { shard.founders.clone() } else { Vec::new() },
-            applied: machine.applied(),
-            state_machine: StateMachine::Stored,
-        };
+        let (mut machine, is_lost) = open_or_erase(shard, spec, store, indexing).await?;
+        let applied = machine.applied();
+        let group = GroupSpec { applied, state_lost: is_lost, ..group_spec(shard, me, StateMachine::Stored) };
         let inbox = consensus.open_group(group).await?;
         let status = consensus.watch(group_of(shard.id)).ok_or(NodeError::NotReady { shard: shard.id })?;
         let (applied_sender, applied) = watch::channel(machine.applied());
@@ -136,7 +135,7 @@ impl Replica {
             segments: Mutex::default(),
             digests: Mutex::default(),
             freshness: Freshness::default(),
-            restoring: AtomicBool::new(false),
+            restoring: AtomicBool::new(is_lost),
         });
         let (builder, metrics) = (indexing.builder.clone(), indexing.metrics.clone());
         let peers = Some(indexing.peers.clone());
@@ -293,6 +292,45 @@ pub(crate) fn group_of(shard: ShardId) -> GroupId {
     GroupId(shard.0)
 }
 
+/// What the consensus crate is told of a shard's group, but for the state of its state machine.
+pub(crate) fn group_spec(shard: &Shard, me: ReplicaId, state_machine: StateMachine) -> GroupSpec {
+    GroupSpec {
+        group: group_of(shard.id),
+        me,
+        // One that joins later waits to be told of the others.
+        voters: if shard.founders.contains(&me) { shard.founders.clone() } else { Vec::new() },
+        witnesses: witnesses_of(shard),
+        applied: LogIndex(0),
+        state_machine,
+        state_lost: false,
+    }
+}
+
+/// Members that vote and have no points.
+pub(crate) fn witnesses_of(shard: &Shard) -> Vec<ReplicaId> {
+    shard.replicas.iter().filter(|replica| replica.witness).map(|replica| replica.id).collect()
+}
+
+/// Opens what is stored. What is not as it was written is erased, if another replica has the content: the second value
+/// says so, and that it is to be restored from there.
+async fn open_or_erase(
+    shard: &Shard,
+    spec: &IndexSpec,
+    store: &Arc<dyn Store>,
+    indexing: &Indexing,
+) -> Result<(ShardMachine, bool), NodeError> {
+    let opened = open_machine(shard.id, spec, store, indexing).await;
+    let Err(damage @ NodeError::Malformed { .. }) = opened else { return Ok((opened?, false)) };
+    if indexing.peers.of(shard.id).is_empty() {
+        return Err(damage);
+    }
+    tracing::error!(shard = shard.id.0, error = %damage, "the content is not as it was written; another replica's is fetched");
+    indexing.metrics.damaged();
+    let (erased, id, folder) = (store.clone(), shard.id, indexing.folder.clone());
+    run_blocking(move || machine::erase(&*erased, id, folder.as_deref())).await??;
+    Ok((open_machine(shard.id, spec, store, indexing).await?, true))
+}
+
 async fn open_machine(
     shard: ShardId,
     spec: &IndexSpec,
@@ -376,7 +414,10 @@ impl ApplyTask {
                     if count == 0 {
                         return Ok(());
                     }
-                    self.take_work(std::mem::take(&mut entries), machine).await?
+                    match self.take_work(std::mem::take(&mut entries), machine).await? {
+                        Some(machine) => machine,
+                        None => return Ok(()),
+                    }
                 }
                 () = self.pause.quiet() => {
                     self.pause.is_quiet = true;
@@ -388,11 +429,16 @@ impl ApplyTask {
                     self.note_role(&mut machine)?;
                     machine
                 }
-                Some(errand) = self.errands.recv() => {
-                    let Errand::Fetch { node, replaced, manifest, reply } = errand;
-                    self.jobs.fetch_offered(&mut machine, node, &replaced, manifest, reply)?;
-                    machine
-                }
+                Some(errand) = self.errands.recv() => match errand {
+                    Errand::Fetch { node, replaced, manifest, reply } => {
+                        self.jobs.fetch_offered(&mut machine, node, &replaced, manifest, reply)?;
+                        machine
+                    }
+                    Errand::Rebuild => match self.rebuild(machine).await? {
+                        Some(machine) => machine,
+                        None => return Ok(()),
+                    },
+                },
                 proposed = self.lead.next() => {
                     self.take_proposed(proposed?, &mut machine);
                     machine
@@ -460,12 +506,12 @@ impl ApplyTask {
         }
     }
 
-    /// Applies entries, restores snapshots, and has them made, in order.
+    /// Applies entries, restores snapshots, and has them made, in order. `None` if the group is closed meanwhile.
     async fn take_work(
         &mut self,
         work: Vec<Apply<Applied>>,
         mut machine: ShardMachine,
-    ) -> Result<ShardMachine, NodeError> {
+    ) -> Result<Option<ShardMachine>, NodeError> {
         let mut entries = Vec::with_capacity(work.len());
         for next in work {
             match next {
@@ -479,11 +525,13 @@ impl ApplyTask {
                 }
                 Apply::Restore { data, .. } => {
                     machine = self.apply(std::mem::take(&mut entries), machine).await?;
-                    machine = self.restore(data, machine).await?;
+                    self.put_down(machine)?;
+                    let Some(restored) = self.restore(data).await? else { return Ok(None) };
+                    machine = restored;
                 }
             }
         }
-        self.apply(entries, machine).await
+        Ok(Some(self.apply(entries, machine).await?))
     }
 
     async fn apply(&mut self, entries: Vec<Entry>, machine: ShardMachine) -> Result<ShardMachine, NodeError> {
@@ -525,19 +573,70 @@ impl ApplyTask {
         }
     }
 
-    /// Replaces the content by a snapshot that a peer has made. Tries until it succeeds or a newer one comes.
-    async fn restore(&mut self, data: Bytes, mut machine: ShardMachine) -> Result<ShardMachine, NodeError> {
+    /// Nobody reads what is here any more, and nothing is built of it.
+    fn put_down(&mut self, mut machine: ShardMachine) -> Result<(), NodeError> {
         self.replica.restoring.store(true, Ordering::Release);
-        self.jobs.stand_down(&mut machine)?;
-        drop(machine);
+        self.jobs.stand_down(&mut machine)
+    }
+
+    /// Fetches the content anew from another replica.
+    async fn rebuild(&mut self, machine: ShardMachine) -> Result<Option<ShardMachine>, NodeError> {
+        self.put_down(machine)?;
+        match self.next_snapshot().await? {
+            Some(data) => self.restore(data).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Replaces the content by a snapshot that a peer has made; asks for another as long as one cannot be fetched. `None`
+    /// if the group is closed meanwhile.
+    async fn restore(&mut self, mut data: Bytes) -> Result<Option<ShardMachine>, NodeError> {
         let shard = self.replica.shard;
-        let restored = restore::restore(shard, &self.replica.spec, data, self.store.clone(), &self.indexing).await?;
-        let Restored { mut machine, lacking } = restored;
+        let Restored { mut machine, lacking } = loop {
+            match restore::restore(shard, &self.replica.spec, data, self.store.clone(), &self.indexing).await {
+                Ok(restored) => break restored,
+                Err(FetchError::Node(error)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(shard = shard.0, %error, "a snapshot could not be fetched; asking for another")
+                }
+            }
+            let Some(next) = self.next_snapshot().await? else { return Ok(None) };
+            data = next;
+        };
         tracing::info!(shard = shard.0, applied = machine.applied().0, lacking, "restored from a snapshot");
+        self.indexing.metrics.restored();
         self.offer_segments(&machine);
+        self.forget_digests();
         self.publish(&mut machine);
         self.replica.restoring.store(false, Ordering::Release);
-        Ok(machine)
+        Ok(Some(machine))
+    }
+
+    /// Asks the group for a snapshot and waits for it; entries that come before are in it. `None` if the group is closed.
+    async fn next_snapshot(&mut self) -> Result<Option<Bytes>, NodeError> {
+        let group = group_of(self.replica.shard);
+        loop {
+            match self.replica.consensus.request_snapshot(group).await {
+                Ok(()) => break,
+                Err(ConsensusError::UnknownGroup { .. } | ConsensusError::Stopped) => return Ok(None),
+                Err(error) => {
+                    tracing::debug!(shard = self.replica.shard.0, %error, "no snapshot yet");
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+        loop {
+            match self.inbox.recv().await {
+                Some(Apply::Restore { data, .. }) => return Ok(Some(data)),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Digests of what was here before say nothing of what is here now.
+    fn forget_digests(&self) {
+        self.replica.digests.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Has peers find the segments that are here.
@@ -561,7 +660,7 @@ fn apply_together(
     let mut batch = Batch::default();
     let (mut replies, mut left) = (Vec::new(), Vec::new());
     for (index, data, reply) in entries {
-        let Effect { applied, replaced } = machine.apply(index, data, &mut batch)?;
+        let Effect { applied, replaced } = machine.apply(index, &data, &mut batch)?;
         left.push(replaced);
         // Entries that are no writes are answered, too: whoever proposed them waits until they are applied.
         replies.extend(reply.map(|reply| (reply, applied.unwrap_or(Applied::At(index)))));

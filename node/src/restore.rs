@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -22,11 +21,6 @@ use crate::shard::machine::{self, Restoring, ShardMachine};
 use crate::shard::parts::{Manifest, Name};
 use crate::shard::segment_files::{self, SegmentFiles};
 use crate::transfer::Exports;
-
-/// Pause before a snapshot that could not be fetched is tried again.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Tries before the replica gives up on a snapshot.
-const TRIES_MAX: u32 = 60;
 
 /// A replica with the content of a snapshot.
 pub(crate) struct Restored {
@@ -63,31 +57,18 @@ pub(crate) async fn make(
 
 /// Takes over the content of a snapshot.
 ///
-/// Errors: what the disk says; `Malformed` if the snapshot is; `Task` if it could not be fetched for a minute.
+/// Errors: `Node` of what the disk says and of a snapshot that is malformed; the others if it could not be fetched, so that
+/// another is to be asked for.
 pub(crate) async fn restore(
     shard: ShardId,
     spec: &IndexSpec,
     data: Bytes,
     store: Arc<dyn Store>,
     indexing: &Indexing,
-) -> Result<Restored, NodeError> {
+) -> Result<Restored, FetchError> {
     let malformed = |_| NodeError::Malformed { shard, what: "snapshot" };
     let snapshot = wire::ShardSnapshot::decode(data).map_err(malformed)?;
-    let mut tries = 0;
-    loop {
-        match try_restore(shard, spec, &snapshot, &store, indexing).await {
-            Ok(restored) => return Ok(restored),
-            Err(FetchError::Node(error)) => return Err(error),
-            Err(error) => {
-                tries += 1;
-                tracing::warn!(shard = shard.0, %error, tries, "a snapshot could not be fetched");
-                if tries == TRIES_MAX {
-                    return Err(NodeError::Task(format!("restore shard {shard}: {error}")));
-                }
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-        }
-    }
+    try_restore(shard, spec, &snapshot, &store, indexing).await
 }
 
 async fn try_restore(

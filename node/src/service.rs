@@ -107,7 +107,7 @@ impl ShardCalls {
 
     async fn write(&self, request: wire::WriteRequest, deadline: Instant) -> wire::WriteResponse {
         use wire::write_response::Result as Written;
-        let target = request.target.clone().unwrap_or_default();
+        let target = request.target.unwrap_or_default();
         let shard = ShardId(target.shard_id);
         let points = request.upserts.len() + request.deletes.len();
         let result = self.write_checked(shard, Epoch(target.epoch), request, deadline).await;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use shoal_model::{ErrorKind, NodeId, ShardId};
+use shoal_model::{ErrorKind, LogIndex, NodeId, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::replica_service_server::ReplicaService;
 use shoal_proto::status::{RemoteError, to_status};
@@ -207,6 +207,17 @@ impl ReplicaService for ReplicaCalls {
             digest: Bytes::copy_from_slice(&digest.to_be_bytes()),
         });
         Ok(Response::new(wire::GetDigestsResponse { digests: digests.collect() }))
+    }
+
+    async fn rebuild(&self, request: Request<wire::RebuildRequest>) -> Result<Response<wire::RebuildResponse>, Status> {
+        let wire::RebuildRequest { shard_id, digest } = request.into_inner();
+        let replica = self.replica(shard_id)?;
+        let wire::PositionDigest { applied_index, digest } = digest.unwrap_or_default();
+        let is_it = |(index, own): &(LogIndex, u128)| index.0 == applied_index && own.to_be_bytes()[..] == digest[..];
+        if replica.digests().iter().any(is_it) {
+            replica.send(Errand::Rebuild).await.map_err(|error| to_status(&error))?;
+        }
+        Ok(Response::new(wire::RebuildResponse {}))
     }
 }
 

@@ -27,7 +27,7 @@ fn point(number: u64, components: &[f32]) -> v1::Point {
 }
 
 fn upsert(points: Vec<v1::Point>) -> v1::UpsertRequest {
-    v1::UpsertRequest { collection: COLLECTION.into(), points, timeout_ms: 0 }
+    v1::UpsertRequest { collection: COLLECTION.into(), points, timeout_ms: 0, operation_id: String::new() }
 }
 
 fn search() -> v1::SearchRequest {

@@ -129,8 +129,10 @@ impl Home {
             let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
             serde_json::to_writer_pretty(&mut file, &self.notes)?;
             file.flush()?;
+            // A name must not come before what it names: after a power cut the folder would be refused.
+            file.as_file().sync_all()?;
             file.persist(self.folder.join("up.json"))?;
-            Ok(())
+            std::fs::File::open(&self.folder)?.sync_all()
         };
         write().map_err(|error| Failure::new(format!("write up.json in {}: {error}", self.folder.display())))
     }

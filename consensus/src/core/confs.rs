@@ -24,6 +24,12 @@ impl ConfHistory {
         self.changes.iter().rev().find(|(since, _)| *since <= index).map(|(_, conf)| conf)
     }
 
+    /// The index since which `member` has been one without a break; `None` if it is none.
+    pub(crate) fn member_since(&self, member: u64) -> Option<u64> {
+        let with_it = self.changes.iter().rev().take_while(|(_, conf)| has_member(conf, member));
+        with_it.last().map(|(since, _)| *since)
+    }
+
     /// A change at `index`. One that was known already is replaced, with all after it: after a restart the same
     /// entries come again.
     pub(crate) fn push(&mut self, index: u64, conf: ConfState) {
@@ -61,6 +67,11 @@ impl ConfHistory {
         let ascending = changes.is_sorted_by(|(a, _), (b, _)| a < b);
         (ascending && !changes.is_empty()).then_some(Self { changes })
     }
+}
+
+/// Whether a replica of this membership could restore a snapshot with it.
+pub(crate) fn has_member(conf: &ConfState, member: u64) -> bool {
+    [conf.get_voters(), conf.get_learners(), conf.get_voters_outgoing()].iter().any(|ids| ids.contains(&member))
 }
 
 #[cfg(test)]

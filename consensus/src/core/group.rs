@@ -4,7 +4,7 @@
 //! only need the entry to be committed. What the state machine has really applied is kept apart, for cutting the
 //! log and for holding back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,19 +13,22 @@ use raft::{RawNode, Ready, StateRole};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Store};
 
+use self::feed::{Asked, Feed};
 use self::membership::{PendingChange, members};
 use super::backlog::Backlog;
 use super::confs::ConfHistory;
-use super::log::GroupLog;
+use super::log::{GroupLog, NO_STATE};
 use super::logger::logger;
 use super::proposals::Proposals;
 use super::reads::Reads;
 use super::records::{self, GroupRecords, Position};
-use crate::{Answer, ConsensusError, GroupSpec, GroupStatus, Members, Output, RaftConfig, RequestId, Role};
+use crate::{Answer, ConsensusError, GroupSpec, GroupStatus, Members, Output, RaftConfig, RequestId};
 use crate::{StateMachine, Work};
 
+mod feed;
 mod membership;
 mod ready;
+mod status;
 mod upkeep;
 
 /// Where the log of a new group starts. Above zero, so that a replica that joins later cannot be fed from the log
@@ -50,6 +53,8 @@ struct Unpersisted {
     term: u64,
     /// To be sent once they are.
     messages: Vec<Message>,
+    /// A change of members that is complete once they are.
+    change: Option<RequestId>,
 }
 
 /// One group.
@@ -60,18 +65,21 @@ pub(crate) struct Group {
     pub(crate) incarnation: u64,
     state_machine: StateMachine,
     raft: RawNode<GroupLog>,
-    confs: ConfHistory,
     members: Arc<Members>,
     proposals: Proposals,
     reads: Reads,
     change: Option<PendingChange>,
     unpersisted: VecDeque<Unpersisted>,
     /// A round with a snapshot: nothing may reach raft until it is on disk.
-    restoring: Option<(Ready, Work)>,
+    restoring: Option<Ready>,
     /// Newest term that is on disk. A single voter leads a new term before that is so, and must not tell learners.
     durable_term: u64,
-    /// Last index handed to the state machine, what it has applied of it, and what of that is on disk.
+    /// Last committed index taken from raft, with its change of members if it is one.
     handed_out: u64,
+    /// What the state machine is fed with, the last index it was handed, what it has applied of it, and what of that
+    /// is on disk.
+    feed: Feed,
+    fed: u64,
     applied: u64,
     durable_applied: u64,
     backlog: Backlog,
@@ -82,6 +90,10 @@ pub(crate) struct Group {
     snapshot_asked: Option<u64>,
     snapshot_offered: Option<u64>,
     snapshots_sent: BTreeMap<u64, u64>,
+    /// Snapshots that followers asked for.
+    asked: Asked,
+    /// Index of a snapshot that was asked for and handed out: once it is applied, the state is whole again.
+    heals_at: Option<u64>,
     /// Tick at which each peer was last heard.
     heard: BTreeMap<u64, u64>,
     /// Work and answers for the next round.
@@ -90,6 +102,8 @@ pub(crate) struct Group {
     /// Writes for the next round, before its work.
     hard_is_dirty: bool,
     confs_are_dirty: bool,
+    snapshot_is_dirty: bool,
+    wish_is_dirty: bool,
     /// Term and leader that reads were asked under.
     led_by: (u64, u64),
     reported: Option<GroupStatus>,
@@ -111,7 +125,12 @@ impl Group {
         if records.me != spec.me {
             return Err(ConsensusError::OtherReplica { group: spec.group, stored: records.me, asked: spec.me });
         }
-        let applied = applied_at_open(spec, &records)?;
+        let stored_snapshot = records.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index);
+        // What a leader sent before a restart heals as well.
+        let is_witness = spec.state_machine == StateMachine::Witness;
+        let from_leader = spec.state_machine == StateMachine::Stored && stored_snapshot > spec.applied.0;
+        let starves = (spec.state_lost || records.wish) && !from_leader && !is_witness;
+        let applied = applied_at_open(spec, &records, starves)?;
         let corrupt = |record: &str, detail: String| ConsensusError::Corruption {
             group: spec.group,
             record: record.into(),
@@ -127,18 +146,18 @@ impl Group {
             return Err(ConsensusError::LogLost { group: spec.group, last, acknowledged });
         }
         log.set_hard(records.hard.clone());
-        let snapshot_index = records.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index);
+        log.witnesses = witnesses(spec.me, is_witness, &spec.witnesses);
         let mut work = Vec::new();
         if let Some(snapshot) = records.snapshot {
-            if snapshot_index > spec.applied.0 {
+            if stored_snapshot > spec.applied.0 && !starves && !is_witness {
                 let data = snapshot.data.clone();
-                work.push(Work::Restore { group: spec.group, index: LogIndex(snapshot_index), data });
+                work.push(Work::Restore { group: spec.group, index: LogIndex(stored_snapshot), data });
             }
             if spec.state_machine == StateMachine::InMemory {
                 log.offer_snapshot(Some(snapshot));
             }
         }
-        let raft = RawNode::new(&config.raft(spec.me.0, applied), log, &logger(spec.group.0))
+        let raft = RawNode::new(&config.raft(spec.me.0, applied, is_witness), log, &logger(spec.group.0))
             .map_err(|error| ConsensusError::Internal(error.to_string()))?;
         let mut group = Self {
             id: spec.group,
@@ -146,7 +165,6 @@ impl Group {
             incarnation,
             state_machine: spec.state_machine,
             raft,
-            confs: records.confs,
             members,
             proposals: Proposals::default(),
             reads: Reads::default(),
@@ -155,22 +173,34 @@ impl Group {
             restoring: None,
             durable_term: records.hard.term,
             handed_out: applied,
+            feed: if is_witness { Feed::Nothing } else { Feed::Entries },
+            fed: applied,
             applied: spec.applied.0.max(if work.is_empty() { applied } else { 0 }),
             durable_applied: spec.applied.0,
             backlog: Backlog::default(),
-            snapshot_index,
-            durable_snapshot: snapshot_index,
+            snapshot_index: stored_snapshot,
+            durable_snapshot: stored_snapshot,
             snapshot_asked: None,
             snapshot_offered: None,
             snapshots_sent: BTreeMap::new(),
+            asked: Asked::default(),
+            heals_at: (records.wish && from_leader).then_some(stored_snapshot),
             heard: BTreeMap::new(),
             work,
             answers: Vec::new(),
             hard_is_dirty: false,
             confs_are_dirty: false,
+            snapshot_is_dirty: false,
+            wish_is_dirty: false,
             led_by: (0, 0),
             reported: None,
         };
+        if starves {
+            if group.is_only_voter() {
+                return Err(ConsensusError::NobodyToAsk { group: spec.group, leads: true });
+            }
+            group.starve();
+        }
         if group.is_only_voter() {
             // Nobody else could lead: no need to wait for a timeout.
             group.raft.campaign().map_err(|error| ConsensusError::Internal(error.to_string()))?;
@@ -223,6 +253,10 @@ impl Group {
         tick: u64,
         config: &RaftConfig,
     ) -> Result<(), ConsensusError> {
+        if self.is_witness() {
+            let leader = self.leader().filter(|leader| *leader != self.me);
+            return Err(ConsensusError::NotLeader { group: self.id, leader });
+        }
         if self.reads.len() >= config.reads_in_flight_max {
             return Err(self.overloaded("reads"));
         }
@@ -231,7 +265,7 @@ impl Group {
     }
 
     /// Takes a message that was parsed and checked. Some are dropped: raft can do without any single one.
-    pub(crate) fn step(&mut self, message: Message, tick: u64, config: &RaftConfig) -> Result<(), ConsensusError> {
+    pub(crate) fn step(&mut self, mut message: Message, tick: u64, config: &RaftConfig) -> Result<(), ConsensusError> {
         if self.restoring.is_some() {
             return Ok(());
         }
@@ -245,6 +279,10 @@ impl Group {
             MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
         );
         if from_leader && self.is_alone() {
+            if message.term <= self.raft.raft.term {
+                // Of a leader that has left since.
+                return Ok(());
+            }
             let problem = "this replica is its group's only member, so nobody else can lead it";
             return Err(ConsensusError::BadMessage { group: self.id, problem });
         }
@@ -256,6 +294,19 @@ impl Group {
             {
                 return Ok(());
             }
+            // Not for raft; see the header of `feed`.
+            MessageType::MsgAppendResponse if message.request_snapshot != 0 && message.term <= self.raft.raft.term => {
+                if self.leads() && message.term == self.raft.raft.term {
+                    self.note_wish(message.from, message.request_snapshot, tick, config);
+                }
+                return Ok(());
+            }
+            MessageType::MsgSnapshot if self.is_witness() => message.mut_snapshot().data.clear(),
+            MessageType::MsgSnapshot if message.get_snapshot().data == NO_STATE => {
+                let problem = "it has no state, as for a witness, and this replica is none";
+                return Err(ConsensusError::BadMessage { group: self.id, problem });
+            }
+            MessageType::MsgSnapshot => self.take_wish(&mut message),
             // raft would pass it on to whom it takes for the leader, in the name of who asked. Who asked asks again.
             MessageType::MsgReadIndex if !self.leads() => return Ok(()),
             // raft asserts that a leader has no entries that are not on disk; a single voter leads at once.
@@ -281,8 +332,11 @@ impl Group {
 
     /// The state machine has applied up to `index`.
     pub(crate) fn note_applied(&mut self, index: u64) {
-        self.applied = self.applied.max(index.min(self.handed_out));
+        self.applied = self.applied.max(index.min(self.fed));
         self.backlog.applied(self.applied);
+        if self.heals_at.take_if(|at| index >= *at).is_some() {
+            self.wish_is_dirty = true;
+        }
     }
 
     pub(crate) fn me(&self) -> ReplicaId {
@@ -307,6 +361,10 @@ impl Group {
             let problem = format!("replica {to} has no vote, so it cannot lead");
             return Err(ConsensusError::BadChange { group: self.id, problem });
         }
+        if self.raft.store().witnesses.contains(&to.0) {
+            let problem = format!("replica {to} is a witness, so it cannot lead for long");
+            return Err(ConsensusError::BadChange { group: self.id, problem });
+        }
         if to != self.me {
             self.raft.transfer_leader(to.0);
         }
@@ -328,35 +386,13 @@ impl Group {
         self.answers
     }
 
-    /// How the group stands.
-    pub(crate) fn status(&self) -> GroupStatus {
-        let raft = &self.raft.raft;
-        let log = self.raft.store();
-        GroupStatus {
-            group: self.id,
-            me: self.me,
-            role: match raft.state {
-                StateRole::Leader => Role::Leader,
-                StateRole::Follower => Role::Follower,
-                StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-            },
-            leader: self.leader(),
-            term: raft.term,
-            committed: LogIndex(raft.raft_log.committed),
-            applied: LogIndex(self.applied),
-            first: LogIndex(log.start().index + 1),
-            last: LogIndex(raft.raft_log.last_index()),
-            log_bytes: log.bytes(),
-            members: Arc::clone(&self.members),
-        }
+    /// Which members keep the log and no state.
+    pub(crate) fn set_witnesses(&mut self, ids: &[ReplicaId]) {
+        self.raft.mut_store().witnesses = witnesses(self.me, self.is_witness(), ids);
     }
 
-    /// Whether the status differs from what was last reported.
-    pub(crate) fn status_changed(&mut self) -> bool {
-        let status = Some(self.status());
-        let changed = self.reported != status;
-        self.reported = status;
-        changed
+    fn is_witness(&self) -> bool {
+        self.feed == Feed::Nothing
     }
 
     fn leads(&self) -> bool {
@@ -379,6 +415,10 @@ impl Group {
         if !self.leads() {
             return Err(ConsensusError::NotLeader { group: self.id, leader: self.leader() });
         }
+        if !self.is_fed() {
+            // It is about to hand over the lead.
+            return Err(ConsensusError::NotLeader { group: self.id, leader: None });
+        }
         if self.raft.raft.lead_transferee.is_some() {
             return Err(ConsensusError::Transferring { group: self.id });
         }
@@ -394,6 +434,12 @@ impl Group {
     }
 }
 
+/// A replica knows of itself what it is.
+fn witnesses(me: ReplicaId, is_witness: bool, ids: &[ReplicaId]) -> BTreeSet<u64> {
+    let others = ids.iter().filter(|id| **id != me);
+    others.chain(is_witness.then_some(&me)).map(|id| id.0).collect()
+}
+
 /// The records of a group that is not stored.
 fn begin(spec: &GroupSpec, batch: &mut Batch) -> GroupRecords {
     let start = if spec.voters.is_empty() { Position::default() } else { FIRST };
@@ -402,17 +448,21 @@ fn begin(spec: &GroupSpec, batch: &mut Batch) -> GroupRecords {
     records::put_start(batch, spec.group, spec.me, start);
     records::put_hard(batch, spec.group, &hard);
     records::put_confs(batch, spec.group, &confs);
-    GroupRecords { me: spec.me, start, hard, confs, snapshot: None }
+    GroupRecords { me: spec.me, start, hard, confs, snapshot: None, wish: false }
 }
 
-/// Where the state machine will be once it has restored the stored snapshot, if it needs that.
-fn applied_at_open(spec: &GroupSpec, records: &GroupRecords) -> Result<u64, ConsensusError> {
+/// Where the state machine will be once it has restored the stored snapshot, if it needs that. One that waits for a
+/// snapshot of a peer may be anywhere.
+fn applied_at_open(spec: &GroupSpec, records: &GroupRecords, starves: bool) -> Result<u64, ConsensusError> {
+    if spec.state_machine == StateMachine::Witness {
+        return Ok(records.start.index);
+    }
     let snapshot = records.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index);
     let applied = spec.applied.0.max(snapshot);
     if applied >= records.start.index {
         return Ok(applied);
     }
-    if records.start.index <= FIRST.index {
+    if starves || records.start.index <= FIRST.index {
         return Ok(records.start.index);
     }
     let detail = format!("begins after {}, but the state machine is at {applied}", records.start.index);

@@ -9,7 +9,7 @@
 //! anything raft concluded gets out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -17,9 +17,14 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use shoal_model::GroupId;
 use shoal_runtime::{Batch, Store};
 
+use super::confs::{self, ConfHistory};
 use super::records::{self, GroupRecords, Position};
 use super::terms::TermRuns;
 use crate::ConsensusError;
+
+/// The data of a snapshot for a witness, which has no use for any. A full replica that is sent one by mistake knows
+/// it by this: no state machine's snapshot is these bytes.
+pub(crate) const NO_STATE: &[u8] = b"shoal: a place in the log, without state: 5f0c6b1ea7d94d02";
 
 /// The log of one group.
 pub(crate) struct GroupLog {
@@ -27,6 +32,10 @@ pub(crate) struct GroupLog {
     group: GroupId,
     hard: HardState,
     conf: ConfState,
+    /// Memberships since the start of the log.
+    pub(crate) confs: ConfHistory,
+    /// Members that keep the log and no state.
+    pub(crate) witnesses: BTreeSet<u64>,
     start: Position,
     terms: TermRuns,
     /// Size of each entry's record, oldest first.
@@ -55,6 +64,8 @@ impl GroupLog {
             group,
             hard: records.hard.clone(),
             conf,
+            confs: records.confs.clone(),
+            witnesses: BTreeSet::new(),
             start: records.start,
             terms: TermRuns::default(),
             sizes: VecDeque::new(),
@@ -199,6 +210,11 @@ impl GroupLog {
         self.snapshot_wanted.set(false);
     }
 
+    /// What is offered.
+    pub(crate) fn offered_snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
     /// Whether raft asked for a snapshot and got none.
     pub(crate) fn snapshot_wanted(&self) -> bool {
         self.snapshot_wanted.get()
@@ -207,6 +223,16 @@ impl GroupLog {
     /// Why this log can no longer be read, if so.
     pub(crate) fn failure(&self) -> Option<ConsensusError> {
         self.failure.take()
+    }
+
+    /// The earliest place in the log from which a witness can follow, so that it gets as much of the log as there is.
+    fn place_for_witness(&self, to: u64) -> Option<Snapshot> {
+        let index = self.confs.member_since(to)?.max(self.start.index);
+        let mut snapshot = Snapshot { data: NO_STATE.into(), ..Snapshot::default() };
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (index, self.term_at(index)?);
+        metadata.set_conf_state(self.confs.at(index)?.clone());
+        Some(snapshot)
     }
 
     fn tail_first(&self) -> u64 {
@@ -296,11 +322,13 @@ impl Storage for GroupLog {
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        if self.witnesses.contains(&to) {
+            let place = self.place_for_witness(to);
+            return place.ok_or_else(|| StorageError::SnapshotTemporarilyUnavailable.into());
+        }
         let fits = |snapshot: &&Snapshot| {
             let metadata = snapshot.get_metadata();
-            let conf = metadata.get_conf_state();
-            let known = conf.voters.contains(&to) || conf.learners.contains(&to) || conf.voters_outgoing.contains(&to);
-            known && metadata.index >= request_index.max(self.start.index)
+            confs::has_member(metadata.get_conf_state(), to) && metadata.index >= request_index.max(self.start.index)
         };
         match self.snapshot.as_ref().filter(fits) {
             Some(snapshot) => Ok(snapshot.clone()),

@@ -2,7 +2,8 @@
 //!
 //! `Table::Log`, one entry per key: group (8 bytes, big-endian), index (8 bytes, big-endian).
 //! `Table::Meta`, one key per group and kind: `raft/`, group (8 bytes, big-endian), one letter:
-//! `s` start of the log and whose it is, `h` hard state, `c` membership by index, `p` snapshot.
+//! `s` start of the log and whose it is, `h` hard state, `c` membership by index, `p` snapshot, `w` that the state
+//! machine is damaged and waits for a snapshot from a peer.
 //!
 //! A record is a format byte, the xxh3-64 of key and body (8 bytes, little-endian), and the body, so that a flipped
 //! bit is found, and a record under another's key as well.
@@ -40,6 +41,8 @@ pub(crate) struct GroupRecords {
     pub(crate) confs: ConfHistory,
     /// State of a small state machine, or what a leader sent.
     pub(crate) snapshot: Option<Snapshot>,
+    /// Whether the state machine waits for a snapshot from a peer.
+    pub(crate) wish: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -48,6 +51,7 @@ enum Kind {
     Hard,
     Confs,
     Snapshot,
+    Wish,
 }
 
 impl Kind {
@@ -57,6 +61,7 @@ impl Kind {
             Self::Hard => b'h',
             Self::Confs => b'c',
             Self::Snapshot => b'p',
+            Self::Wish => b'w',
         }
     }
 
@@ -66,6 +71,7 @@ impl Kind {
             Self::Hard => "hard state",
             Self::Confs => "membership",
             Self::Snapshot => "snapshot",
+            Self::Wish => "wish for a snapshot",
         }
     }
 }
@@ -144,10 +150,11 @@ pub(crate) fn load(store: &dyn Store, group: GroupId) -> Result<Option<GroupReco
     };
     let snapshot = load_body(store, group, Kind::Snapshot)?;
     let snapshot = snapshot.map(|body| decode::<Snapshot>(group, Kind::Snapshot, &body)).transpose()?;
+    let wish = load_body(store, group, Kind::Wish)?.is_some();
     let (me, start) = decode_start(&start).ok_or_else(|| corrupt(group, Kind::Start.name(), "has a wrong length"))?;
     let hard = decode(group, Kind::Hard, &hard)?;
     let confs = ConfHistory::decode(&confs).ok_or_else(|| corrupt(group, Kind::Confs.name(), "does not parse"))?;
-    Ok(Some(GroupRecords { me, start, hard, confs, snapshot }))
+    Ok(Some(GroupRecords { me, start, hard, confs, snapshot, wish }))
 }
 
 fn load_body(store: &dyn Store, group: GroupId, kind: Kind) -> Result<Option<Bytes>, ConsensusError> {
@@ -192,6 +199,15 @@ pub(crate) fn put_snapshot(batch: &mut Batch, group: GroupId, snapshot: &Snapsho
 
 pub(crate) fn delete_snapshot(batch: &mut Batch, group: GroupId) {
     batch.delete(Table::Meta, meta_key(group, Kind::Snapshot.letter()));
+}
+
+/// Notes whether the state machine waits for a snapshot from a peer.
+pub(crate) fn put_wish(batch: &mut Batch, group: GroupId, stands: bool) {
+    if stands {
+        put(batch, group, Kind::Wish, &[]);
+    } else {
+        batch.delete(Table::Meta, meta_key(group, Kind::Wish.letter()));
+    }
 }
 
 /// Writes an entry and returns the size of its record.

@@ -117,6 +117,9 @@ impl<R> Driver<R> {
                 }
             }
             Call::Transfer { group, to, reply } => drop(reply.send(self.core.transfer_leader(group, to))),
+            Call::Witnesses { group, witnesses, reply } => {
+                drop(reply.send(self.core.set_witnesses(group, &witnesses)));
+            }
             Call::Change { group, changes, reply } => {
                 let request = self.next_request();
                 match self.core.change_membership(group, &changes, request) {
@@ -124,6 +127,7 @@ impl<R> Driver<R> {
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
+            Call::RequestSnapshot { group, reply } => drop(reply.send(self.core.request_snapshot(group))),
             Call::Unreachable { group, peer } => self.core.unreachable(group, peer),
         }
     }

@@ -32,7 +32,9 @@ pub(super) enum Call<R> {
     Propose(Proposal<R>),
     Read { group: GroupId, reply: Reply<LogIndex> },
     Transfer { group: GroupId, to: ReplicaId, reply: Reply<()> },
+    Witnesses { group: GroupId, witnesses: Vec<ReplicaId>, reply: Reply<()> },
     Change { group: GroupId, changes: Vec<MemberChange>, reply: Reply<()> },
+    RequestSnapshot { group: GroupId, reply: Reply<()> },
     Unreachable { group: GroupId, peer: ReplicaId },
 }
 

@@ -54,6 +54,10 @@ impl Store for Disk {
         self.memory.write(batch)
     }
 
+    fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
+        self.memory.checkpoint()
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.syncs.fetch_add(1, Ordering::SeqCst);
         if self.broken.load(Ordering::SeqCst) > 0 {
@@ -83,7 +87,15 @@ pub(crate) fn deadline() -> Instant {
 
 pub(crate) fn spec(group: GroupId, me: u64, voters: &[u64]) -> GroupSpec {
     let voters = voters.iter().copied().map(ReplicaId).collect();
-    GroupSpec { group, me: ReplicaId(me), voters, applied: LogIndex(0), state_machine: StateMachine::InMemory }
+    GroupSpec {
+        group,
+        me: ReplicaId(me),
+        voters,
+        witnesses: Vec::new(),
+        applied: LogIndex(0),
+        state_machine: StateMachine::InMemory,
+        state_lost: false,
+    }
 }
 
 /// Starts a process with one member of [`GROUP`].

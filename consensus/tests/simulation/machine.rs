@@ -8,6 +8,9 @@ use shoal_consensus::{RequestId, StateMachine};
 use shoal_model::{GroupId, LogIndex};
 use shoal_runtime::{Batch, MemoryStore, Store, Table};
 
+/// No proposal's number.
+const NOISE: u64 = 13;
+
 /// What waits to be applied.
 pub(crate) enum Job {
     Entry { index: LogIndex, data: Bytes, request: Option<RequestId> },
@@ -20,13 +23,16 @@ pub(crate) struct Machine {
     kind: StateMachine,
     pub(crate) applied: LogIndex,
     pub(crate) numbers: Vec<u64>,
+    /// What a damaged state holds is noise; a snapshot heals it.
+    pub(crate) damaged: bool,
     pub(crate) inbox: VecDeque<Job>,
 }
 
 impl Machine {
     /// Reads its state back, or starts empty.
     pub(crate) fn open(group: GroupId, kind: StateMachine, store: &MemoryStore) -> Self {
-        let mut machine = Self { group, kind, applied: LogIndex(0), numbers: Vec::new(), inbox: VecDeque::new() };
+        let mut machine =
+            Self { group, kind, applied: LogIndex(0), numbers: Vec::new(), damaged: false, inbox: VecDeque::new() };
         let stored = store.get(Table::Payload, &group.0.to_be_bytes()).expect("memory does not fail");
         if let Some(state) = stored.filter(|_| kind == StateMachine::Stored) {
             machine.decode(&state);
@@ -54,10 +60,18 @@ impl Machine {
     }
 
     pub(crate) fn restore(&mut self, index: LogIndex, data: &Bytes, store: &Arc<MemoryStore>) {
-        assert!(index > self.applied, "a snapshot leads forward: {index} after {}", self.applied);
+        assert!(index >= self.applied, "a snapshot does not lead back: {index} after {}", self.applied);
         self.decode(data);
+        assert!(!self.damaged, "a peer does not send a damaged state");
         assert_eq!(index, self.applied, "a snapshot is of the index it says");
         self.save(store);
+    }
+
+    pub(crate) fn damage(&mut self, store: &Arc<MemoryStore>) {
+        if self.numbers.first() != Some(&NOISE) {
+            self.numbers.insert(0, NOISE);
+            self.save(store);
+        }
     }
 
     pub(crate) fn encode(&self) -> Bytes {
@@ -69,6 +83,7 @@ impl Machine {
         let mut words = bytes.chunks_exact(8).map(number);
         self.applied = LogIndex(words.next().expect("begins with the index"));
         self.numbers = words.collect();
+        self.damaged = self.numbers.first() == Some(&NOISE);
     }
 
     fn save(&self, store: &Arc<MemoryStore>) {

@@ -30,10 +30,14 @@ fn acknowledged_proposals_survive_and_reads_are_never_stale() {
         sum.crashes += tally.crashes;
         sum.restores += tally.restores;
         sum.changes += tally.changes;
+        sum.damages += tally.damages;
         sum.leaders += tally.leaders;
+        sum.leading_witnesses += tally.leading_witnesses;
     }
     println!("{sum:?}");
-    let met_all = [sum.unknown, sum.crashes, sum.restores, sum.changes].into_iter().all(|count| count > 100);
+    let met_all = [sum.unknown, sum.crashes, sum.restores, sum.changes, sum.damages, sum.leading_witnesses]
+        .into_iter()
+        .all(|count| count > 100);
     assert!(met_all && sum.acknowledged > 10_000 && sum.reads > 10_000, "the runs met too little: {sum:?}");
 }
 

@@ -23,11 +23,26 @@ pub(crate) enum Event {
     Applied { group: GroupId, index: LogIndex, data: Bytes, request: Option<RequestId> },
 }
 
+/// A replica that lives in a process.
+pub(crate) struct Replica {
+    pub(crate) me: ReplicaId,
+    /// First voters of its group; none for one that joins.
+    pub(crate) voters: Vec<ReplicaId>,
+    /// Members without state.
+    pub(crate) witnesses: Vec<ReplicaId>,
+}
+
+impl Replica {
+    pub(crate) fn is_witness(&self) -> bool {
+        self.witnesses.contains(&self.me)
+    }
+}
+
 pub(crate) struct Process {
     pub(crate) number: usize,
     pub(crate) store: Arc<MemoryStore>,
     /// Replicas that live here, running or not.
-    pub(crate) specs: BTreeMap<GroupId, (ReplicaId, Vec<ReplicaId>)>,
+    pub(crate) specs: BTreeMap<GroupId, Replica>,
     pub(crate) core: Option<MultiRaft>,
     pub(crate) machines: BTreeMap<GroupId, Machine>,
     /// Outputs whose sync is under way, and when it ends.
@@ -92,11 +107,20 @@ impl Process {
     /// Opens a replica; not while what was destroyed of an earlier one is still on disk.
     pub(crate) fn try_open(&mut self, group: GroupId) -> bool {
         let core = self.core.as_mut().expect("it runs");
-        let (me, voters) = self.specs[&group].clone();
-        let machine = Machine::open(group, kind(group), &self.store);
-        let spec = GroupSpec { group, me, voters, applied: machine.applied, state_machine: kind(group) };
+        let replica = &self.specs[&group];
+        let (me, voters, witnesses) = (replica.me, replica.voters.clone(), replica.witnesses.clone());
+        let mut machine = Machine::open(group, kind(group), &self.store);
+        // The core remembers that a damaged state waits for a snapshot, so it is not told each time.
+        let state_lost = machine.damaged && group.0.is_multiple_of(4);
+        if state_lost {
+            machine.applied = LogIndex(0);
+        }
+        let applied = machine.applied;
+        let state_machine = if replica.is_witness() { StateMachine::Witness } else { kind(group) };
+        let spec = GroupSpec { group, me, voters, witnesses, applied, state_machine, state_lost };
         match core.open_group(&spec) {
-            Ok(()) => self.machines.insert(group, machine),
+            Ok(()) if replica.is_witness() => {}
+            Ok(()) => drop(self.machines.insert(group, machine)),
             Err(ConsensusError::AlreadyOpen { .. }) => return false,
             Err(ConsensusError::OtherReplica { .. }) => {
                 // A power cut undid the end of an earlier replica.
@@ -106,6 +130,17 @@ impl Process {
             }
             Err(error) => panic!("what is stored can be opened: {error}"),
         };
+        true
+    }
+
+    /// Damages the state of a replica that has somebody to ask for another.
+    pub(crate) fn damage(&mut self, group: GroupId) -> bool {
+        let Some((core, machine)) = self.core.as_mut().zip(self.machines.get_mut(&group)) else { return false };
+        match core.request_snapshot(group) {
+            Ok(()) => machine.damaged = true,
+            Err(ConsensusError::NobodyToAsk { .. }) => return false,
+            Err(error) => panic!("a snapshot can be asked for: {error}"),
+        }
         true
     }
 
@@ -150,6 +185,8 @@ impl Process {
         assert!(out.failed.is_empty(), "no group fails: {:?}", out.failed);
         events.extend(out.messages.into_iter().map(Event::Send));
         self.store.write(out.batch).expect("memory does not fail");
+        // Only now, as the core remembers over a crash what it has written.
+        self.machines.values_mut().filter(|machine| machine.damaged).for_each(|machine| machine.damage(&self.store));
         for work in out.work {
             self.take_work(work);
         }
@@ -170,8 +207,9 @@ impl Process {
             Work::Restore { group, index, data } => (group, Job::Restore { index, data }),
             Work::Snapshot { group } => (group, Job::Snapshot),
         };
-        if let Some(machine) = self.machines.get_mut(&group) {
-            machine.inbox.push_back(job);
+        match self.machines.get_mut(&group) {
+            Some(machine) => machine.inbox.push_back(job),
+            None => assert!(!self.specs.contains_key(&group), "a witness gets no work"),
         }
     }
 

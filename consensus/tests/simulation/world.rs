@@ -10,10 +10,12 @@ use shoal_consensus::{Answer, GroupStatus, MemberChange, RequestId, Role};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::Envelope;
 
-use crate::process::{Event, Process};
+use crate::process::{Event, Process, Replica};
 
 const PROCESSES: usize = 5;
-const GROUPS: u64 = 3;
+const GROUPS: u64 = 6;
+/// Groups that begin with two full replicas and a witness.
+const WITNESSED: [GroupId; 2] = [GroupId(5), GroupId(6)];
 
 /// What a client waits for.
 enum Call {
@@ -45,7 +47,9 @@ pub(crate) struct Tally {
     pub(crate) crashes: usize,
     pub(crate) restores: usize,
     pub(crate) changes: usize,
+    pub(crate) damages: usize,
     pub(crate) leaders: usize,
+    pub(crate) leading_witnesses: usize,
     /// Hash of everything that happened.
     pub(crate) trace: u64,
 }
@@ -62,6 +66,7 @@ pub(crate) struct World {
     cut_off: BTreeSet<usize>,
     down_until: BTreeMap<usize, u64>,
     homes: BTreeMap<(GroupId, ReplicaId), usize>,
+    witnesses: BTreeMap<GroupId, Vec<ReplicaId>>,
     truth: BTreeMap<GroupId, Truth>,
     /// Open calls, and the process they were made to.
     calls: BTreeMap<RequestId, (usize, Call)>,
@@ -83,6 +88,7 @@ impl World {
             cut_off: BTreeSet::new(),
             down_until: BTreeMap::new(),
             homes: BTreeMap::new(),
+            witnesses: BTreeMap::new(),
             truth: BTreeMap::new(),
             calls: BTreeMap::new(),
             next_id: 100,
@@ -97,14 +103,17 @@ impl World {
         world
     }
 
-    /// Puts three members of a group somewhere.
+    /// Puts three members of a group somewhere, the first a witness in some groups.
     fn place(&mut self, group: GroupId) {
         self.truth.insert(group, Truth::default());
         let first = self.rng.random_range(0..PROCESSES);
         let homes: Vec<usize> = (0..3).map(|i| (first + i) % PROCESSES).collect();
         let members: Vec<ReplicaId> = homes.iter().map(|_| ReplicaId(self.take_id())).collect();
+        let witnesses: Vec<ReplicaId> = members.iter().copied().take(usize::from(WITNESSED.contains(&group))).collect();
+        self.witnesses.insert(group, witnesses.clone());
         for (&home, &me) in homes.iter().zip(&members) {
-            self.processes[home].specs.insert(group, (me, members.clone()));
+            let replica = Replica { me, voters: members.clone(), witnesses: witnesses.clone() };
+            self.processes[home].specs.insert(group, replica);
             self.homes.insert((group, me), home);
         }
     }
@@ -160,7 +169,7 @@ impl World {
             if let Some(core) = &mut self.processes[to].core {
                 // A group that is gone, or a replica that was replaced, refuses; nothing else may.
                 if let Err(error) = core.step(&envelope) {
-                    let known = self.processes[to].specs.get(&envelope.group).map(|(me, _)| *me);
+                    let known = self.processes[to].specs.get(&envelope.group).map(|replica| replica.me);
                     assert_ne!(known, Some(envelope.to), "a replica's message is refused: {error}");
                 }
             }
@@ -199,6 +208,9 @@ impl World {
         }
         if self.rng.random_bool(0.01) {
             self.change_members(group);
+        }
+        if self.rng.random_bool(0.004) {
+            self.damage(group);
         }
     }
 
@@ -269,6 +281,20 @@ impl World {
         }
     }
 
+    /// Damages the state of one replica, which asks for a snapshot; another must be whole.
+    fn damage(&mut self, group: GroupId) {
+        let victim = self.rng.random_range(0..PROCESSES);
+        let holds = |process: &Process| process.specs.get(&group).is_some_and(|replica| !replica.is_witness());
+        let is_whole = |process: &Process| {
+            let starves = process.core.as_ref().and_then(|core| core.status(group)).is_none_or(|status| status.starves);
+            !starves && process.machines.get(&group).is_some_and(|machine| !machine.damaged)
+        };
+        let others_are_whole = self.processes.iter().filter(|process| holds(process)).all(is_whole);
+        if others_are_whole && self.processes[victim].damage(group) {
+            self.tally.damages += 1;
+        }
+    }
+
     /// Adds a learner, promotes one (perhaps in place of a voter), or removes a member.
     fn change_members(&mut self, group: GroupId) {
         let Some((at, status)) = self.leader(group) else { return };
@@ -294,7 +320,9 @@ impl World {
         if core.change_membership(group, &changes, request).is_ok() {
             self.calls.insert(request, (at, Call::Change { group }));
             // One that is on its way out may lead for a moment.
-            if let (true, [_, MemberChange::Remove(leaving)]) = (hand_over, &changes[..]) {
+            if let (true, [_, MemberChange::Remove(leaving)]) = (hand_over, &changes[..])
+                && !self.witnesses[&group].contains(leaving)
+            {
                 core.transfer_leader(group, *leaving).expect("it still has a vote");
             }
         }
@@ -306,19 +334,37 @@ impl World {
         let first = self.rng.random_range(0..PROCESSES);
         let home = (0..PROCESSES).map(|i| (first + i) % PROCESSES).find(|home| {
             let process = &self.processes[*home];
-            process.core.is_some() && !process.specs.get(&group).is_some_and(|(me, _)| is_member(me))
+            process.core.is_some() && !process.specs.get(&group).is_some_and(|replica| is_member(&replica.me))
         })?;
-        if let Some((me, _)) = self.processes[home].specs.get(&group) {
-            return Some(*me);
+        if let Some(replica) = self.processes[home].specs.get(&group) {
+            return Some(replica.me);
         }
         let me = ReplicaId(self.take_id());
         self.homes.insert((group, me), home);
-        self.processes[home].specs.insert(group, (me, Vec::new()));
+        if WITNESSED.contains(&group) && !self.witnesses[&group].iter().any(is_member) {
+            self.name_witness(group, me);
+        }
+        let witnesses = self.witnesses[&group].clone();
+        self.processes[home].specs.insert(group, Replica { me, voters: Vec::new(), witnesses });
         if !self.processes[home].try_open(group) {
             self.processes[home].specs.remove(&group);
             return None;
         }
         Some(me)
+    }
+
+    /// Tells all replicas of a group that one that is to join is a witness.
+    fn name_witness(&mut self, group: GroupId, witness: ReplicaId) {
+        let witnesses = self.witnesses.entry(group).or_default();
+        witnesses.push(witness);
+        for process in &mut self.processes {
+            let Some(replica) = process.specs.get_mut(&group) else { continue };
+            replica.witnesses.clone_from(witnesses);
+            if let Some(core) = &mut process.core {
+                // It may wait to be opened.
+                drop(core.set_witnesses(group, witnesses));
+            }
+        }
     }
 
     fn take_event(&mut self, at: usize, event: Event) {
@@ -367,8 +413,8 @@ impl World {
     fn clear_away(&mut self, at: usize, group: GroupId) {
         let status = self.processes[at].core.as_ref().and_then(|core| core.status(group)).expect("it just answered");
         for process in &mut self.processes {
-            let Some((me, _)) = process.specs.get(&group) else { continue };
-            let gone = !status.members.voters.contains(me) && !status.members.learners.contains(me);
+            let Some(replica) = process.specs.get(&group) else { continue };
+            let gone = !status.members.voters.contains(&replica.me) && !status.members.learners.contains(&replica.me);
             if gone && process.core.is_some() {
                 process.destroy(group);
             }
@@ -394,7 +440,10 @@ impl World {
             for group in (1..=GROUPS).map(GroupId) {
                 let Some(status) = core.status(group) else { continue };
                 if let Some(leader) = status.leader {
-                    let known = *self.leaders.entry((group, status.term)).or_insert(leader);
+                    let known = *self.leaders.entry((group, status.term)).or_insert_with(|| {
+                        self.tally.leading_witnesses += usize::from(self.witnesses[&group].contains(&leader));
+                        leader
+                    });
                     assert_eq!(known, leader, "group {group} has one leader in term {}", status.term);
                 }
             }
@@ -404,7 +453,7 @@ impl World {
     fn check_end(&self) {
         for group in (1..=GROUPS).map(GroupId) {
             let (at, status) = self.leader(group).expect("in peace every group has a leader");
-            let machine = &self.processes[at].machines[&group];
+            let machine = self.processes[at].machines.get(&group).expect("in peace a full replica leads");
             assert_eq!(machine.applied, status.committed, "in peace all is applied");
             let truth = &self.truth[&group];
             let numbers: BTreeSet<u64> = machine.numbers.iter().copied().collect();
@@ -425,16 +474,22 @@ impl World {
     fn is_read_of_member(&self, at: usize, call: &Call) -> bool {
         let Call::Read { group, .. } = call else { return false };
         let (_, status) = self.leader(*group).expect("in peace every group has a leader");
-        let me = self.processes[at].specs.get(group).map(|(me, _)| *me);
+        let me = self.processes[at].specs.get(group).map(|replica| replica.me);
         me.is_some_and(|me| status.members.voters.contains(&me) || status.members.learners.contains(&me))
     }
 
-    fn check_members(&self, group: GroupId, status: &GroupStatus) {
-        assert!(status.members.leaving.is_empty(), "in peace group {group} leaves its joint membership");
-        for member in status.members.voters.iter().chain(&status.members.learners) {
+    fn check_members(&self, group: GroupId, led: &GroupStatus) {
+        assert!(led.members.leaving.is_empty(), "in peace group {group} leaves its joint membership");
+        for member in led.members.voters.iter().chain(&led.members.learners) {
             let process = &self.processes[self.homes[&(group, *member)]];
+            let status = process.core.as_ref().and_then(|core| core.status(group)).expect("in peace all run");
+            if process.specs[&group].is_witness() {
+                assert_eq!(status.committed, led.committed, "witness {member} of group {group} caught up");
+                continue;
+            }
             let machine = &process.machines[&group];
-            let leader = &self.processes[self.homes[&(group, status.me)]].machines[&group];
+            assert!(!status.starves && !machine.damaged, "replica {member} of group {group} is whole again");
+            let leader = &self.processes[self.homes[&(group, led.me)]].machines[&group];
             assert_eq!(machine.applied, leader.applied, "replica {member} of group {group} caught up");
             assert_eq!(machine.numbers, leader.numbers, "replica {member} of group {group} has the same state");
         }

@@ -167,11 +167,6 @@ impl ShardMachine {
         self.state.applied
     }
 
-    /// What the content comes to.
-    pub(crate) fn state(&self) -> ShardState {
-        self.state
-    }
-
     /// Stands for the content and the parts at this position: the same on every replica.
     pub(crate) fn digest(&self) -> u128 {
         let mut hash = Xxh3::new();
@@ -189,17 +184,17 @@ impl ShardMachine {
     }
 
     /// Applies the entry at `index`; its writes go to `batch`. An entry applied before changes nothing.
-    pub(crate) fn apply(&mut self, index: LogIndex, entry: Bytes, batch: &mut Batch) -> Result<Effect, NodeError> {
+    pub(crate) fn apply(&mut self, index: LogIndex, entry: &Bytes, batch: &mut Batch) -> Result<Effect, NodeError> {
         if index <= self.state.applied {
             return Ok(Effect::default());
         }
-        self.state.note_entry(index, &entry);
+        self.state.note_entry(index, entry);
         if entry.is_empty() {
             return Ok(Effect::default());
         }
         match command::decode(entry.clone()).map_err(|_| self.malformed("log entry"))? {
             Command::Write(write) => {
-                let applied = Some(self.apply_write(index, write, &entry, batch)?);
+                let applied = Some(self.apply_write(index, write, entry, batch)?);
                 Ok(Effect { applied, ..Effect::default() })
             }
             Command::Seal { after } => {

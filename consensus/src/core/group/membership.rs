@@ -3,7 +3,7 @@
 
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType};
-use raft::{Changer, ProgressState};
+use raft::{Changer, Progress, ProgressState};
 use shoal_model::ReplicaId;
 
 use super::Group;
@@ -42,7 +42,8 @@ impl Group {
         config: &RaftConfig,
     ) -> Result<(), ConsensusError> {
         self.check_leads()?;
-        let under_way = self.raft.raft.has_pending_conf() || !self.members.leaving.is_empty() || self.change.is_some();
+        let unanswered = self.change.is_some() || self.unpersisted.iter().any(|round| round.change.is_some());
+        let under_way = self.raft.raft.has_pending_conf() || !self.members.leaving.is_empty() || unanswered;
         if under_way {
             return Err(ConsensusError::ChangePending { group: self.id });
         }
@@ -83,7 +84,9 @@ impl Group {
     /// A voter that lags would be counted on before it can help.
     fn check_caught_up(&self, id: ReplicaId, config: &RaftConfig) -> Result<(), String> {
         let last = self.raft.raft.raft_log.last_index();
-        let matched = self.raft.raft.prs().get(id.0).filter(|progress| progress.state == ProgressState::Replicate);
+        // After a snapshot raft probes until the next entry, which may never come.
+        let follows = |progress: &&Progress| progress.state != ProgressState::Snapshot && progress.matched > 0;
+        let matched = self.raft.raft.prs().get(id.0).filter(follows);
         match matched.map(|progress| last.saturating_sub(progress.matched)) {
             Some(lag) if lag <= config.promotion_lag_max => Ok(()),
             Some(lag) => {
@@ -114,7 +117,7 @@ impl Group {
         }
         let change = ConfChangeV2::parse_from_bytes(&entry.data).map_err(|error| internal(error.to_string()))?;
         let conf = self.raft.apply_conf_change(&change).map_err(|error| internal(error.to_string()))?;
-        self.confs.push(entry.index, conf.clone());
+        self.raft.mut_store().confs.push(entry.index, conf.clone());
         self.confs_are_dirty = true;
         self.set_members(&conf);
         let still_votes = self.members.voters.contains(&self.me) || self.members.leaving.contains(&self.me);
@@ -133,18 +136,23 @@ impl Group {
     fn step_aside(&mut self) {
         let raft = &mut self.raft.raft;
         let matched = |id: &ReplicaId| raft.prs().get(id.0).map_or(0, |progress| progress.matched);
-        if let Some(heir) = self.members.voters.iter().copied().max_by_key(matched) {
+        let fitness = |id: &ReplicaId| (!raft.store().witnesses.contains(&id.0), matched(id));
+        if let Some(heir) = self.members.voters.iter().copied().max_by_key(fitness) {
             raft.send_timeout_now(heir.0);
         }
         let term = raft.term;
         raft.become_follower(term, raft::INVALID_ID);
     }
 
-    /// Answers a change that was applied and is no longer joint.
+    /// Answers a change that was applied and is no longer joint, once this replica cannot forget that it is committed:
+    /// those it leaves out may be destroyed then, and must not be needed for a quorum after a crash.
     pub(super) fn settle_change(&mut self) {
         let (handed_out, joint) = (self.handed_out, !self.members.leaving.is_empty());
         if let Some(change) = self.change.take_if(|change| change.index <= handed_out && !joint) {
-            self.answers.push((change.request, Answer::Changed));
+            match self.unpersisted.back_mut() {
+                Some(round) => round.change = Some(change.request),
+                None => self.answers.push((change.request, Answer::Changed)),
+            }
         }
     }
 

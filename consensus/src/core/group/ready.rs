@@ -4,11 +4,12 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{LightReady, Ready};
 use shoal_model::LogIndex;
 
+use super::feed::Feed;
 use super::{Group, Round, Unpersisted};
 use crate::core::confs::ConfHistory;
 use crate::core::inbound::pack;
 use crate::core::records::{self, Position};
-use crate::{ConsensusError, RaftConfig, Work};
+use crate::{Answer, ConsensusError, RaftConfig, Work};
 
 impl Group {
     /// Collects what is ready into `round.out`, and returns the number under which it is to be reported as
@@ -24,6 +25,7 @@ impl Group {
                 number = Some(self.collect_ready(round)?);
             }
         }
+        self.feed_from_log(round.config)?;
         self.note_leader();
         self.write_late(round);
         round.out.work.append(&mut self.work);
@@ -38,10 +40,10 @@ impl Group {
         for state in ready.take_read_states() {
             self.reads.answer(&state.request_ctx, state.index, &mut self.answers);
         }
-        let restore = self.write(&mut ready, round);
+        self.write(&mut ready, round);
         self.send_or_hold(&mut ready, round);
-        if let Some(restore) = restore {
-            self.restoring = Some((ready, restore));
+        if !ready.snapshot().is_empty() {
+            self.restoring = Some(ready);
             return Ok(number);
         }
         let committed = ready.take_committed_entries();
@@ -50,28 +52,26 @@ impl Group {
         Ok(number)
     }
 
-    /// Puts hard state, snapshot and entries into the batch; returns the work of restoring the snapshot, if any.
-    fn write(&mut self, ready: &mut Ready, round: &mut Round<'_>) -> Option<Work> {
+    /// Puts hard state, snapshot and entries into the batch.
+    fn write(&mut self, ready: &mut Ready, round: &mut Round<'_>) {
         let batch = &mut round.out.batch;
         round.out.must_sync |= ready.must_sync();
         if let Some(hard) = ready.hs() {
             records::put_hard(batch, self.id, hard);
         }
-        let mut restore = None;
         if !ready.snapshot().is_empty() {
             let snapshot = ready.snapshot();
             let metadata = snapshot.get_metadata();
             let start = Position { index: metadata.index, term: metadata.term };
             self.raft.mut_store().restart(start, batch);
-            self.confs = ConfHistory::new(start.index, metadata.get_conf_state().clone());
+            self.raft.mut_store().confs = ConfHistory::new(start.index, metadata.get_conf_state().clone());
             records::put_start(batch, self.id, self.me, start);
-            records::put_confs(batch, self.id, &self.confs);
-            records::put_snapshot(batch, self.id, snapshot);
-            let (index, data) = (LogIndex(start.index), snapshot.data.clone());
-            restore = Some(Work::Restore { group: self.id, index, data });
+            records::put_confs(batch, self.id, &self.raft.store().confs);
+            if !self.is_witness() {
+                records::put_snapshot(batch, self.id, snapshot);
+            }
         }
         self.raft.mut_store().append(&ready.take_entries(), batch);
-        restore
     }
 
     /// A leader's messages leave at once, so that followers write while it does; all others after what they speak
@@ -90,7 +90,7 @@ impl Group {
         } else {
             held = messages;
         }
-        self.unpersisted.push_back(Unpersisted { number: ready.number(), term, messages: held });
+        self.unpersisted.push_back(Unpersisted { number: ready.number(), term, messages: held, change: None });
     }
 
     /// Puts right an append that raft 0.7.0 got wrong, and says whether the message may be sent.
@@ -122,9 +122,10 @@ impl Group {
         while let Some(mut round) = self.unpersisted.pop_front_if(|round| round.number <= number) {
             self.durable_term = self.durable_term.max(round.term);
             messages.append(&mut round.messages);
+            self.answers.extend(round.change.map(|request| (request, Answer::Changed)));
         }
-        match self.restoring.take_if(|(ready, _)| ready.number() <= number) {
-            Some((ready, restore)) => self.finish_restoring(ready, restore, &mut messages)?,
+        match self.restoring.take_if(|ready| ready.number() <= number) {
+            Some(ready) => self.finish_restoring(ready, &mut messages)?,
             None => self.raft.on_persist_ready(number),
         }
         let cap = if self.is_alone() { 0 } else { config.cache_bytes };
@@ -134,22 +135,19 @@ impl Group {
     }
 
     /// The snapshot is on disk: raft may go on, and the state machine restores it.
-    fn finish_restoring(
-        &mut self,
-        ready: Ready,
-        restore: Work,
-        messages: &mut Vec<Message>,
-    ) -> Result<(), ConsensusError> {
+    fn finish_restoring(&mut self, ready: Ready, messages: &mut Vec<Message>) -> Result<(), ConsensusError> {
         let snapshot = ready.snapshot().clone();
         let index = snapshot.get_metadata().index;
         let mut light: LightReady = self.raft.advance_append(ready);
         messages.append(&mut light.take_messages());
         self.hard_is_dirty |= light.commit_index().is_some();
         self.handed_out = index;
-        self.snapshot_index = index;
-        self.durable_snapshot = index;
-        self.backlog.push(index, snapshot.data.len());
-        self.work.push(restore);
+        if self.is_witness() {
+            (self.fed, self.applied) = (index, index);
+        } else {
+            (self.snapshot_index, self.durable_snapshot) = (index, index);
+            self.feed_snapshot(index, snapshot.data.clone());
+        }
         self.set_members(snapshot.get_metadata().get_conf_state());
         self.keep_snapshot(snapshot);
         self.raft.advance_apply_to(index);
@@ -160,7 +158,7 @@ impl Group {
     fn hand_out(&mut self, entries: Vec<Entry>) -> Result<(), ConsensusError> {
         let Some(last) = entries.last().map(|entry| entry.index) else { return Ok(()) };
         for mut entry in entries {
-            let request = self.proposals.settle(entry.index, entry.term, &mut self.answers);
+            let mut request = self.proposals.settle(entry.index, entry.term, &mut self.answers);
             // The type comes first: the entry that leaves a joint membership has no data.
             let data = match entry.get_entry_type() {
                 EntryType::EntryNormal => std::mem::take(&mut entry.data),
@@ -169,10 +167,23 @@ impl Group {
                     bytes::Bytes::new()
                 }
             };
-            self.backlog.push(entry.index, data.len());
-            self.work.push(Work::Entry { group: self.id, index: LogIndex(entry.index), data, request });
+            if self.is_fed() {
+                self.fed = entry.index;
+                self.backlog.push(entry.index, data.len());
+                self.work.push(Work::Entry {
+                    group: self.id,
+                    index: LogIndex(entry.index),
+                    data,
+                    request: request.take(),
+                });
+            }
+            // Nobody here will say what came of it.
+            self.answers.extend(request.map(|request| (request, Answer::Unknown)));
         }
         self.handed_out = last;
+        if self.is_witness() {
+            (self.fed, self.applied) = (last, last);
+        }
         // After the changes above: this is what makes a leader propose to leave a joint membership.
         self.raft.advance_apply_to(last);
         self.settle_change();
@@ -214,11 +225,21 @@ impl Group {
             records::put_hard(&mut round.out.batch, self.id, &self.raft.raft.hard_state());
         }
         if std::mem::take(&mut self.confs_are_dirty) {
-            records::put_confs(&mut round.out.batch, self.id, &self.confs);
+            round.out.must_sync = true;
+            records::put_confs(&mut round.out.batch, self.id, &self.raft.store().confs);
+        }
+        if std::mem::take(&mut self.snapshot_is_dirty)
+            && let Some(snapshot) = self.raft.store().offered_snapshot()
+        {
+            records::put_snapshot(&mut round.out.batch, self.id, snapshot);
+        }
+        if std::mem::take(&mut self.wish_is_dirty) {
+            let stands = self.heals_at.is_some() || matches!(self.feed, Feed::Snapshot { .. });
+            records::put_wish(&mut round.out.batch, self.id, stands);
         }
     }
 
-    fn check_log(&self) -> Result<(), ConsensusError> {
+    pub(super) fn check_log(&self) -> Result<(), ConsensusError> {
         self.raft.store().failure().map_or(Ok(()), Err)
     }
 }

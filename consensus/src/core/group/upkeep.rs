@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use raft::eraftpb::Snapshot;
 use raft::{ProgressState, SnapshotStatus};
+use shoal_model::ReplicaId;
 use shoal_runtime::Batch;
 
 use super::Group;
-use crate::core::records::{self, Position};
+use crate::core::records;
 use crate::{ConsensusError, RaftConfig, StateMachine, Work};
 
 impl Group {
@@ -21,9 +22,29 @@ impl Group {
         }
         self.reads.tick(tick, config.read_retry_ticks, config.read_ticks_max, &mut self.answers);
         self.retry_snapshots(tick, config);
+        self.serve_wishes(tick, config);
+        self.ask_leader_for_snapshot(tick, config);
+        self.hand_over(tick, config);
         self.cut_log(tick, config, batch);
         if self.raft.store().snapshot_wanted() {
             self.ask_for_snapshot(tick, config);
+        }
+    }
+
+    /// A leader that has no state to serve hands the lead to the most advanced voter that was heard of late, as soon as
+    /// that has all entries.
+    fn hand_over(&mut self, tick: u64, config: &RaftConfig) {
+        let waits = !self.leads() || self.raft.raft.lead_transferee.is_some();
+        if waits || self.can_serve() || !tick.is_multiple_of(config.heartbeat_ticks as u64) {
+            return;
+        }
+        let raft = &self.raft.raft;
+        let last = raft.raft_log.last_index();
+        let has_all = |id: &ReplicaId| raft.prs().get(id.0).is_some_and(|progress| progress.matched == last);
+        let witnesses = &raft.store().witnesses;
+        let mut heirs = self.members.voters.iter().copied().filter(|id| *id != self.me && !witnesses.contains(&id.0));
+        if let Some(heir) = heirs.find(|id| has_all(id) && self.was_heard(id.0, tick, config)) {
+            self.raft.transfer_leader(heir.0);
         }
     }
 
@@ -48,7 +69,7 @@ impl Group {
     }
 
     fn ask_for_snapshot(&mut self, tick: u64, config: &RaftConfig) {
-        if self.snapshot_asked.is_none_or(|since| tick >= since + config.snapshot_retry_ticks) {
+        if self.is_fed() && self.snapshot_asked.is_none_or(|since| tick >= since + config.snapshot_retry_ticks) {
             self.snapshot_asked = Some(tick);
             self.work.push(Work::Snapshot { group: self.id });
         }
@@ -60,11 +81,16 @@ impl Group {
         index: u64,
         data: Bytes,
         tick: u64,
+        config: &RaftConfig,
         batch: &mut Batch,
     ) -> Result<(), ConsensusError> {
+        if !self.is_fed() {
+            let problem = "it has no whole state, so it makes no snapshots".into();
+            return Err(ConsensusError::BadChange { group: self.id, problem });
+        }
         self.snapshot_asked = None;
         let place = self.raft.store().term_at(index).filter(|_| index > 0 && index <= self.handed_out);
-        let (Some(term), Some(conf)) = (place, self.confs.at(index)) else {
+        let (Some(term), Some(conf)) = (place, self.raft.store().confs.at(index).cloned()) else {
             let problem = format!("a snapshot at {index} is not of the log's present range");
             return Err(ConsensusError::BadChange { group: self.id, problem });
         };
@@ -72,13 +98,14 @@ impl Group {
         let metadata = snapshot.mut_metadata();
         metadata.index = index;
         metadata.term = term;
-        metadata.set_conf_state(conf.clone());
+        metadata.set_conf_state(conf);
         if self.state_machine == StateMachine::InMemory {
             records::put_snapshot(batch, self.id, &snapshot);
             self.snapshot_index = index;
         }
         self.raft.mut_store().offer_snapshot(Some(snapshot));
         self.snapshot_offered = Some(tick);
+        self.serve_wishes(tick, config);
         Ok(())
     }
 
@@ -91,14 +118,21 @@ impl Group {
 
     /// Cuts what the state machine can do without after a crash, and followers need no more.
     fn cut_log(&mut self, tick: u64, config: &RaftConfig, batch: &mut Batch) {
-        let (entries, bytes) = (config.log_keep_entries, config.log_keep_bytes);
+        let (mut entries, mut bytes) = (config.log_keep_entries, config.log_keep_bytes);
         let safe = match self.state_machine {
             StateMachine::Stored => self.durable_applied,
             StateMachine::InMemory => self.durable_snapshot,
+            StateMachine::Witness => self.handed_out,
         };
+        // A snapshot that was asked for may be ahead of what was taken from raft.
+        let safe = safe.min(self.handed_out);
         let log = self.raft.store();
         let over_cap = log.bytes() > config.log_bytes_max;
         let limit = if over_cap { safe } else { safe.min(self.slowest_follower(tick, config)) };
+        if self.is_witness() {
+            // It may be all that is left of what a full replica lacks, so it keeps what it may.
+            (entries, bytes) = (usize::MAX / 2, config.log_bytes_max / 5 * 4);
+        }
         if let Some(index) = log.cut_point(entries, bytes, limit) {
             self.cut_log_through(index, batch);
         } else if self.state_machine == StateMachine::InMemory
@@ -112,10 +146,10 @@ impl Group {
     fn cut_log_through(&mut self, index: u64, batch: &mut Batch) {
         let log = self.raft.mut_store();
         log.cut_through(index, batch);
-        let start: Position = log.start();
-        records::put_start(batch, self.id, self.me, start);
-        if self.confs.forget_before(index) {
-            records::put_confs(batch, self.id, &self.confs);
+        let forgot = log.confs.forget_before(index);
+        records::put_start(batch, self.id, self.me, log.start());
+        if forgot {
+            records::put_confs(batch, self.id, &self.raft.store().confs);
         }
     }
 
@@ -133,12 +167,8 @@ impl Group {
         if !self.leads() {
             return u64::MAX;
         }
-        let patience = 2 * config.election_ticks as u64;
         let raft = &self.raft.raft;
-        let active = raft
-            .prs()
-            .iter()
-            .filter(|(id, _)| **id != self.me.0 && self.heard.get(id).is_some_and(|since| tick <= since + patience));
+        let active = raft.prs().iter().filter(|(id, _)| **id != self.me.0 && self.was_heard(**id, tick, config));
         // A follower that restores a snapshot will need what comes after that.
         active.map(|(_, progress)| progress.matched.max(progress.pending_snapshot)).min().unwrap_or(u64::MAX)
     }

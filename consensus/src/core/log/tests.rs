@@ -15,7 +15,7 @@ fn entry(index: u64, term: u64) -> Entry {
 fn records() -> GroupRecords {
     let hard = HardState { term: 3, vote: 1, commit: 4, ..HardState::default() };
     let confs = ConfHistory::new(4, records::voters(&[ReplicaId(1)]));
-    GroupRecords { me: ReplicaId(1), start: START, hard, confs, snapshot: None }
+    GroupRecords { me: ReplicaId(1), start: START, hard, confs, snapshot: None, wish: false }
 }
 
 fn put(batch: &mut Batch, records: &GroupRecords) {

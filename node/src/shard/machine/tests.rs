@@ -68,7 +68,7 @@ fn apply(machine: &mut ShardMachine, store: &dyn Store, log: &[Bytes]) -> Vec<Ta
     let mut left = Vec::new();
     for (i, entry) in (1..).zip(log).skip(machine.applied().0 as usize) {
         let mut batch = Batch::default();
-        left.extend(machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies").replaced.files);
+        left.extend(machine.apply(LogIndex(i), entry, &mut batch).expect("applies").replaced.files);
         machine.seal(&mut batch);
         store.write(batch).expect("memory does not fail");
     }
@@ -195,7 +195,7 @@ fn a_crash_between_apply_and_sync_is_mended_by_replay() {
             let mut machine = open(&store, SHARD, None).0;
             assert_eq!(machine.applied(), LogIndex(kept as u64), "the position is that of the points");
             for (i, entry) in (1..).zip(&log) {
-                machine.apply(LogIndex(i), entry.clone(), &mut Batch::default()).expect("applies");
+                machine.apply(LogIndex(i), entry, &mut Batch::default()).expect("applies");
             }
             let ids: Vec<u64> = contents(&mut machine).into_keys().collect();
             assert_eq!(ids, [1, 3], "crash after {crash_after}, {kept} batches kept");
@@ -207,7 +207,7 @@ fn a_crash_between_apply_and_sync_is_mended_by_replay() {
 fn an_entry_no_node_would_propose_stops_the_replica() {
     let store = MemoryStore::new();
     let mut machine = open(&store, SHARD, None).0;
-    let error = machine.apply(LogIndex(1), Bytes::from_static(b"\xff\xff"), &mut Batch::default());
+    let error = machine.apply(LogIndex(1), &Bytes::from_static(b"\xff\xff"), &mut Batch::default());
     assert!(matches!(error, Err(NodeError::Malformed { what: "log entry", .. })));
 }
 
@@ -538,7 +538,7 @@ fn a_repeated_write_changes_nothing_and_a_reused_identity_is_told() {
     let mut batch = Batch::default();
     let mut applied = Vec::new();
     for (i, entry) in (1..).zip(&log) {
-        applied.extend(machine.apply(LogIndex(i), entry.clone(), &mut batch).expect("applies").applied);
+        applied.extend(machine.apply(LogIndex(i), entry, &mut batch).expect("applies").applied);
     }
     use Applied::{At, Reused};
     assert_eq!(applied, [At(LogIndex(1)), At(LogIndex(2)), At(LogIndex(1)), Reused]);
@@ -546,7 +546,7 @@ fn a_repeated_write_changes_nothing_and_a_reused_identity_is_told() {
     machine.seal(&mut batch);
     store.write(batch).expect("memory does not fail");
     let mut machine = open(&store, SHARD, None).0;
-    let again = machine.apply(LogIndex(5), log[0].clone(), &mut Batch::default()).expect("applies").applied;
+    let again = machine.apply(LogIndex(5), &log[0], &mut Batch::default()).expect("applies").applied;
     assert_eq!(again, Some(At(LogIndex(1))), "also after a restart");
 }
 

@@ -1,0 +1,204 @@
+//! Shards with three replicas, on real processes: nodes are killed, come back empty-handed or with what they had, and every
+//! replica holds the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use shoal_client::{Client, Consistency, NewCollection, SearchOptions};
+use shoal_model::{Filter, Metric, Payload, Point, PointId, Value};
+use shoal_proto::internal::v1 as wire;
+use shoal_proto::internal::v1::replica_service_client::ReplicaServiceClient;
+use shoal_tests::{Cluster, Role, Shape};
+use tokio::runtime::Runtime;
+
+/// How long replicas may take to come to the same position once nothing is written.
+const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+
+fn point(row: u64) -> Point {
+    #[allow(clippy::cast_precision_loss, reason = "small numbers")]
+    let vector = (0..8).map(|i| ((row * 37 + i * 11) % 101) as f32 - 50.0).collect();
+    let payload = Payload::from([("row".to_owned(), Value::Integer(row.cast_signed()))]);
+    Point { id: PointId::Number(row), vector, payload }
+}
+
+fn connect(runtime: &Runtime, cluster: &Cluster) -> Client {
+    let endpoint = cluster.address(Role::Router(0));
+    let client = runtime.block_on(async { Client::connect(&[&endpoint]) }).expect("an endpoint");
+    client.with_timeout(Duration::from_secs(30))
+}
+
+async fn create(client: &Client, shards: u32) {
+    let new = NewCollection { shards, replicas: 3, ..NewCollection::new("rows", 8, Metric::Euclidean) };
+    client.create_collection(new).await.expect("three nodes");
+}
+
+/// The process of the node that leads a shard, as the coordinators have heard last.
+async fn leader_of(client: &Client, shard: usize) -> Option<Role> {
+    let collection = client.describe_collection("rows").await.expect("it is there");
+    let leader = |replica: &&shoal_client::Replica| replica.report.as_ref().is_some_and(|report| report.leader);
+    let node = collection.shards[shard].replicas.iter().find(leader)?.node_id;
+    let status = client.status().await.expect("a status");
+    let name = status.nodes.into_iter().find(|known| known.id == node)?.name;
+    let number: u16 = name.strip_prefix("node-")?.parse().ok()?;
+    Some(Role::Node(number - 1))
+}
+
+/// Digests of one shard's replicas by position and node.
+type Digests = BTreeMap<u64, BTreeMap<u64, Vec<u8>>>;
+
+async fn digests(client: &Client, shard: u64, nodes: &BTreeSet<u64>) -> Digests {
+    let status = client.status().await.expect("a status");
+    let mut all = Digests::new();
+    for node in status.nodes.iter().filter(|node| nodes.contains(&node.id)) {
+        let Ok(mut replica) = ReplicaServiceClient::connect(node.address.clone()).await else { continue };
+        let Ok(answer) = replica.get_digests(wire::GetDigestsRequest { shard_id: shard }).await else { continue };
+        for digest in answer.into_inner().digests {
+            all.entry(digest.applied_index).or_default().insert(node.id, digest.digest.to_vec());
+        }
+    }
+    all
+}
+
+/// Waits until all replicas of all shards are at the same position, and checks that they hold the same there and, as far as
+/// they remember, at every position before.
+async fn check_same(client: &Client) {
+    let deadline = Instant::now() + SETTLES_WITHIN;
+    let collection = client.describe_collection("rows").await.expect("it is there");
+    for shard in &collection.shards {
+        let nodes: BTreeSet<u64> = shard.replicas.iter().map(|replica| replica.node_id).collect();
+        let mut compared = 0;
+        loop {
+            let all = digests(client, shard.id, &nodes).await;
+            for (index, by_node) in &all {
+                let distinct: BTreeSet<&Vec<u8>> = by_node.values().collect();
+                assert!(distinct.len() <= 1, "shard {} differs at position {index}: {by_node:?}", shard.id);
+                compared += by_node.len();
+            }
+            if all.last_key_value().is_some_and(|(_, newest)| newest.len() == nodes.len()) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "shard {}: replicas do not come to one position", shard.id);
+            tokio::time::sleep(Duration::from_millis(100)).await; // polling for an end; nothing is synchronised by it
+        }
+        assert!(compared >= nodes.len(), "something was compared");
+    }
+}
+
+async fn count(client: &Client) -> u64 {
+    client.count("rows", &Filter::default(), &Consistency::Linearizable).await.expect("counted")
+}
+
+#[test]
+fn writes_and_reads_go_on_when_leaders_are_killed() {
+    let runtime = Runtime::new().expect("a runtime");
+    let mut cluster = Cluster::start(Shape { coordinators: 1, nodes: 3, routers: 1 });
+    let client = connect(&runtime, &cluster);
+    runtime.block_on(async {
+        create(&client, 2).await;
+        client.upsert("rows", (0..100).map(point).collect()).await.expect("written");
+    });
+    let (stop, written, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(100)), Arc::default());
+    let writer = runtime.spawn(write_on(client.clone(), stop.clone(), written.clone()));
+    let reader = runtime.spawn(read_on(client.clone(), stop.clone(), Arc::clone(&reads)));
+    let mut outages = Vec::new();
+    for round in 0..4 {
+        let leader = wait_for(|| runtime.block_on(leader_of(&client, round % 2)));
+        cluster.kill(leader);
+        let (killed, before) = (Instant::now(), written.load(Ordering::Relaxed));
+        // The one that was under way may have been acknowledged; two more prove that another leads.
+        wait_for(|| (written.load(Ordering::Relaxed) >= before + 3).then_some(()));
+        outages.push(killed.elapsed());
+        cluster.launch(leader);
+        cluster.wait_ready(leader);
+        let before = written.load(Ordering::Relaxed);
+        wait_for(|| (written.load(Ordering::Relaxed) >= before + 20).then_some(()));
+    }
+    stop.store(true, Ordering::Relaxed);
+    runtime.block_on(writer).expect("every write was acknowledged");
+    let failed: Vec<String> = runtime.block_on(reader).expect("the reader ran");
+    println!("writes were back after {outages:?}; {} reads, failed: {failed:?}", reads.load(Ordering::Relaxed));
+    assert_eq!(failed, Vec::<String>::new(), "reads do not notice");
+    assert!(outages.iter().all(|outage| *outage < Duration::from_secs(6)), "{outages:?}");
+    runtime.block_on(async {
+        assert_eq!(count(&client).await, written.load(Ordering::Relaxed), "every acknowledged row is there");
+        check_same(&client).await;
+    });
+    cluster.stop();
+}
+
+async fn write_on(client: Client, stop: Arc<AtomicBool>, written: Arc<AtomicU64>) {
+    while !stop.load(Ordering::Relaxed) {
+        let row = written.load(Ordering::Relaxed);
+        client.upsert("rows", vec![point(row)]).await.expect("acknowledged within its patience");
+        written.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn read_on(client: Client, stop: Arc<AtomicBool>, reads: Arc<AtomicU64>) -> Vec<String> {
+    let mut failed = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let row = reads.fetch_add(1, Ordering::Relaxed) % 100;
+        let options = SearchOptions { k: 1, ..SearchOptions::default() };
+        match client.search("rows", &point(row).vector, &options).await {
+            Ok(answer) if answer.hits.first().is_some_and(|hit| hit.score == 0.0) => {}
+            Ok(answer) => failed.push(format!("row {row}: {:?}", answer.hits)),
+            Err(error) => failed.push(format!("row {row}: {error}")),
+        }
+    }
+    failed
+}
+
+#[test]
+fn a_replica_that_was_away_for_long_catches_up_and_followers_fetch_what_leaders_build() {
+    let runtime = Runtime::new().expect("a runtime");
+    let settings = "delta_points_max = 2000\nquiet_after_ms = 300\n";
+    let mut cluster = Cluster::start_configured(Shape { coordinators: 1, nodes: 3, routers: 1 }, &[], settings);
+    let client = connect(&runtime, &cluster);
+    let upsert = async |rows: std::ops::Range<u64>| {
+        for first in rows.step_by(500) {
+            client.upsert("rows", (first..first + 500).map(point).collect()).await.expect("written");
+        }
+    };
+    runtime.block_on(async {
+        create(&client, 1).await;
+        upsert(0..4_000).await;
+    });
+    cluster.kill(Role::Node(2));
+    // More than its log keeps for a follower that is silent, so that it needs a snapshot.
+    runtime.block_on(upsert(4_000..60_000));
+    cluster.launch(Role::Node(2));
+    cluster.wait_ready(Role::Node(2));
+    wait_for(|| runtime.block_on(built_everywhere(&client)));
+    runtime.block_on(async {
+        check_same(&client).await;
+        assert_eq!(count(&client).await, 60_000);
+    });
+    cluster.stop();
+}
+
+/// Whether all replicas have their points in segments that are all there.
+async fn built_everywhere(client: &Client) -> Option<()> {
+    let collection = client.describe_collection("rows").await.expect("it is there");
+    let reports: Vec<_> =
+        collection.shards.iter().flat_map(|shard| &shard.replicas).map(|r| r.report.as_ref()).collect();
+    let built = |report: &Option<&shoal_client::ReplicaReport>| {
+        report.is_some_and(|report| {
+            report.points == 60_000 && report.waiting_points == 0 && report.segments > 0 && report.missing_segments == 0
+        })
+    };
+    reports.iter().all(built).then_some(())
+}
+
+/// Asks until there is an answer, for a minute.
+fn wait_for<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "what is waited for does not come");
+        std::thread::sleep(Duration::from_millis(20)); // polling for an end; nothing is synchronised by it
+    }
+}
