@@ -15,7 +15,7 @@ mod process;
 pub use clock::Clocks;
 pub use cluster::{Cluster, Role, Setup, Shape};
 pub use collector::{Collector, SpanSeen};
-pub use data_folder::{DataFolder, SmallDisk};
+pub use data_folder::{DataFolder, LossyDisk, SmallDisk};
 pub use network::Network;
 pub use process::{Finished, Launch, Process, free_port, run, shoal_binary};
 

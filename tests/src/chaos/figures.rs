@@ -41,6 +41,26 @@ pub(crate) struct Latencies {
     pub(crate) reads: Latency,
 }
 
+/// A time in which a shard acknowledged no write.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Outage {
+    /// How long.
+    pub(crate) seconds: f64,
+    /// Which shard, in words.
+    pub(crate) shard: String,
+}
+
+/// All faults of one kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct OfFault {
+    /// How many.
+    pub(crate) count: u64,
+    /// How many processes they touched.
+    pub(crate) processes: u64,
+    /// The longest.
+    pub(crate) outage: Outage,
+}
+
 /// All figures.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
@@ -52,11 +72,10 @@ pub(crate) struct Figures {
     pub(crate) quiet: Latencies,
     /// Inside.
     pub(crate) faulty: Latencies,
-    /// Of each kind of fault: how many, processes touched, the longest time in which a shard acknowledged no write, in
-    /// seconds.
-    pub(crate) faults: BTreeMap<&'static str, (u64, u64, f64)>,
-    /// The longest time outside of faults in which a shard acknowledged no write, in seconds, and which shard.
-    pub(crate) quiet_outage: (f64, u64),
+    /// By kind.
+    pub(crate) faults: BTreeMap<&'static str, OfFault>,
+    /// Outside of faults.
+    pub(crate) quiet_outage: Outage,
     /// Of each kind and outcome.
     pub(crate) operations: BTreeMap<CallKind, [u64; 3]>,
 }
@@ -90,17 +109,12 @@ impl Figures {
         let acks = acknowledged(recorded);
         for window in windows {
             let of_kind = figures.faults.entry(window.kind).or_default();
-            let outage = acks.values().map(|acks| outage(acks, window.from_ns, window.settled_ns().min(to_ns)));
-            *of_kind =
-                (of_kind.0 + 1, of_kind.1 + window.processes, of_kind.2.max(seconds(outage.max().unwrap_or_default())));
+            of_kind.count += 1;
+            of_kind.processes += window.processes;
+            of_kind.outage.take(longest(&acks, window.from_ns, window.settled_ns().min(to_ns)));
         }
         for (from, to) in between(&spans, from_ns, to_ns) {
-            for (shard, acks) in &acks {
-                let outage = seconds(outage(acks, from, to));
-                if outage > figures.quiet_outage.0 {
-                    figures.quiet_outage = (outage, *shard);
-                }
-            }
+            figures.quiet_outage.take(longest(&acks, from, to));
         }
         figures
     }
@@ -110,12 +124,17 @@ impl Figures {
     pub(crate) fn to_json(&self) -> Value {
         let latency = |l: &Latency| json!({"calls": l.calls, "p50_ms": l.p50, "p99_ms": l.p99, "max_ms": l.max});
         let both = |l: &Latencies| json!({"writes": latency(&l.writes), "reads": latency(&l.reads)});
-        let fault = |(kind, (count, processes, outage)): (&&str, &(u64, u64, f64))| json!({"kind": kind, "count": count, "processes": processes, "write_outage_seconds_max": outage});
+        let fault = |(kind, OfFault { count, processes, outage }): (&&str, &OfFault)| {
+            json!({
+                "kind": kind, "count": count, "processes": processes,
+                "write_outage_seconds_max": outage.seconds, "of_shard": outage.shard,
+            })
+        };
         let operations = |(kind, [ok, failed, unknown]): (&CallKind, &[u64; 3])| json!({"kind": kind.name(), "ok": ok, "failed": failed, "unknown": unknown});
         json!({
             "quiet_seconds": self.quiet_seconds,
             "quiet_operations_per_second": self.quiet_per_second,
-            "quiet_write_outage_seconds_max": self.quiet_outage.0,
+            "quiet_write_outage_seconds_max": self.quiet_outage.seconds,
             "latency_outside_faults": both(&self.quiet),
             "latency_inside_faults": both(&self.faulty),
             "faults": self.faults.iter().map(fault).collect::<Vec<_>>(),
@@ -127,10 +146,11 @@ impl Figures {
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<22}{:>8}{:>12}{:>28}", "fault", "times", "processes", "longest write outage, s")?;
-        for (kind, (count, processes, outage)) in &self.faults {
-            writeln!(f, "{kind:<22}{count:>8}{processes:>12}{outage:>28.2}")?;
+        for (kind, OfFault { count, processes, outage: Outage { seconds, shard } }) in &self.faults {
+            writeln!(f, "{kind:<22}{count:>8}{processes:>12}{seconds:>28.2}  {shard}")?;
         }
-        writeln!(f, "{:<22}{:>48.2}", "(none)", self.quiet_outage.0)?;
+        let Outage { seconds, shard } = &self.quiet_outage;
+        writeln!(f, "{:<22}{seconds:>48.2}  {shard}", "(none)")?;
         writeln!(f, "\n{:<22}{:>12}{:>12}{:>12}", "operation", "ok", "failed", "unknown")?;
         for (kind, [ok, failed, unknown]) in &self.operations {
             writeln!(f, "{:<22}{ok:>12}{failed:>12}{unknown:>12}", kind.name())?;
@@ -158,10 +178,11 @@ fn column(outcome: Outcome) -> usize {
 }
 
 /// When each shard acknowledged a write.
-fn acknowledged(recorded: &[Recorded]) -> BTreeMap<u64, Vec<u64>> {
-    let mut acks: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+fn acknowledged(recorded: &[Recorded]) -> BTreeMap<(String, u64), Vec<u64>> {
+    let mut acks: BTreeMap<(String, u64), Vec<u64>> = BTreeMap::new();
     for Recorded { collection, operations } in recorded {
-        acks.extend(collection.shards.iter().map(|shard| (shard.id, Vec::new())));
+        let key = |shard| (collection.name.clone(), shard);
+        acks.extend(collection.shards.iter().map(|shard| (key(shard.id), Vec::new())));
         for operation in operations.iter().filter(|operation| operation.is_ok()) {
             let ids: Vec<_> = match &operation.call {
                 Call::Upsert { points } => points.iter().map(|(id, _)| id).collect(),
@@ -169,12 +190,31 @@ fn acknowledged(recorded: &[Recorded]) -> BTreeMap<u64, Vec<u64>> {
                 _ => continue,
             };
             for id in ids {
-                acks.entry(shard_at(collection, id.hash())).or_default().extend(operation.return_ns);
+                acks.entry(key(shard_at(collection, id.hash()))).or_default().extend(operation.return_ns);
             }
         }
     }
     acks.values_mut().for_each(|acks| acks.sort_unstable());
     acks
+}
+
+impl Outage {
+    /// Keeps the longer of two.
+    fn take(&mut self, other: Self) {
+        if other.seconds > self.seconds {
+            *self = other;
+        }
+    }
+}
+
+/// The longest time between two others in which some shard acknowledged no write.
+fn longest(acks: &BTreeMap<(String, u64), Vec<u64>>, from: u64, to: u64) -> Outage {
+    let of = acks.iter().map(|(shard, acks)| (outage(acks, from, to), shard));
+    let longest = of.max_by_key(|(outage, _)| *outage);
+    longest.map_or_else(Outage::default, |(outage, (collection, shard))| Outage {
+        seconds: seconds(outage),
+        shard: format!("shard {shard} of {collection}"),
+    })
 }
 
 /// The longest time between two others in which no acknowledgement came.

@@ -139,6 +139,14 @@ impl Nemesis {
         match &fault.action {
             Action::Kill(roles) => roles.iter().for_each(|role| self.kill(*role, cluster)),
             Action::Storm => cluster.roles().into_iter().for_each(|role| self.kill(role, cluster)),
+            Action::Power(roles, seed) => {
+                roles.iter().for_each(|role| self.kill(*role, cluster));
+                for role in roles {
+                    let disk = cluster.setup().folders.get(role).and_then(DataFolder::lossy_disk);
+                    // Half of the losses are clean, half are torn.
+                    disk.map_or(Ok(()), |disk| disk.power_loss(*seed, seed % 2 == 1))?;
+                }
+            }
             Action::Stop(roles) => roles.iter().for_each(|role| cluster.pause(*role)),
             Action::Partition(cut, side) => {
                 let deaf = deaf(*cut, side, &cluster.roles());
@@ -165,7 +173,9 @@ impl Nemesis {
 
     fn end(&mut self, number: usize, cluster: &mut Cluster, screen: &mut Screen) -> Result<(), String> {
         match self.faults[number].action.clone() {
-            Action::Kill(roles) => roles.into_iter().for_each(|role| self.launch(role, cluster)),
+            Action::Kill(roles) | Action::Power(roles, _) => {
+                roles.into_iter().for_each(|role| self.launch(role, cluster))
+            }
             Action::Storm => cluster.roles().into_iter().for_each(|role| self.launch(role, cluster)),
             Action::Stop(roles) => roles.into_iter().for_each(|role| cluster.resume(role)),
             Action::Partition(..) => cluster.setup().network.as_ref().map_or(Ok(()), |network| network.heal())?,

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::schedule::{Allowed, Nemesis};
-use crate::{Clocks, DataFolder, Network, Role, Setup, Shape, SmallDisk};
+use crate::{Clocks, DataFolder, LossyDisk, Network, Role, Setup, Shape, SmallDisk};
 
 /// The cluster.
 pub(crate) const SHAPE: Shape = Shape { coordinators: 3, nodes: 5, routers: 2 };
 
-/// Nodes with a disk that can be filled, where it is to be; the others have a real one.
+/// Nodes whose disk can lose what was not synced, where it is to: as many as a shard has replicas, so that some shards lose
+/// it on all of them at once.
+const LOSSY_DISKS: [Role; 3] = [Role::Node(0), Role::Node(1), Role::Node(2)];
+/// Nodes with a disk that can be filled, where it is to be.
 const SMALL_DISKS: [Role; 2] = [Role::Node(3), Role::Node(4)];
 /// What such a node needs several times over.
 const SMALL_DISK_BYTES: u64 = 384 << 20;
@@ -47,11 +50,21 @@ impl Place {
             setup.clocks = given(Clocks::new(clocks), Nemesis::Clock, &mut nemeses, &mut skipped);
         }
         if wanted.contains(&Nemesis::DiskFull) {
-            let disks = small_disks(folder)?;
-            setup.folders = given(disks, Nemesis::DiskFull, &mut nemeses, &mut skipped).unwrap_or_default();
+            let disks = folders(&SMALL_DISKS, folder, |mount| {
+                SmallDisk::mount(mount, SMALL_DISK_BYTES).map(DataFolder::Small)
+            })?;
+            setup.folders.extend(given(disks, Nemesis::DiskFull, &mut nemeses, &mut skipped).unwrap_or_default());
         }
-        let small_disks = setup.folders.keys().copied().collect();
-        Ok(Self { setup, allowed: Allowed { shape: SHAPE, nemeses, small_disks }, skipped })
+        if wanted.contains(&Nemesis::Power) {
+            let disks = folders(&LOSSY_DISKS, folder, |folder| LossyDisk::mount(folder).map(DataFolder::Lossy))?;
+            setup.folders.extend(given(disks, Nemesis::Power, &mut nemeses, &mut skipped).unwrap_or_default());
+        }
+        let those = |which: fn(&DataFolder) -> bool| {
+            setup.folders.iter().filter(|(_, folder)| which(folder)).map(|(role, _)| *role).collect::<Vec<_>>()
+        };
+        let small_disks = those(|folder| folder.small_disk().is_some());
+        let lossy_disks = those(|folder| folder.lossy_disk().is_some());
+        Ok(Self { allowed: Allowed { shape: SHAPE, nemeses, small_disks, lossy_disks }, setup, skipped })
     }
 }
 
@@ -69,13 +82,17 @@ fn given<T>(
     .ok()
 }
 
-fn small_disks(folder: &Path) -> std::io::Result<Result<BTreeMap<Role, DataFolder>, String>> {
+fn folders(
+    roles: &[Role],
+    within: &Path,
+    make: impl Fn(&Path) -> Result<DataFolder, String>,
+) -> std::io::Result<Result<BTreeMap<Role, DataFolder>, String>> {
     let mut folders = BTreeMap::new();
-    for role in SMALL_DISKS {
-        let mount = folder.join(format!("disk-of-{}", role.name()));
-        std::fs::create_dir_all(&mount)?;
-        match SmallDisk::mount(&mount, SMALL_DISK_BYTES) {
-            Ok(disk) => folders.insert(role, DataFolder::Small(disk)),
+    for role in roles {
+        let folder = within.join(format!("disk-of-{}", role.name()));
+        std::fs::create_dir_all(&folder)?;
+        match make(&folder) {
+            Ok(made) => folders.insert(*role, made),
             Err(reason) => return Ok(Err(reason)),
         };
     }

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
 use super::client::{Ask, Freshness};
-use super::figures::{Figures, Recorded};
+use super::figures::{Figures, Outage, Recorded};
 use super::load::{self, Tally, Target};
 use super::nemesis::Nemesis as Executor;
 use super::place::Place;
@@ -344,9 +344,9 @@ fn conclude(
     screen.print(&format!("\ndigests of replicas compared at {positions} positions"));
     let figures = Figures::new(&recorded, &nemesis.windows(), 0, to_ns);
     screen.print(&format!("\n{figures}"));
-    let (outage, shard) = figures.quiet_outage;
-    if outage > QUIET_OUTAGE_SECONDS_MAX {
-        problems.push(format!("shard {shard} took no write for {outage:.1} s while nothing was done to the cluster"));
+    let Outage { seconds, shard } = &figures.quiet_outage;
+    if *seconds > QUIET_OUTAGE_SECONDS_MAX {
+        problems.push(format!("{shard} took no write for {seconds:.1} s while nothing was done to the cluster"));
     }
     for (count, trouble) in loaded.tally.troubles().into_iter().take(12) {
         screen.print(&format!("{count:>8} times: {trouble}"));

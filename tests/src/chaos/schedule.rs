@@ -20,6 +20,8 @@ pub enum Nemesis {
     Kill,
     /// All are killed and come back within seconds.
     Storm,
+    /// Nodes are killed, and their disks lose what was not synced.
+    Power,
     /// Processes stand still and go on.
     Stop,
     /// Processes do not hear each other.
@@ -36,7 +38,8 @@ pub enum Nemesis {
 
 impl Nemesis {
     /// Those that are done unless others are asked for: the cluster survives each.
-    pub const DEFAULT: [Self; 6] = [Self::Kill, Self::Storm, Self::Stop, Self::Partition, Self::Clock, Self::DiskFull];
+    pub const DEFAULT: [Self; 7] =
+        [Self::Kill, Self::Storm, Self::Power, Self::Stop, Self::Partition, Self::Clock, Self::DiskFull];
 }
 
 /// Shapes of a partition.
@@ -57,6 +60,8 @@ pub enum Action {
     Kill(Vec<Role>),
     /// Kills all.
     Storm,
+    /// Kills these nodes at once, and then has their disks lose what was not synced, or of it what the number decides.
+    Power(Vec<Role>, u64),
     /// Stops these as they stand; they go on at the end.
     Stop(Vec<Role>),
     /// Cuts the network; these are one side.
@@ -89,6 +94,8 @@ pub struct Allowed {
     pub nemeses: BTreeSet<Nemesis>,
     /// Nodes whose disk can be filled.
     pub small_disks: Vec<Role>,
+    /// Nodes whose disk can lose what was not synced.
+    pub lossy_disks: Vec<Role>,
 }
 
 /// Faults of a run of this length, each with the time at which it begins, in that order: one or two at a time, with quiet
@@ -144,6 +151,8 @@ fn draw(
     let action = match nemesis {
         Nemesis::Kill => Action::Kill(some(random, &whom)),
         Nemesis::Storm => Action::Storm,
+        Nemesis::Power if random.random_bool(0.5) => Action::Power(whom.clone(), random.random()),
+        Nemesis::Power => Action::Power(some(random, &whom), random.random()),
         Nemesis::Stop => Action::Stop(some(random, &whom)),
         Nemesis::Partition => partition(random, &whom),
         Nemesis::Clock => Action::Clock(one, jump(random)),
@@ -163,6 +172,7 @@ fn draw(
 fn candidates(nemesis: Nemesis, allowed: &Allowed, spared: &BTreeSet<Role>) -> Vec<Role> {
     let roles = match nemesis {
         Nemesis::DiskFull => allowed.small_disks.clone(),
+        Nemesis::Power => allowed.lossy_disks.clone(),
         Nemesis::FlipSegment | Nemesis::FlipTable => (0..allowed.shape.nodes).map(Role::Node).collect(),
         _ => allowed.shape.roles(),
     };
@@ -222,7 +232,9 @@ impl Action {
     #[must_use]
     pub fn roles(&self, shape: Shape) -> BTreeSet<Role> {
         match self {
-            Self::Kill(roles) | Self::Stop(roles) | Self::Partition(_, roles) => roles.iter().copied().collect(),
+            Self::Kill(roles) | Self::Stop(roles) | Self::Partition(_, roles) | Self::Power(roles, _) => {
+                roles.iter().copied().collect()
+            }
             Self::Storm => shape.roles().into_iter().collect(),
             Self::Clock(role, _) | Self::DiskFull(role) | Self::FlipSegment(role, _) | Self::FlipTable(role, _) => {
                 [*role].into()
@@ -236,6 +248,7 @@ impl Action {
         match self {
             Self::Kill(_) => "kill",
             Self::Storm => "storm",
+            Self::Power(..) => "power loss",
             Self::Stop(_) => "stop",
             Self::Partition(Cut::Full, _) => "partition, full",
             Self::Partition(Cut::OneWay, _) => "partition, one-way",
@@ -254,7 +267,7 @@ impl fmt::Display for Fault {
         write!(f, "{}", self.action.kind())?;
         match &self.action {
             Action::Storm => write!(f, ": everything")?,
-            Action::Kill(roles) | Action::Stop(roles) => write!(f, ": {}", names(roles))?,
+            Action::Kill(roles) | Action::Stop(roles) | Action::Power(roles, _) => write!(f, ": {}", names(roles))?,
             Action::Partition(Cut::Full, side) => write!(f, ": {} | the rest", names(side))?,
             Action::Partition(Cut::OneWay, side) => write!(f, ": nobody else hears {}", names(side))?,
             Action::Partition(Cut::Ring, ring) => write!(f, ": {}", names(ring))?,
@@ -277,6 +290,7 @@ mod tests {
             shape: Shape { coordinators: 3, nodes: 5, routers: 2 },
             nemeses,
             small_disks: vec![Role::Node(3), Role::Node(4)],
+            lossy_disks: vec![Role::Node(0), Role::Node(1), Role::Node(2)],
         }
     }
 
@@ -315,7 +329,7 @@ mod tests {
             assert!(!schedule(3, HOUR, &allowed).is_empty(), "{only:?}");
         }
         let kinds: BTreeSet<&str> = schedule(7, HOUR, &allowed()).iter().map(|(_, f)| f.action.kind()).collect();
-        assert_eq!(kinds.len(), 10, "{kinds:?}");
+        assert_eq!(kinds.len(), 11, "{kinds:?}");
         let nothing = Allowed { nemeses: [Nemesis::DiskFull].into(), small_disks: Vec::new(), ..allowed() };
         assert_eq!(schedule(7, HOUR, &nothing), []);
     }
