@@ -14,6 +14,7 @@ fn what_was_acknowledged_holds_under_chaos() {
         keep: None,
         nemeses: [Nemesis::Kill, Nemesis::Stop, Nemesis::Partition].into(),
         rate: 240,
+        witness: true,
         json: None,
     };
     let ending = run(&options).expect("the cluster starts");

@@ -31,6 +31,9 @@ struct Arguments {
     /// Operations a second
     #[arg(long, default_value_t = 240)]
     rate: u32,
+    /// Leave out the collection whose shards have witnesses
+    #[arg(long)]
+    no_witness: bool,
     /// Write figures and verdict to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -40,12 +43,16 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { seed, minutes, seconds, keep, nemeses, rate, json, failover } = Arguments::parse();
+    let Arguments { seed, minutes, seconds, keep, nemeses, rate, no_witness, json, failover } = Arguments::parse();
+    let witness = !no_witness;
     let seed = seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let length = seconds.map_or_else(|| Duration::from_secs_f64(minutes * 60.0), Duration::from_secs);
     let ended = match failover {
-        Some(kills) => failover::run(&failover::Options { kills, seed, rate, keep, json }),
-        None => run(&Options { seed, length, keep, nemeses: nemeses.into_iter().collect::<BTreeSet<_>>(), rate, json }),
+        Some(kills) => failover::run(&failover::Options { kills, seed, rate, witness, keep, json }),
+        None => {
+            let nemeses = nemeses.into_iter().collect::<BTreeSet<_>>();
+            run(&Options { seed, length, keep, nemeses, rate, witness, json })
+        }
     };
     match ended {
         Ok(ending) => ExitCode::from(ending.code()),

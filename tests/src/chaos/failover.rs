@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use shoal_checker::history::Write;
 use shoal_client::{Client, ClientError, ClusterStatus};
-use shoal_model::{Point, PointId};
+use shoal_model::PointId;
 use tokio::task::JoinSet;
 
 use super::figures::latency;
@@ -44,6 +45,8 @@ pub struct Options {
     pub seed: u64,
     /// Operations a second of the load.
     pub rate: u32,
+    /// Whether one collection has witnesses.
+    pub witness: bool,
     /// Where logs are kept; without it they are only if the run fails.
     pub keep: Option<PathBuf>,
     /// Where figures go as JSON.
@@ -66,7 +69,7 @@ pub fn run(options: &Options) -> Result<Ending, String> {
     let setup = Setup { logs: Some(folder.logs()), ..Setup::new(place::SHAPE) };
     let mut cluster = Cluster::start_as(setup);
     screen.say("all processes serve");
-    let mut loaded = Loaded::begin(&cluster, &folder.path, (options.rate, options.seed), &mut screen)?;
+    let mut loaded = Loaded::begin(&cluster, &folder.path, (options.rate, options.seed, options.witness), &mut screen)?;
     let ending = measure(options, &mut cluster, &loaded, &mut screen);
     loaded.end_load();
     if !matches!(ending, Ok(Ending::Pass)) {
@@ -124,6 +127,8 @@ fn measure(options: &Options, cluster: &mut Cluster, loaded: &Loaded, screen: &m
     for (count, trouble) in loaded.tally.troubles().into_iter().take(8) {
         screen.print(&format!("{count:>8} times: {trouble}"));
     }
+    let wrong = loaded.tally.wrong_answers();
+    wrong.iter().take(8).for_each(|wrong| screen.print(&format!("PROBLEM: {wrong}")));
     if let Some(path) = &options.json {
         let text = json!({
             "seed": options.seed, "kills": options.kills, "shards": told.calls, "shards_lost": lost,
@@ -132,7 +137,8 @@ fn measure(options: &Options, cluster: &mut Cluster, loaded: &Loaded, screen: &m
         });
         std::fs::write(path, format!("{text:#}\n")).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    let is_met = lost == 0 && told.p99 <= WRITES_AGAIN_SECONDS_MAX * 1_000.0 && share >= READS_ANSWERED_MIN;
+    let is_met =
+        wrong.is_empty() && lost == 0 && told.p99 <= WRITES_AGAIN_SECONDS_MAX * 1_000.0 && share >= READS_ANSWERED_MIN;
     Ok(if is_met { Ending::Pass } else { Ending::Fail })
 }
 
@@ -212,8 +218,8 @@ async fn probe_one(routers: &[String], probe: Probe, killed: Instant, number: u6
                 // As many as may wait while a shard has no leader for a while.
                 if writes.len() < 200 {
                     let client = client.clone();
-                    let vector = values::vector(number, probe.plan.dim);
-                    let point = Point { id: probe.id.clone(), vector, payload: Default::default() };
+                    // Reads of the load meet it, and verify it as any other.
+                    let point = values::point(probe.id.clone(), Write(number), probe.plan.dim);
                     let name = probe.plan.name;
                     writes.spawn(async move { client.upsert(name, vec![point]).await.map(drop) });
                 }

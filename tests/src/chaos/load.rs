@@ -146,7 +146,8 @@ pub(crate) async fn run(
     while !stop.load(Ordering::Relaxed) {
         pace.tick().await;
         while under_way.try_join_next().is_some() {}
-        let place = [0, 0, 0, 1, 1, 2][random.random_range(0..6)];
+        // Half of it goes to the first, a third to the second.
+        let place = [0, 0, 0, 1, 1, 2][random.random_range(0..6)].min(targets.len() - 1);
         let ask = draw(&mut random, &targets[place].plan, &mut writes);
         let (targets, routers, tally) = (targets.clone(), routers.clone(), tally.clone());
         let first = random.random_range(0..routers.len());

@@ -31,7 +31,7 @@ use super::schedule::{Nemesis, schedule};
 use super::screen::Screen;
 use super::settle::Watcher;
 use super::values::{PLANS, Plan};
-use super::verdict::{Ending, QUIET_OUTAGE_SECONDS_MAX, QUIET_PER_SECOND_MIN, judge_digests, judge_one, panics};
+use super::verdict::{Ending, QUIET_OUTAGE_SECONDS_MAX, QUIET_PER_SECOND_MIN, alarms, judge_digests, judge_one};
 use crate::{Cluster, Role};
 
 /// After the last fault, with the load going on: elections are over, and every shard has been written to.
@@ -54,6 +54,8 @@ pub struct Options {
     pub nemeses: BTreeSet<Nemesis>,
     /// Operations a second.
     pub rate: u32,
+    /// Whether one collection has witnesses.
+    pub witness: bool,
     /// Where figures go as JSON.
     pub json: Option<PathBuf>,
 }
@@ -115,7 +117,7 @@ impl Loaded {
     pub(crate) fn begin(
         cluster: &Cluster,
         folder: &Path,
-        (rate, seed): (u32, u64),
+        (rate, seed, witness): (u32, u64, bool),
         screen: &mut Screen,
     ) -> Result<Self, String> {
         let runtime = Runtime::new().map_err(|error| error.to_string())?;
@@ -130,7 +132,7 @@ impl Loaded {
         runtime.spawn(note_interrupt(interrupted.clone()));
         let clock = RunClock::start();
         let mut targets = Vec::new();
-        for plan in PLANS {
+        for plan in PLANS.into_iter().filter(|plan| witness || !plan.witness) {
             runtime.block_on(create(&watcher, &plan)).map_err(|error| format!("create {}: {error}", plan.name))?;
             let path = folder.join(format!("{}.history", plan.name));
             let recorder = Recorder::create(&path, clock).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -229,7 +231,7 @@ pub fn run(options: &Options) -> Result<Ending, String> {
     screen.print(&format!("{} faults are planned", faults.len()));
     let mut cluster = Cluster::start_as(place.setup);
     screen.say("all processes serve");
-    let mut loaded = Loaded::begin(&cluster, &folder.path, (options.rate, options.seed), &mut screen)?;
+    let mut loaded = Loaded::begin(&cluster, &folder.path, (options.rate, options.seed, options.witness), &mut screen)?;
     let mut nemesis = Executor::new(faults, loaded.clock);
 
     let end = until(&loaded, options.length);
@@ -319,7 +321,7 @@ fn conclude(
     let recorded = loaded.recorded()?;
     let mut problems: Vec<String> = loaded.tally.wrong_answers();
     problems.extend(nemesis.exits().iter().cloned());
-    problems.extend(panics(&folder.logs()));
+    problems.extend(alarms(&folder.logs()));
     let (mut verdicts, mut positions) = (Vec::new(), 0);
     for (target, recorded) in loaded.targets.iter().zip(&recorded) {
         match judge_one(&target.plan, recorded) {

@@ -78,15 +78,19 @@ pub(crate) fn judge_digests(observations: &[Observation]) -> (Vec<String>, u64) 
     (report.differences.iter().map(ToString::to_string).collect(), report.positions)
 }
 
+/// What no healthy process logs: panics, and the alarm that replicas differ, which are then made alike.
+const ALARMS: [&str; 2] = ["panicked at", "replicas of one shard differ"];
+
 /// Lines of logs that no healthy process writes.
 #[must_use]
-pub(crate) fn panics(logs: &Path) -> Vec<String> {
+pub(crate) fn alarms(logs: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(logs).into_iter().flatten().flatten() {
         let text = fs::read(entry.path()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let name = entry.file_name().to_string_lossy().into_owned();
-        found.extend(text.lines().filter(|line| line.contains("panicked at")).map(|line| format!("{name}: {line}")));
+        let lines = text.lines().filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)));
+        found.extend(lines.map(|line| format!("{name}: {line}")));
     }
     found
 }
