@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use shoal_consensus::{Apply, Consensus, ConsensusThread, GroupSpec, RaftConfig, Role, StateMachine};
+use shoal_consensus::{Apply, Consensus, ConsensusThread, GroupSpec, ProcessId, RaftConfig, Role, StateMachine};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Envelope, MemoryStore, Transport};
 use tokio::sync::mpsc;
@@ -50,6 +50,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("  one shell leads {}", led(handle, groups));
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
+    for handle in &handles {
+        let sleeps = |group: &GroupId| handle.status(*group).is_some_and(|status| status.sleeps);
+        println!("  in one shell {} sleep", (1..=groups).map(GroupId).filter(sleeps).count());
+    }
     let (before, sent_before) = (thread_times()?, network.sent.load(Ordering::Relaxed));
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let sent = network.sent.load(Ordering::Relaxed) - sent_before;
@@ -73,7 +77,7 @@ async fn start(
     groups: u64,
     network: &Arc<Network>,
 ) -> Result<(Consensus<()>, ConsensusThread), Box<dyn Error>> {
-    let config = RaftConfig::new(rand::random());
+    let config = RaftConfig { process: Some(ProcessId(me)), ..RaftConfig::new(rand::random()) };
     let (handle, thread) = Consensus::start(Arc::new(MemoryStore::new()), network.clone(), config)?;
     network.up.write().expect("nobody panics").insert(me, handle.clone());
     for group in (1..=groups).map(GroupId) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ConsensusError;
+use crate::{ConsensusError, ProcessId};
 
 const MIB: usize = 1 << 20;
 
@@ -28,6 +28,10 @@ pub struct RaftConfig {
     /// Differs at each start of the process; random. Without it a read could be answered by the echo of another one
     /// from before the restart.
     pub boot_nonce: u64,
+    /// Which process this is. With it, groups fall asleep that nobody uses: the transport must carry messages of
+    /// [`BEACON_GROUP`](crate::BEACON_GROUP) to the process that they name as their receiver. Without it only groups of
+    /// one member do.
+    pub process: Option<ProcessId>,
     /// Time between two ticks. The core does not know it; the shell does.
     pub tick_interval: Duration,
     /// Ticks for which a follower is loyal to a silent leader, and a leader keeps its lead without a quorum.
@@ -36,6 +40,8 @@ pub struct RaftConfig {
     pub election_jitter: ElectionJitter,
     /// Ticks between heartbeats.
     pub heartbeat_ticks: usize,
+    /// Ticks without anything to do after which a group falls asleep.
+    pub idle_ticks: u64,
     /// Bytes of entries in one append message; one entry larger than that travels alone.
     pub append_bytes_max: usize,
     /// Append messages to one follower that may be unanswered.
@@ -83,10 +89,12 @@ impl RaftConfig {
     pub fn new(boot_nonce: u64) -> Self {
         Self {
             boot_nonce,
+            process: None,
             tick_interval: Duration::from_millis(100),
             election_ticks: 8,
             election_jitter: ElectionJitter::Random { ticks_max: 4 },
             heartbeat_ticks: 2,
+            idle_ticks: 10,
             append_bytes_max: MIB,
             appends_in_flight_max: 64,
             committed_bytes_per_round: 4 * MIB,
@@ -114,6 +122,7 @@ impl RaftConfig {
         let rules = [
             (self.tick_interval.is_zero(), "tick_interval", "must not be zero"),
             (self.heartbeat_ticks == 0, "heartbeat_ticks", "must not be zero"),
+            (self.idle_ticks == 0, "idle_ticks", "must not be zero"),
             (self.election_ticks <= self.heartbeat_ticks, "election_ticks", "must be more than heartbeat_ticks"),
             (self.append_bytes_max == 0, "append_bytes_max", "must not be zero"),
             (self.appends_in_flight_max == 0, "appends_in_flight_max", "must not be zero"),

@@ -8,7 +8,11 @@ use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Envelope, Store};
 
 use self::group::{Group, Round};
-use crate::{Answer, ConsensusError, GroupSpec, GroupStatus, MemberChange, Output, RaftConfig, RequestId, Ticket};
+use self::processes::Processes;
+use crate::{
+    Answer, BEACON_GROUP, ConsensusError, GroupSpec, GroupStatus, MemberChange, Output, ProcessId, RaftConfig,
+    RequestId, Ticket,
+};
 
 mod backlog;
 mod confs;
@@ -16,6 +20,7 @@ mod group;
 mod inbound;
 mod log;
 mod logger;
+mod processes;
 mod proposals;
 mod reads;
 mod records;
@@ -26,6 +31,9 @@ pub struct MultiRaft {
     store: Arc<dyn Store>,
     config: RaftConfig,
     groups: BTreeMap<GroupId, Group>,
+    /// Groups that do not sleep.
+    awake: BTreeSet<GroupId>,
+    processes: Processes,
     /// Groups that may have something ready.
     dirty: BTreeSet<GroupId>,
     /// Groups whose state machine wrote since the last sync began.
@@ -62,6 +70,8 @@ impl MultiRaft {
             store,
             config,
             groups: BTreeMap::new(),
+            awake: BTreeSet::new(),
+            processes: Processes::default(),
             dirty: BTreeSet::new(),
             unsynced: BTreeSet::new(),
             going: BTreeMap::new(),
@@ -88,6 +98,9 @@ impl MultiRaft {
         if self.groups.contains_key(&spec.group) || self.going.contains_key(&spec.group) {
             return Err(ConsensusError::AlreadyOpen { group: spec.group });
         }
+        if spec.group == BEACON_GROUP {
+            return Err(ConsensusError::BadChange { group: spec.group, problem: "group 0 is for beacons".into() });
+        }
         if spec.me == ReplicaId(0) || spec.voters.contains(&ReplicaId(0)) {
             return Err(ConsensusError::BadChange { group: spec.group, problem: "replica 0 cannot be".into() });
         }
@@ -97,6 +110,7 @@ impl MultiRaft {
         self.must_sync |= !batch.is_empty();
         self.batch.append(batch);
         self.groups.insert(spec.group, group);
+        self.awake.insert(spec.group);
         self.dirty.insert(spec.group);
         Ok(())
     }
@@ -104,7 +118,7 @@ impl MultiRaft {
     /// Closes a group; what is open in it is answered. `destroy` deletes its log and records as well, whether it is
     /// open or not.
     pub fn close_group(&mut self, group: GroupId, destroy: bool) -> Result<(), ConsensusError> {
-        let closed = self.groups.remove(&group);
+        let closed = self.remove(group);
         if closed.is_none() && !destroy {
             return Err(ConsensusError::UnknownGroup { group });
         }
@@ -120,9 +134,39 @@ impl MultiRaft {
     /// One tick of the clock passed.
     pub fn tick(&mut self) {
         self.ticks += 1;
-        for (id, group) in &mut self.groups {
-            group.tick(self.ticks, &self.config, &mut self.batch);
-            self.dirty.insert(*id);
+        let mut asleep = Vec::new();
+        for id in &self.awake {
+            let Some(group) = self.groups.get_mut(id) else { continue };
+            group.tick(self.ticks, &self.config, &self.processes, &mut self.batch);
+            asleep.extend(group.sleeps_on().is_some().then_some(*id));
+        }
+        self.dirty.extend(&self.awake);
+        asleep.into_iter().for_each(|id| self.note_sleep(id));
+        // After the others, as this tick is over for who wakes with it.
+        for id in self.processes.tick(self.ticks, &self.config) {
+            self.wake(id, None);
+        }
+        self.messages.extend(self.processes.beacons(self.ticks, &self.config));
+    }
+
+    /// Wakes a group; `gone` is a process that is up and of no use to it.
+    fn wake(&mut self, id: GroupId, gone: Option<ProcessId>) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.wake(gone, &self.processes, self.ticks, &self.config);
+            self.note_sleep(id);
+            self.dirty.insert(id);
+        }
+    }
+
+    /// Follows what a group did: fell asleep, or woke.
+    fn note_sleep(&mut self, id: GroupId) {
+        match self.groups.get(&id).map(Group::sleeps_on) {
+            Some(None) if self.awake.insert(id) => self.processes.forget_sleeper(id),
+            Some(Some(on)) => {
+                self.processes.put_to_sleep(id, on);
+                self.awake.remove(&id);
+            }
+            Some(None) | None => {}
         }
     }
 
@@ -131,10 +175,17 @@ impl MultiRaft {
     /// Errors: `UnknownGroup`, `BadMessage`; nothing happened, and the message is to be dropped. A message that shows
     /// that the group cannot go on closes it, which the next output tells.
     pub fn step(&mut self, envelope: &Envelope) -> Result<(), ConsensusError> {
+        if envelope.group == BEACON_GROUP {
+            let alarm = self.processes.receive(envelope, self.ticks, &self.config)?;
+            alarm.groups.into_iter().for_each(|id| self.wake(id, alarm.gone));
+            return Ok(());
+        }
         let group = Self::group(&mut self.groups, envelope.group)?;
         let message = inbound::parse(envelope, group.me())?;
         self.dirty.insert(envelope.group);
-        match group.step(message, self.ticks, &self.config) {
+        let result = group.step(message, self.ticks, &self.config, &mut self.processes);
+        self.note_sleep(envelope.group);
+        match result {
             Ok(()) => Ok(()),
             Err(error @ ConsensusError::BadMessage { .. }) => Err(error),
             Err(error) => {
@@ -150,7 +201,7 @@ impl MultiRaft {
     /// Errors: `NotLeader`, `Transferring`, `Overloaded`, `TooLarge`, `EmptyProposal`, `UnknownGroup`; nothing
     /// happened.
     pub fn propose(&mut self, group: GroupId, data: Bytes, request: RequestId) -> Result<(), ConsensusError> {
-        self.dirty.insert(group);
+        self.wake(group, None);
         Self::group(&mut self.groups, group)?.propose(data, request, &self.config)
     }
 
@@ -159,7 +210,7 @@ impl MultiRaft {
     ///
     /// Errors: `NotLeader` from a witness, `Overloaded`, `UnknownGroup`.
     pub fn read_index(&mut self, group: GroupId, request: RequestId) -> Result<(), ConsensusError> {
-        self.dirty.insert(group);
+        self.wake(group, None);
         Self::group(&mut self.groups, group)?.read_index(request, self.ticks, &self.config)
     }
 
@@ -167,7 +218,7 @@ impl MultiRaft {
     ///
     /// Errors: `NotLeader`, `Transferring`, `BadChange`, `UnknownGroup`.
     pub fn transfer_leader(&mut self, group: GroupId, to: ReplicaId) -> Result<(), ConsensusError> {
-        self.dirty.insert(group);
+        self.wake(group, None);
         Self::group(&mut self.groups, group)?.transfer_leader(to)
     }
 
@@ -177,6 +228,7 @@ impl MultiRaft {
     ///
     /// Errors: `UnknownGroup`.
     pub fn set_witnesses(&mut self, group: GroupId, witnesses: &[ReplicaId]) -> Result<(), ConsensusError> {
+        self.wake(group, None);
         Self::group(&mut self.groups, group)?.set_witnesses(witnesses);
         Ok(())
     }
@@ -190,7 +242,7 @@ impl MultiRaft {
         changes: &[MemberChange],
         request: RequestId,
     ) -> Result<(), ConsensusError> {
-        self.dirty.insert(group);
+        self.wake(group, None);
         Self::group(&mut self.groups, group)?.change_membership(changes, request, &self.config)
     }
 
@@ -202,7 +254,7 @@ impl MultiRaft {
     /// Errors: `NobodyToAsk`, if this replica leads or no leader is known; `BadChange` from a witness; `UnknownGroup`;
     /// nothing happened.
     pub fn request_snapshot(&mut self, group: GroupId) -> Result<(), ConsensusError> {
-        self.dirty.insert(group);
+        self.wake(group, None);
         Self::group(&mut self.groups, group)?.request_snapshot()
     }
 
@@ -220,7 +272,11 @@ impl MultiRaft {
     /// Errors: `BadChange` if the log does not hold that index any more; `UnknownGroup`.
     pub fn snapshot_made(&mut self, group: GroupId, index: LogIndex, data: Bytes) -> Result<(), ConsensusError> {
         let open = Self::group(&mut self.groups, group)?;
-        open.snapshot_made(index.0, data, self.ticks, &self.config, &mut self.batch)?;
+        let mut batch = Batch::default();
+        open.snapshot_made(index.0, data, self.ticks, &self.config, &mut batch)?;
+        // Else an idle process would make it again and again, as the log is only cut behind one that is on disk.
+        self.must_sync |= !batch.is_empty();
+        self.batch.append(batch);
         self.dirty.insert(group);
         self.unsynced.insert(group);
         Ok(())
@@ -329,8 +385,16 @@ impl MultiRaft {
 
     /// Closes a group that cannot go on.
     fn fail(&mut self, id: GroupId, error: ConsensusError) {
-        self.answers.extend(self.groups.remove(&id).into_iter().flat_map(Group::close));
+        let failed = self.remove(id);
+        self.answers.extend(failed.into_iter().flat_map(Group::close));
         self.failed.push((id, error));
+    }
+
+    /// Takes a group out, and lets the processes of its members know.
+    fn remove(&mut self, id: GroupId) -> Option<Group> {
+        self.awake.remove(&id);
+        self.processes.note_closed(id);
+        self.groups.remove(&id)
     }
 
     fn group(groups: &mut BTreeMap<GroupId, Group>, group: GroupId) -> Result<&mut Group, ConsensusError> {

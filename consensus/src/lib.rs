@@ -23,7 +23,8 @@
 //!    What it wrote is durable with the next sync; the log is cut only behind that.
 //! 5. Asked for a snapshot, it makes one as of what it has applied ([`MultiRaft::snapshot_made`]).
 //! 6. If a write or sync fails, nothing is known of the disk: drop the core and end the process.
-//! 7. If raft panics it has met a state that must not be: end the process, do not catch it and go on.
+//! 7. If it says which process it is ([`RaftConfig::process`]), carry messages of [`BEACON_GROUP`] between processes.
+//! 8. If raft panics it has met a state that must not be: end the process, do not catch it and go on.
 //!
 //! # What holds
 //! - What is acknowledged or voted for is on disk before the message that says so leaves. A leader's appends leave
@@ -32,6 +33,9 @@
 //!   The transport must not deliver one message twice.
 //! - Everything stored carries a checksum and is verified when read; a broken record closes its group with an error.
 //! - Proposals and changes are only taken by a leader, never forwarded.
+//! - A group that nobody uses sleeps, and costs nothing, as long as the processes of its members hear each other's
+//!   beacons. That only moves the time at which elections and heartbeats begin; no quorum is asked less.
+//! - A witness ([`StateMachine::Witness`]) has a vote and a log, and is never what a client talks to.
 //! - A replica that lost its disk must come back under a new id; one that does not is found out and closed.
 //!
 //! Does not know about: what is proposed and applied, shards, the cluster map, gRPC. No type of raft-rs leaves it.
@@ -46,7 +50,7 @@ pub use self::config::{ElectionJitter, RaftConfig};
 pub use self::core::MultiRaft;
 pub use self::error::ConsensusError;
 pub use self::output::{
-    Answer, GroupSpec, GroupStatus, MemberChange, MemberProgress, Members, Output, RequestId, Role, StateMachine,
-    Ticket, Work,
+    Answer, BEACON_GROUP, GroupSpec, GroupStatus, MemberChange, MemberProgress, Members, Output, ProcessId, RequestId,
+    Role, StateMachine, Ticket, Work,
 };
 pub use self::shell::{Apply, Consensus, ConsensusThread};

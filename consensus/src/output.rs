@@ -8,6 +8,13 @@ use shoal_runtime::{Batch, Envelope};
 
 use crate::ConsensusError;
 
+/// A process, as its peers address it: in messages of [`BEACON_GROUP`] it stands where otherwise a member does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(pub u64);
+
+/// What messages between processes carry in place of a group; no group can have it.
+pub const BEACON_GROUP: GroupId = GroupId(0);
+
 /// Name that a caller gives to a proposal, read or change, to know its answer by. Unique while unanswered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
@@ -119,6 +126,8 @@ pub struct GroupStatus {
     pub applied: LogIndex,
     /// Whether the state machine gets nothing until a snapshot comes that was asked for.
     pub starves: bool,
+    /// Whether the group sleeps here: nobody uses it, and its members' processes are up.
+    pub sleeps: bool,
     /// First entry of the log.
     pub first: LogIndex,
     /// Last entry of the log.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use shoal_consensus::{
-    Answer, ConsensusError, ElectionJitter, GroupSpec, MemberChange, MultiRaft, Output, RaftConfig, RequestId, Role,
-    StateMachine, Work,
+    Answer, BEACON_GROUP, ConsensusError, ElectionJitter, GroupSpec, MemberChange, MultiRaft, Output, ProcessId,
+    RaftConfig, RequestId, Role, StateMachine, Work,
 };
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Envelope, MemoryStore, Store, Table};
@@ -339,4 +339,139 @@ fn a_witness_follows_without_state_and_does_not_stay_leader() {
     converse((&mut core, &store), (&mut witness, &other_store));
     let back = core.status(GROUP).expect("it is open");
     assert_eq!((back.role, back.term), (Role::Leader, led.term + 2), "and is handed the lead back");
+}
+
+/// Three processes with one member each, of the same number.
+struct Trio {
+    processes: Vec<(MultiRaft, Arc<MemoryStore>)>,
+    down: Option<ReplicaId>,
+    sent: Vec<Envelope>,
+}
+
+impl Trio {
+    fn new() -> Self {
+        let start = |me: u64| {
+            let jitter = ElectionJitter::Fixed { ticks: 1 + (me as usize - 1) };
+            let config = RaftConfig { process: Some(ProcessId(me)), election_jitter: jitter, ..RaftConfig::new(me) };
+            let store = Arc::new(MemoryStore::new());
+            let mut core = MultiRaft::new(store.clone(), config).expect("settings are valid");
+            let spec = GroupSpec {
+                group: GROUP,
+                me: ReplicaId(me),
+                voters: [1, 2, 3].map(ReplicaId).to_vec(),
+                witnesses: vec![],
+                applied: LogIndex(0),
+                state_machine: StateMachine::Stored,
+                state_lost: false,
+            };
+            core.open_group(&spec).expect("it opens");
+            (core, store)
+        };
+        Self { processes: (1..=3).map(start).collect(), down: None, sent: Vec::new() }
+    }
+
+    /// One tick everywhere, with all messages that come of it; returns how many there were that are no beacons.
+    fn tick(&mut self) -> usize {
+        let is_up = |me: usize, down: Option<ReplicaId>| down != Some(ReplicaId(me as u64 + 1));
+        for (i, (core, _)) in self.processes.iter_mut().enumerate().filter(|(i, _)| is_up(*i, self.down)) {
+            core.tick();
+            assert!(core.status(GROUP).is_some(), "member {} is open", i + 1);
+        }
+        let mut count = 0;
+        loop {
+            for (i, (core, store)) in self.processes.iter_mut().enumerate().filter(|(i, _)| is_up(*i, self.down)) {
+                let out = settle(core, store);
+                assert!(out.failed.is_empty(), "member {} is well", i + 1);
+                for work in &out.work {
+                    let Work::Entry { index, .. } = work else { panic!("entries only: {work:?}") };
+                    core.applied(GROUP, *index);
+                }
+                self.sent.extend(out.messages);
+            }
+            if self.sent.is_empty() {
+                return count;
+            }
+            for message in std::mem::take(&mut self.sent) {
+                count += usize::from(message.group != BEACON_GROUP);
+                if is_up(message.to.0 as usize - 1, self.down) {
+                    self.processes[message.to.0 as usize - 1].0.step(&message).expect("it is a good message");
+                }
+            }
+        }
+    }
+
+    fn status(&self, me: u64) -> shoal_consensus::GroupStatus {
+        self.processes[me as usize - 1].0.status(GROUP).expect("it is open")
+    }
+}
+
+#[test]
+fn a_sleeping_group_sends_nothing_and_replaces_its_leader_as_fast_as_any() {
+    let mut trio = Trio::new();
+    for _ in 0..60 {
+        trio.tick();
+    }
+    assert_eq!(trio.status(1).role, Role::Leader, "it stands first");
+    assert!((1..=3).all(|me| trio.status(me).sleeps), "nobody uses it");
+    assert!(trio.status(1).progress.iter().all(|member| member.active), "a leader that sleeps vouches for all");
+    let sent: usize = (0..100).map(|_| trio.tick()).sum();
+    assert_eq!(sent, 0, "only beacons go round");
+
+    trio.processes[1].0.read_index(GROUP, RequestId(1)).expect("a follower can be asked");
+    trio.processes[0].0.propose(GROUP, vec![1].into(), RequestId(2)).expect("a leader takes proposals");
+    assert!(trio.tick() > 0, "both wake it");
+    assert_eq!(trio.status(2).committed, trio.status(1).last, "at once");
+    for _ in 0..30 {
+        trio.tick();
+    }
+    assert!((1..=3).all(|me| trio.status(me).sleeps), "and it falls asleep again");
+
+    trio.down = Some(ReplicaId(1));
+    let ticks = (1..).find(|_| {
+        trio.tick();
+        trio.status(2).role == Role::Leader
+    });
+    let ticks = ticks.expect("it is found");
+    assert!((9..=11).contains(&ticks), "without sleep an election comes after 9 to 10 ticks, and here after {ticks}");
+    for _ in 0..30 {
+        trio.tick();
+    }
+    assert!(!trio.status(2).sleeps && !trio.status(3).sleeps, "with a member down a group stays awake");
+    trio.processes[1].0.close_group(GROUP, false).expect("it is open");
+}
+
+#[test]
+fn a_sleeping_follower_is_told_that_its_leader_is_closed() {
+    let mut trio = Trio::new();
+    for _ in 0..60 {
+        trio.tick();
+    }
+    assert!((1..=3).all(|me| trio.status(me).sleeps), "nobody uses it");
+    trio.processes[0].0.close_group(GROUP, false).expect("it is open");
+    let spec = GroupSpec {
+        group: GroupId(9),
+        me: ReplicaId(1),
+        voters: vec![ReplicaId(1)],
+        witnesses: vec![],
+        applied: LogIndex(0),
+        state_machine: StateMachine::Stored,
+        state_lost: false,
+    };
+    trio.processes[0].0.open_group(&spec).expect("the process lives on");
+    let beacons = |trio: &mut Trio| {
+        for i in 0..3 {
+            let (core, store) = &mut trio.processes[i];
+            core.tick();
+            trio.sent.extend(settle(core, store).messages);
+        }
+        for message in std::mem::take(&mut trio.sent) {
+            // What is for the closed group is refused.
+            drop(trio.processes[message.to.0 as usize - 1].0.step(&message));
+        }
+    };
+    let ticks = (1..40).find(|_| {
+        beacons(&mut trio);
+        (2..=3).any(|me| trio.status(me).role == Role::Leader)
+    });
+    assert!(ticks.is_some_and(|ticks| ticks < 13), "another leads soon: {ticks:?}");
 }

@@ -4,7 +4,7 @@
 //! - `membership`: registering, heartbeats; `members`: who is in the groups that are led here.
 //! - `replicas`: which shards are open, following the cluster map.
 //! - `shard`: what applying a log entry means, and how that lies on disk; total and deterministic.
-//! - `replica`: one shard replica: the task that applies, the view that reads take.
+//! - `witness`: a replica without points; `replica`: one with them: the task that applies, the view that reads take.
 //! - `jobs`, `builder`: making segments; `lead`: what a leader does beside ordering writes.
 //! - `peers`, `fetch`, `transfer`, `restore`: segments and snapshots on their way between replicas.
 //! - `compare`: whether replicas hold the same.
@@ -35,6 +35,7 @@ mod restore;
 mod service;
 mod shard;
 mod transfer;
+mod witness;
 
 pub use config::NodeConfig;
 pub use error::NodeError;

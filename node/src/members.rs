@@ -3,6 +3,9 @@
 //! The map says which replicas a shard should have; its leader brings the group there a step at a time
 //! (`shoal_model::MembershipStep`) and reports who has a vote, of which the coordinators take note in the map. Nothing here
 //! is kept: whoever leads next looks at the same map and group, and goes on.
+//!
+//! Beside that, leads go to where the map spreads them: the first replica of a shard should lead it, once it is well and has
+//! all entries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,13 +37,22 @@ pub(crate) async fn follow(
         for replica in replicas.all() {
             let Some(status) = replica.group_status().filter(|status| status.role == Role::Leader) else { continue };
             let Some(shard) = map.shards.get(&replica.shard) else { continue };
-            if let Some(step) = next_step(shard, &status)
+            let step = next_step(shard, &status).or_else(|| better_leader(shard, &status));
+            if let Some(step) = step
                 && let Err(error) = take(&consensus, shard, &replica, &status, &step).await
             {
                 tracing::debug!(shard = shard.id.0, ?step, %error, "a change of members has to wait");
             }
         }
     }
+}
+
+/// Whether the shard's first replica can take the lead from this one, whose group is as it should be.
+fn better_leader(shard: &Shard, status: &GroupStatus) -> Option<MembershipStep> {
+    let first = shard.full_replicas().find(|replica| replica.standing == Standing::Member)?.id;
+    let progress = status.progress.iter().find(|progress| progress.member == first)?;
+    let is_well = progress.active && !progress.gets_snapshot && progress.matched == status.last;
+    (first != status.me && is_well).then_some(MembershipStep::HandOver)
 }
 
 /// What is to be done next; nothing while a change is under way.

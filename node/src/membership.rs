@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use crate::identity::Identity;
 use crate::replica::Replica;
 use crate::replicas::Replicas;
+use crate::witness::Witness;
 use crate::{NodeConfig, NodeError};
 
 /// How long one coordinator is given before the next is asked.
@@ -117,7 +118,7 @@ pub(crate) async fn heartbeats(
         let request = HeartbeatRequest {
             node_id: member.1.0,
             cluster: id_to_bytes(member.0.0),
-            shards: replicas.all().iter().map(|replica| report(replica)).collect(),
+            shards: reports(&replicas),
             disk_bytes: store.disk_bytes(),
         };
         if let Err(status) = coordinators.current().heartbeat(timed(request)).await {
@@ -125,6 +126,17 @@ pub(crate) async fn heartbeats(
             coordinators.next();
         }
     }
+}
+
+fn reports(replicas: &Replicas) -> Vec<ShardReport> {
+    let full = replicas.all().into_iter().map(|replica| report(&replica));
+    full.chain(replicas.witnesses().iter().map(report_witness)).collect()
+}
+
+fn report_witness(witness: &Witness) -> ShardReport {
+    let committed = witness.group_status().map_or(0, |group| group.committed.0);
+    let report = v1::ReplicaReport { applied_index: committed, commit_index: committed, ..Default::default() };
+    ShardReport { shard_id: witness.shard.0, report: Some(report), voters: Vec::new() }
 }
 
 fn report(replica: &Replica) -> ShardReport {

@@ -10,6 +10,8 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use prost::Message as _;
 use shoal_consensus::Consensus;
 use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId};
@@ -17,15 +19,22 @@ use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{map_from_wire, map_to_wire};
 use shoal_runtime::{Batch, Store, Table};
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::NodeError;
-use crate::replica::{Indexing, Replica, group_of};
+use crate::replica::{Indexing, Replica, group_of, witnesses_of};
 use crate::shard::keys;
 use crate::shard::machine::{self, Applied};
+use crate::witness::Witness;
 
 /// How long a call waits for a shard that its router already knows of.
 const READY_WITHIN: Duration = Duration::from_secs(2);
+
+/// Replicas that are opened at once: each reads its records and files.
+const OPEN_AT_ONCE: usize = 4;
+
+/// Ends with the group of an open replica.
+type ReplicaTask = JoinHandle<Result<(), NodeError>>;
 
 /// The apply tasks of open replicas.
 type Applying = JoinSet<(ShardId, Result<(), NodeError>)>;
@@ -37,6 +46,7 @@ pub(crate) struct Replicas {
     consensus: Consensus<Applied>,
     indexing: Indexing,
     open: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
+    witnesses: RwLock<BTreeMap<ShardId, Witness>>,
     /// The map version that `open` reflects.
     followed: watch::Sender<Epoch>,
 }
@@ -68,7 +78,7 @@ impl Replicas {
     /// Nothing is open yet.
     pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, consensus: Consensus<Applied>, indexing: Indexing) -> Self {
         let (followed, _) = watch::channel(Epoch::default());
-        Self { node, store, consensus, indexing, open: RwLock::default(), followed }
+        Self { node, store, consensus, indexing, open: RwLock::default(), witnesses: RwLock::default(), followed }
     }
 
     /// Follows `maps` until `stop`; returns an error when a replica cannot go on.
@@ -114,17 +124,41 @@ impl Replicas {
         for shard in gone {
             self.drop_replica(shard, tasks).await?;
         }
-        for shard in wanted.values() {
-            match self.get(shard.id) {
-                Some(replica) => replica.set_epoch(shard.epoch),
-                None => self.open_replica(map, shard, tasks).await?,
+        let mut opens: Vec<BoxFuture<'_, Result<(ShardId, ReplicaTask), NodeError>>> = Vec::new();
+        for shard in wanted.into_values() {
+            if !self.is_open(shard.id) {
+                opens.push(self.open_one(map, shard).boxed());
+                continue;
             }
+            if let Some(replica) = self.get(shard.id) {
+                replica.set_epoch(shard.epoch);
+            }
+            self.consensus.set_witnesses(group_of(shard.id), witnesses_of(shard)).await?;
         }
+        let mut opening = stream::iter(opens).buffer_unordered(OPEN_AT_ONCE);
+        while let Some(opened) = opening.next().await {
+            let (shard, task) = opened?;
+            let ended = async move { task.await.unwrap_or_else(|error| Err(NodeError::Task(error.to_string()))) };
+            tasks.spawn(async move { (shard, ended.await) });
+        }
+        drop(opening);
         self.followed.send_replace(map.epoch);
         Ok(())
     }
 
-    async fn open_replica(&self, map: &ClusterMap, shard: &Shard, tasks: &mut Applying) -> Result<(), NodeError> {
+    /// Opens what this node holds of a shard.
+    async fn open_one(&self, map: &ClusterMap, shard: &Shard) -> Result<(ShardId, ReplicaTask), NodeError> {
+        let own = shard.replica_on(self.node).ok_or(NodeError::NotReady { shard: shard.id })?;
+        if own.witness {
+            let (witness, task) = Witness::open(shard, own.id, &self.consensus, &*self.store).await?;
+            tracing::info!(shard = shard.id.0, "witness open");
+            self.witnesses.write().unwrap_or_else(PoisonError::into_inner).insert(shard.id, witness);
+            return Ok((shard.id, task));
+        }
+        Ok((shard.id, self.open_replica(map, shard).await?))
+    }
+
+    async fn open_replica(&self, map: &ClusterMap, shard: &Shard) -> Result<ReplicaTask, NodeError> {
         let Some(collection) = map.collections.get(&shard.collection) else {
             return Err(NodeError::Malformed { shard: shard.id, what: "cluster map" });
         };
@@ -132,14 +166,12 @@ impl Replicas {
             Replica::open(shard, &collection.index, self.node, &self.consensus, &self.store, &self.indexing).await?;
         let view = replica.view();
         tracing::info!(shard = shard.id.0, collection = collection.name, points = view.points.len(), "replica open");
-        let id = shard.id;
-        tasks.spawn(async move { (id, task.await.unwrap_or_else(|error| Err(NodeError::Task(error.to_string())))) });
-        self.write_open().insert(id, replica);
-        Ok(())
+        self.write_open().insert(shard.id, replica);
+        Ok(task)
     }
 
     async fn drop_replica(&self, shard: ShardId, tasks: &mut Applying) -> Result<(), NodeError> {
-        let was_open = self.write_open().remove(&shard).is_some();
+        let was_open = self.forget(shard);
         self.consensus.close_group(group_of(shard), true).await?;
         // What is still in its mailbox is applied, and must be before the erasure, or it would come after.
         while was_open && let Some(ended) = tasks.join_next().await {
@@ -155,7 +187,7 @@ impl Replicas {
 
     async fn close_all(&self, tasks: &mut Applying) -> Result<(), NodeError> {
         for shard in self.ids() {
-            self.write_open().remove(&shard);
+            self.forget(shard);
             self.consensus.close_group(group_of(shard), false).await?;
         }
         while let Some(ended) = tasks.join_next().await {
@@ -169,7 +201,7 @@ impl Replicas {
         let (shard, result) = ended.map_err(|error| NodeError::Task(error.to_string()))?;
         match result {
             Err(error) => Err(NodeError::ReplicaStopped { shard, reason: error.to_string() }),
-            Ok(()) if self.get(shard).is_some() => {
+            Ok(()) if self.is_open(shard) => {
                 Err(NodeError::ReplicaStopped { shard, reason: "its Raft group was closed".to_owned() })
             }
             Ok(()) => Ok(()),
@@ -213,8 +245,24 @@ impl Replicas {
         self.followed.subscribe()
     }
 
+    /// All open witnesses.
+    pub(crate) fn witnesses(&self) -> Vec<Witness> {
+        self.witnesses.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     fn ids(&self) -> Vec<ShardId> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        let witnesses = self.witnesses().into_iter().map(|witness| witness.shard);
+        self.open.read().unwrap_or_else(PoisonError::into_inner).keys().copied().chain(witnesses).collect()
+    }
+
+    fn is_open(&self, shard: ShardId) -> bool {
+        self.get(shard).is_some() || self.witnesses.read().unwrap_or_else(PoisonError::into_inner).contains_key(&shard)
+    }
+
+    /// Nobody finds what is open of a shard any more; tells whether anything was.
+    fn forget(&self, shard: ShardId) -> bool {
+        let witness = self.witnesses.write().unwrap_or_else(PoisonError::into_inner).remove(&shard).is_some();
+        self.write_open().remove(&shard).is_some() || witness
     }
 
     fn write_open(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<ShardId, Arc<Replica>>> {

@@ -6,6 +6,8 @@
 //!
 //! Does not know about: what the tables hold.
 
+mod watermark;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +19,8 @@ use rocksdb::{
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use shoal_runtime::{Batch, Store, StoreError, Table, Visit, Write};
+
+use self::watermark::Watermark;
 
 /// Memory for blocks read from disk, shared by all tables.
 const BLOCK_CACHE_BYTES: usize = 64 << 20;
@@ -43,6 +47,7 @@ const CHECKPOINTS: &str = "checkpoints";
 pub struct RocksStore {
     db: DB,
     path: PathBuf,
+    synced: Watermark,
     /// Checkpoints made so far.
     checkpoints: AtomicU64,
 }
@@ -57,14 +62,21 @@ struct RocksCheckpoint {
 impl RocksStore {
     /// Opens the store in `path`, or makes one there.
     ///
-    /// Errors: `InUse` if another process has it open, `Corruption` if its files do not read back.
+    /// Errors: `InUse` if another process has it open, `Corruption` if its files do not read back or lack what was synced.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         std::fs::create_dir_all(path).map_err(|e| StoreError::Io { detail: format!("{}: {e}", path.display()) })?;
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let tables = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
         let db = DB::open_cf_descriptors(&database_options(), path, tables).map_err(|e| open_error(path, &e))?;
         remove_folder(&path.join(CHECKPOINTS))?;
-        Ok(Self { db, path: path.to_owned(), checkpoints: AtomicU64::new(0) })
+        let io = |error: std::io::Error| StoreError::Io { detail: format!("{}: {error}", path.display()) };
+        let (synced, sequence) = Watermark::open(path).map_err(io)?;
+        let found = db.latest_sequence_number();
+        if found < sequence {
+            let detail = format!("it ends at {found}, and was synced up to {sequence}: what was acknowledged is lost");
+            return Err(StoreError::Corruption { place: "write-ahead log".to_owned(), detail });
+        }
+        Ok(Self { db, path: path.to_owned(), synced, checkpoints: AtomicU64::new(0) })
     }
 }
 
@@ -216,7 +228,9 @@ impl Store for RocksStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.db.flush_wal(true).map_err(|e| store_error(&e))
+        let sequence = self.db.latest_sequence_number();
+        self.db.flush_wal(true).map_err(|e| store_error(&e))?;
+        self.synced.raise(sequence).map_err(|e| StoreError::Io { detail: format!("note what was synced: {e}") })
     }
 
     fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
@@ -273,6 +287,38 @@ mod tests {
         drop(store);
         let store = RocksStore::open(folder.path()).expect("open again");
         assert_eq!(store.get(Table::Payload, b"key").expect("get"), Some(Bytes::from(value)));
+    }
+
+    /// Flips a byte in the middle of the newest log file.
+    fn flip_in_log(folder: &Path) {
+        let logs = std::fs::read_dir(folder).expect("listed").map(|file| file.expect("listed").path());
+        let newest = logs.filter(|path| path.extension().is_some_and(|ending| ending == "log")).max().expect("a log");
+        let mut bytes = std::fs::read(&newest).expect("read");
+        let written = bytes.iter().rposition(|byte| *byte != 0).expect("something was written");
+        bytes[written / 2] ^= 1;
+        std::fs::write(&newest, bytes).expect("written");
+    }
+
+    #[test]
+    fn a_log_that_was_damaged_in_what_was_synced_is_told() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let store = RocksStore::open(folder.path()).expect("open");
+        for key in ["a", "b", "c", "d", "e"] {
+            put(&store, key, vec![7; 1_000]);
+            store.sync().expect("sync");
+        }
+        put(&store, "not synced", vec![7; 10]);
+        drop(store);
+        let store = RocksStore::open(folder.path()).expect("a process that was killed has lost nothing");
+        assert!(store.get(Table::Payload, b"e").expect("get").is_some());
+        // What the last start wrote out is no longer read from the log.
+        put(&store, "f", vec![7; 100_000]);
+        put(&store, "g", vec![7; 1_000]);
+        store.sync().expect("sync");
+        drop(store);
+        flip_in_log(folder.path());
+        let refused = RocksStore::open(folder.path()).map(|_| ());
+        assert!(matches!(refused, Err(StoreError::Corruption { .. })), "{refused:?}");
     }
 
     #[test]

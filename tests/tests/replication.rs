@@ -156,18 +156,13 @@ fn a_replica_that_was_away_for_long_catches_up_and_followers_fetch_what_leaders_
     let settings = "delta_points_max = 2000\nquiet_after_ms = 300\n";
     let mut cluster = Cluster::start_configured(Shape { coordinators: 1, nodes: 3, routers: 1 }, &[], settings);
     let client = connect(&runtime, &cluster);
-    let upsert = async |rows: std::ops::Range<u64>| {
-        for first in rows.step_by(500) {
-            client.upsert("rows", (first..first + 500).map(point).collect()).await.expect("written");
-        }
-    };
     runtime.block_on(async {
         create(&client, 1).await;
-        upsert(0..4_000).await;
+        upsert(&client, 0..4_000).await;
     });
     cluster.kill(Role::Node(2));
-    // More than its log keeps for a follower that is silent, so that it needs a snapshot.
-    runtime.block_on(upsert(4_000..60_000));
+    // More entries than are kept for a follower that is silent, so that it needs a snapshot.
+    runtime.block_on(upsert(&client, 4_000..60_000));
     cluster.launch(Role::Node(2));
     cluster.wait_ready(Role::Node(2));
     wait_for(|| runtime.block_on(built_everywhere(&client)));
@@ -175,6 +170,63 @@ fn a_replica_that_was_away_for_long_catches_up_and_followers_fetch_what_leaders_
         check_same(&client).await;
         assert_eq!(count(&client).await, 60_000);
     });
+    assert!(metric(&cluster, Role::Node(2), "shoal_node_restored_replicas_total") > 0.0, "it was given a snapshot");
+    let builders = [0, 1, 2]
+        .map(Role::Node)
+        .into_iter()
+        .filter(|node| metric(&cluster, *node, "shoal_node_index_jobs_total{kind=\"build\",result=\"done\"}") > 0.0);
+    assert!(builders.count() < 3, "segments are built once and fetched");
+    cluster.stop();
+}
+
+/// Writes rows ten at a time, eight batches at once.
+async fn upsert(client: &Client, rows: std::ops::Range<u64>) {
+    let mut writes = tokio::task::JoinSet::new();
+    for first in rows.step_by(10) {
+        let client = client.clone();
+        while writes.len() >= 8 {
+            writes.join_next().await.expect("some run").expect("written");
+        }
+        writes.spawn(async move {
+            client.upsert("rows", (first..first + 10).map(point).collect()).await.expect("written");
+        });
+    }
+    writes.join_all().await;
+}
+
+fn metric(cluster: &Cluster, role: Role, name: &str) -> f64 {
+    let all = cluster.scrape(role);
+    let line = all.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    line.unwrap_or_else(|| panic!("{role:?} tells no {name}"))
+}
+
+#[test]
+fn a_witness_keeps_a_shard_of_two_writing_when_one_is_lost() {
+    let runtime = Runtime::new().expect("a runtime");
+    let mut cluster = Cluster::start(Shape { coordinators: 1, nodes: 3, routers: 1 });
+    let client = connect(&runtime, &cluster);
+    runtime.block_on(async {
+        let new =
+            NewCollection { shards: 1, replicas: 2, witness: true, ..NewCollection::new("rows", 8, Metric::Euclidean) };
+        let created = client.create_collection(new).await.expect("three nodes");
+        assert_eq!(created.shards[0].replicas.iter().filter(|replica| replica.witness).count(), 1);
+        upsert(&client, 0..1_000).await;
+    });
+    for round in 1..=2 {
+        let leader = wait_for(|| runtime.block_on(leader_of(&client, 0)));
+        cluster.kill(leader);
+        runtime.block_on(upsert(&client, round * 1_000..(round + 1) * 1_000));
+        assert_eq!(runtime.block_on(count(&client)), (round + 1) * 1_000);
+        cluster.launch(leader);
+        cluster.wait_ready(leader);
+    }
+    let (full, witness) = runtime.block_on(async {
+        let collection = client.describe_collection("rows").await.expect("it is there");
+        collection.shards[0].replicas.iter().map(|r| r.node_id).partition::<BTreeSet<u64>, _>(|node| {
+            collection.shards[0].replicas.iter().any(|replica| replica.node_id == *node && !replica.witness)
+        })
+    });
+    assert_eq!((full.len(), witness.len()), (2, 1));
     cluster.stop();
 }
 

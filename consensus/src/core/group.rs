@@ -15,10 +15,12 @@ use shoal_runtime::{Batch, Store};
 
 use self::feed::{Asked, Feed};
 use self::membership::{PendingChange, members};
+use self::sleep::{Sleep, Word};
 use super::backlog::Backlog;
 use super::confs::ConfHistory;
 use super::log::{GroupLog, NO_STATE};
 use super::logger::logger;
+use super::processes::Processes;
 use super::proposals::Proposals;
 use super::reads::Reads;
 use super::records::{self, GroupRecords, Position};
@@ -28,6 +30,7 @@ use crate::{StateMachine, Work};
 mod feed;
 mod membership;
 mod ready;
+mod sleep;
 mod status;
 mod upkeep;
 
@@ -96,6 +99,7 @@ pub(crate) struct Group {
     heals_at: Option<u64>,
     /// Tick at which each peer was last heard.
     heard: BTreeMap<u64, u64>,
+    sleep: Sleep,
     /// Work and answers for the next round.
     work: Vec<Work>,
     answers: Vec<(RequestId, Answer)>,
@@ -186,6 +190,7 @@ impl Group {
             asked: Asked::default(),
             heals_at: (records.wish && from_leader).then_some(stored_snapshot),
             heard: BTreeMap::new(),
+            sleep: Sleep::default(),
             work,
             answers: Vec::new(),
             hard_is_dirty: false,
@@ -265,7 +270,13 @@ impl Group {
     }
 
     /// Takes a message that was parsed and checked. Some are dropped: raft can do without any single one.
-    pub(crate) fn step(&mut self, mut message: Message, tick: u64, config: &RaftConfig) -> Result<(), ConsensusError> {
+    pub(crate) fn step(
+        &mut self,
+        mut message: Message,
+        tick: u64,
+        config: &RaftConfig,
+        processes: &mut Processes,
+    ) -> Result<(), ConsensusError> {
         if self.restoring.is_some() {
             return Ok(());
         }
@@ -286,7 +297,22 @@ impl Group {
             let problem = "this replica is its group's only member, so nobody else can lead it";
             return Err(ConsensusError::BadMessage { group: self.id, problem });
         }
+        let word = self.read_word(&mut message, tick, config, processes);
+        match word {
+            Word::Murmur => return Ok(()),
+            Word::Invitation { agrees: true, .. } => {}
+            // A leader that is about to fall asleep hears answers to its last messages.
+            _ if self.sleeps_on().is_none() && is_answer(&message) => {}
+            _ => self.wake(None, processes, tick, config),
+        }
         self.heard.insert(message.from, tick);
+        self.step_raft(message, tick, config)?;
+        self.heed(word, tick, config, processes);
+        Ok(())
+    }
+
+    /// Passes a message to raft, if raft can take it.
+    fn step_raft(&mut self, mut message: Message, tick: u64, config: &RaftConfig) -> Result<(), ConsensusError> {
         let last = self.raft.raft.raft_log.last_index();
         match message.get_msg_type() {
             MessageType::MsgAppend
@@ -432,6 +458,10 @@ impl Group {
     fn has_unpersisted_entries(&self) -> bool {
         self.raft.raft.raft_log.persisted < self.raft.raft.raft_log.last_index()
     }
+}
+
+fn is_answer(message: &Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgHeartbeatResponse | MessageType::MsgAppendResponse)
 }
 
 /// A replica knows of itself what it is.

@@ -28,8 +28,9 @@ pub(super) struct Driver<R> {
     config: RaftConfig,
     pub(super) shared: Arc<Shared<R>>,
     ports: BTreeMap<GroupId, Port<R>>,
-    /// Groups whose port has something to move.
+    /// Groups whose port has something to move, and those to be looked at with the next tick.
     busy: BTreeSet<GroupId>,
+    slow: BTreeSet<GroupId>,
     waiting: HashMap<RequestId, Waiting<R>>,
     /// Calls to be answered once this round is on disk.
     closed: Vec<Reply<()>>,
@@ -53,6 +54,7 @@ impl<R> Driver<R> {
             shared,
             ports: BTreeMap::new(),
             busy: BTreeSet::new(),
+            slow: BTreeSet::new(),
             waiting: HashMap::new(),
             closed: Vec::new(),
             last_request: 0,
@@ -168,7 +170,7 @@ impl<R> Driver<R> {
         if now >= self.next_tick {
             self.next_tick = (self.next_tick + self.config.tick_interval).max(now + self.config.tick_interval / 2);
             self.core.tick();
-            self.busy.extend(self.ports.iter().filter(|(_, port)| port.waits()).map(|(group, _)| *group));
+            self.busy.append(&mut self.slow);
         }
     }
 
@@ -273,6 +275,9 @@ impl<R> Driver<R> {
             let Some(port) = self.ports.get_mut(&group) else { continue };
             let snapshot: Option<(LogIndex, Bytes)> = port.take_snapshot();
             let alive = port.flush();
+            if port.waits() {
+                self.slow.insert(group);
+            }
             if let Some((index, data)) = snapshot
                 && let Err(error) = self.core.snapshot_made(group, index, data)
             {

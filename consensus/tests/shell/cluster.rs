@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_consensus::{
-    Apply, Consensus, ConsensusError, ConsensusThread, GroupSpec, GroupStatus, RaftConfig, Role, StateMachine,
+    Apply, Consensus, ConsensusError, ConsensusThread, GroupSpec, GroupStatus, ProcessId, RaftConfig, Role,
+    StateMachine,
 };
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Envelope, MemoryStore, Store, StoreError, Table, Transport, Visit};
@@ -77,8 +78,10 @@ pub(crate) struct Member {
     pub(crate) machine: JoinHandle<()>,
 }
 
-pub(crate) fn config() -> RaftConfig {
-    RaftConfig { tick_interval: Duration::from_millis(40), ..RaftConfig::new(rand::random()) }
+/// Settings of a process; members have the number of the process they live in.
+pub(crate) fn config(me: u64) -> RaftConfig {
+    let process = Some(ProcessId(me));
+    RaftConfig { process, tick_interval: Duration::from_millis(40), ..RaftConfig::new(rand::random()) }
 }
 
 pub(crate) fn deadline() -> Instant {
@@ -100,7 +103,7 @@ pub(crate) fn spec(group: GroupId, me: u64, voters: &[u64]) -> GroupSpec {
 
 /// Starts a process with one member of [`GROUP`].
 pub(crate) async fn start(me: u64, voters: &[u64], disk: &Arc<Disk>, network: &Arc<Network>) -> Member {
-    let (handle, thread) = Consensus::start(disk.clone(), network.clone(), config()).expect("it starts");
+    let (handle, thread) = Consensus::start(disk.clone(), network.clone(), config(me)).expect("it starts");
     network.up.write().expect("nobody panics").insert(ReplicaId(me), handle.clone());
     let work = handle.open_group(spec(GROUP, me, voters)).await.expect("the group opens");
     let numbers = Numbers::default();

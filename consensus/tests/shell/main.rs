@@ -44,9 +44,20 @@ async fn three_processes_survive_their_leader_and_their_own_restart() {
         let numbers = member.numbers.lock().expect("nobody panics").clone();
         assert!((0..100).all(|number| numbers.contains(&number)), "an acknowledged number is missing: {numbers:?}");
     }
+    until_all_sleep(&members).await;
     change_hands(&members).await;
     for (i, member) in members.into_iter().enumerate() {
         kill(VOTERS[i], member.expect("it is up"), &disks[i], &network).await;
+    }
+}
+
+/// Waits until nobody uses the group any more.
+async fn until_all_sleep(members: &[Option<cluster::Member>]) {
+    let by = deadline();
+    let sleeps = |member: &cluster::Member| member.handle.status(GROUP).is_some_and(|status| status.sleeps);
+    while !members.iter().flatten().all(sleeps) {
+        assert!(Instant::now() < by, "an idle group falls asleep");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -80,7 +91,7 @@ async fn a_thousand_groups_share_their_syncs() {
     const GROUPS: u64 = 1_000;
     let disk = Arc::new(Disk::default());
     let (handle, thread) =
-        Consensus::<u64>::start(disk.clone(), Arc::new(Network::default()), config()).expect("it starts");
+        Consensus::<u64>::start(disk.clone(), Arc::new(Network::default()), config(1)).expect("it starts");
     let opened = (1..=GROUPS).map(|i| handle.open_group(spec(GroupId(i), 1, &[1])));
     let mut machines = tokio::task::JoinSet::new();
     for (group, work) in (1..=GROUPS).map(GroupId).zip(join_all(opened).await) {

@@ -33,11 +33,14 @@ fn acknowledged_proposals_survive_and_reads_are_never_stale() {
         sum.damages += tally.damages;
         sum.leaders += tally.leaders;
         sum.leading_witnesses += tally.leading_witnesses;
+        sum.sleepers_crashed += tally.sleepers_crashed;
+        sum.sleeping_leaders_crashed += tally.sleeping_leaders_crashed;
     }
     println!("{sum:?}");
-    let met_all = [sum.unknown, sum.crashes, sum.restores, sum.changes, sum.damages, sum.leading_witnesses]
-        .into_iter()
-        .all(|count| count > 100);
+    let met_all =
+        [sum.unknown, sum.crashes, sum.restores, sum.changes, sum.damages, sum.leading_witnesses, sum.sleepers_crashed]
+            .into_iter()
+            .all(|count| count > 100);
     assert!(met_all && sum.acknowledged > 10_000 && sum.reads > 10_000, "the runs met too little: {sum:?}");
 }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use shoal_consensus::{
-    Answer, ConsensusError, ElectionJitter, GroupSpec, MultiRaft, Output, RaftConfig, RequestId, StateMachine, Ticket,
-    Work,
+    Answer, ConsensusError, ElectionJitter, GroupSpec, MultiRaft, Output, ProcessId, RaftConfig, RequestId,
+    StateMachine, Ticket, Work,
 };
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Envelope, MemoryStore, Store};
@@ -73,6 +73,8 @@ impl Process {
     /// Small limits, so that a short run meets all of them.
     fn config(&self) -> RaftConfig {
         RaftConfig {
+            process: Some(ProcessId(1 + self.number as u64)),
+            idle_ticks: 4,
             tick_interval: Duration::from_millis(100),
             election_jitter: ElectionJitter::Fixed { ticks: 1 + 2 * self.number },
             append_bytes_max: 600,

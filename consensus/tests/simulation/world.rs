@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hasher};
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use shoal_consensus::{Answer, GroupStatus, MemberChange, RequestId, Role};
+use shoal_consensus::{Answer, BEACON_GROUP, GroupStatus, MemberChange, RequestId, Role};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::Envelope;
 
@@ -50,6 +50,8 @@ pub(crate) struct Tally {
     pub(crate) damages: usize,
     pub(crate) leaders: usize,
     pub(crate) leading_witnesses: usize,
+    pub(crate) sleepers_crashed: usize,
+    pub(crate) sleeping_leaders_crashed: usize,
     /// Hash of everything that happened.
     pub(crate) trace: u64,
 }
@@ -64,6 +66,10 @@ pub(crate) struct World {
     loss: f64,
     /// Processes on one side of a partition.
     cut_off: BTreeSet<usize>,
+    /// Pairs of which the second does not hear the first.
+    deaf: BTreeSet<(usize, usize)>,
+    /// Until when nobody uses a group.
+    quiet_until: BTreeMap<GroupId, u64>,
     down_until: BTreeMap<usize, u64>,
     homes: BTreeMap<(GroupId, ReplicaId), usize>,
     witnesses: BTreeMap<GroupId, Vec<ReplicaId>>,
@@ -86,6 +92,8 @@ impl World {
             sent: 0,
             loss: 0.0,
             cut_off: BTreeSet::new(),
+            deaf: BTreeSet::new(),
+            quiet_until: BTreeMap::new(),
             down_until: BTreeMap::new(),
             homes: BTreeMap::new(),
             witnesses: BTreeMap::new(),
@@ -130,11 +138,9 @@ impl World {
             self.step(true);
         }
         self.make_peace();
-        let peace_until = self.now + 12_000;
-        while self.now < peace_until {
-            self.step(false);
-        }
+        self.pass(12_000);
         self.check_end();
+        self.check_sleep();
         self.tally.restores = self.processes.iter().map(|process| process.restores).sum();
         self.tally.leaders = self.leaders.len();
         self.tally.trace = self.trace.finish();
@@ -192,6 +198,13 @@ impl World {
             let victim = self.rng.random_range(0..PROCESSES);
             self.crash(victim);
         }
+        if self.rng.random_bool(0.003) {
+            self.deaf.clear();
+            let pairs = self.rng.random_range(0..4);
+            for _ in 0..pairs {
+                self.deaf.insert((self.rng.random_range(0..PROCESSES), self.rng.random_range(0..PROCESSES)));
+            }
+        }
         if self.rng.random_bool(0.0005) {
             (0..PROCESSES).for_each(|victim| self.crash(victim));
         }
@@ -203,6 +216,13 @@ impl World {
             }
         }
         let group = GroupId(self.rng.random_range(1..=GROUPS));
+        if self.rng.random_bool(0.005) {
+            let lasts = self.rng.random_range(500..6_000);
+            self.quiet_until.insert(group, self.now + lasts);
+        }
+        if self.is_quiet(group) {
+            return;
+        }
         if self.rng.random_bool(0.004) {
             self.transfer(group);
         }
@@ -214,8 +234,17 @@ impl World {
         }
     }
 
+    fn is_quiet(&self, group: GroupId) -> bool {
+        self.quiet_until.get(&group).is_some_and(|until| self.now < *until)
+    }
+
     fn crash(&mut self, victim: usize) {
-        if self.processes[victim].core.is_some() {
+        if let Some(core) = &self.processes[victim].core {
+            let sleepers = (1..=GROUPS).filter_map(|group| core.status(GroupId(group))).filter(|status| status.sleeps);
+            for status in sleepers {
+                self.tally.sleepers_crashed += 1;
+                self.tally.sleeping_leaders_crashed += usize::from(status.role == Role::Leader);
+            }
             self.processes[victim].crash(&mut self.rng);
             self.calls.retain(|_, (process, _)| *process != victim);
             let lasts = self.rng.random_range(10..4_000);
@@ -237,6 +266,8 @@ impl World {
     fn make_peace(&mut self) {
         self.loss = 0.0;
         self.cut_off.clear();
+        self.deaf.clear();
+        self.quiet_until.clear();
         self.down_until.values_mut().for_each(|until| *until = 0);
     }
 
@@ -245,6 +276,9 @@ impl World {
         for _ in 0..calls {
             let group = GroupId(self.rng.random_range(1..=GROUPS));
             let process = self.rng.random_range(0..PROCESSES);
+            if self.is_quiet(group) {
+                continue;
+            }
             let request = RequestId(self.take_id());
             let floor = self.truth[&group].floor;
             let ballast = if self.rng.random_bool(0.02) { 1_500 } else { self.rng.random_range(0..60) };
@@ -422,9 +456,13 @@ impl World {
     }
 
     fn send(&mut self, from: usize, envelope: Envelope) {
-        let Some(&to) = self.homes.get(&(envelope.group, envelope.to)) else { return };
+        let home = match envelope.group {
+            BEACON_GROUP => usize::try_from(envelope.to.0 - 1).ok(),
+            group => self.homes.get(&(group, envelope.to)).copied(),
+        };
+        let Some(to) = home else { return };
         let parted = self.cut_off.contains(&from) != self.cut_off.contains(&to);
-        if parted || self.rng.random_bool(self.loss) {
+        if parted || self.deaf.contains(&(from, to)) || self.rng.random_bool(self.loss) {
             return;
         }
         self.sent += 1;
@@ -448,6 +486,62 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Left alone, all members fall asleep; then a leader's process ends, and others take its groups over.
+    fn check_sleep(&mut self) {
+        self.quiet_until.extend((1..=GROUPS).map(|group| (GroupId(group), u64::MAX)));
+        self.pass(5_000);
+        for (process, status) in self.members() {
+            assert!(status.sleeps, "in peace a member in process {process} falls asleep: {status:?}");
+        }
+        let (victim, _) = self.leader(GroupId(1)).expect("in peace every group has a leader");
+        let with_quorum: Vec<GroupId> =
+            (1..=GROUPS).map(GroupId).filter(|group| self.has_quorum_without(*group, victim)).collect();
+        self.processes[victim].crash(&mut self.rng);
+        // The slowest stands after 17 ticks, a witness after 26, and two may stand at once and try again.
+        self.pass(6_000);
+        for group in with_quorum {
+            assert!(self.leader(group).is_some(), "group {group} has a leader again");
+        }
+        self.processes[victim].start();
+        self.pass(6_000);
+        for (process, status) in self.members() {
+            assert!(status.sleeps, "with all back a member in process {process} sleeps: {status:?}");
+        }
+        self.quiet_until.clear();
+        let reads = self.tally.reads;
+        self.pass(1_500);
+        assert!(self.tally.reads > reads + 20, "all answer at once");
+        self.check_end();
+    }
+
+    fn has_quorum_without(&self, group: GroupId, victim: usize) -> bool {
+        let (_, led) = self.leader(group).expect("in peace every group has a leader");
+        let voters = &led.members.voters;
+        2 * voters.iter().filter(|id| self.homes[&(group, **id)] != victim).count() > voters.len()
+    }
+
+    /// Lets time pass in peace.
+    fn pass(&mut self, ms: u64) {
+        let until = self.now + ms;
+        while self.now < until {
+            self.step(false);
+        }
+    }
+
+    /// Members that run, and their processes.
+    fn members(&self) -> Vec<(usize, GroupStatus)> {
+        let mut members = Vec::new();
+        for group in (1..=GROUPS).map(GroupId) {
+            let Some((_, led)) = self.leader(group) else { continue };
+            for member in led.members.voters.iter().chain(&led.members.learners) {
+                let process = &self.processes[self.homes[&(group, *member)]];
+                let status = process.core.as_ref().and_then(|core| core.status(group));
+                members.extend(status.map(|status| (process.number, status)));
+            }
+        }
+        members
     }
 
     fn check_end(&self) {

@@ -42,6 +42,12 @@ struct Wish {
     sent: Option<u64>,
 }
 
+impl Asked {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl Group {
     /// Asks the leader for a snapshot; the state machine gets nothing before it.
     pub(crate) fn request_snapshot(&mut self) -> Result<(), ConsensusError> {
@@ -91,8 +97,11 @@ impl Group {
         self.raft.raft.msgs.push(message);
     }
 
-    /// A leader's part: `peer` asked for a snapshot.
+    /// A leader's part: `peer` asked for a snapshot. It may have been removed and not know.
     pub(super) fn note_wish(&mut self, peer: u64, floor: u64, tick: u64, config: &RaftConfig) {
+        if self.raft.raft.prs().get(peer).is_none() {
+            return;
+        }
         let wish = self.asked.0.entry(peer).or_insert(Wish { floor, asked: tick, sent: None });
         (wish.floor, wish.asked) = (floor, tick);
         self.serve_wishes(tick, config);

@@ -83,6 +83,7 @@ impl Group {
         let mut messages = ready.take_messages();
         messages.append(&mut ready.take_persisted_messages());
         messages.retain_mut(|message| self.mend(message));
+        messages.iter_mut().for_each(|message| self.invite(message, round.tick, round.config));
         self.note_snapshots(&messages, round.tick);
         let mut held = Vec::new();
         if at_once {
@@ -234,6 +235,8 @@ impl Group {
             records::put_snapshot(&mut round.out.batch, self.id, snapshot);
         }
         if std::mem::take(&mut self.wish_is_dirty) {
+            // A wish that comes back after a crash may find nobody left to fulfil it.
+            round.out.must_sync = true;
             let stands = self.heals_at.is_some() || matches!(self.feed, Feed::Snapshot { .. });
             records::put_wish(&mut round.out.batch, self.id, stands);
         }

@@ -27,6 +27,7 @@ impl Group {
             committed: LogIndex(raft.raft_log.committed),
             applied: LogIndex(self.applied),
             starves: matches!(self.feed, Feed::Snapshot { .. }),
+            sleeps: self.sleeps_on().is_some(),
             first: LogIndex(log.start().index + 1),
             last: LogIndex(raft.raft_log.last_index()),
             log_bytes: log.bytes(),
@@ -51,7 +52,7 @@ impl Group {
                 member: ReplicaId(*id),
                 matched: LogIndex(progress.matched),
                 committed: LogIndex(if is_self { raft.raft_log.committed } else { progress.committed_index }),
-                active: is_self || self.was_heard(*id, tick, config),
+                active: is_self || self.is_vouched_for(ReplicaId(*id)) || self.was_heard(*id, tick, config),
                 gets_snapshot: progress.state == ProgressState::Snapshot,
             }
         };

@@ -7,15 +7,17 @@ use shoal_model::ReplicaId;
 use shoal_runtime::Batch;
 
 use super::Group;
+use crate::core::processes::Processes;
 use crate::core::records;
 use crate::{ConsensusError, RaftConfig, StateMachine, Work};
 
 impl Group {
     /// One tick.
-    pub(crate) fn tick(&mut self, tick: u64, config: &RaftConfig, batch: &mut Batch) {
+    pub(crate) fn tick(&mut self, tick: u64, config: &RaftConfig, processes: &Processes, batch: &mut Batch) {
         if self.restoring.is_some() {
             return;
         }
+        self.tick_sleep(tick, config, processes);
         // A follower whose disk hangs does not stand: raft asserts that a new leader has its entries on disk.
         if self.leads() || !self.has_unpersisted_entries() {
             self.raft.tick();
