@@ -90,7 +90,7 @@ fn measure(options: &Options, cluster: &mut Cluster, loaded: &Loaded, screen: &m
             return Ok(Ending::Void);
         }
         let status = loaded.runtime.block_on(whole(loaded))?;
-        let (victim, probes) = leader_of_most(&status).ok_or("no node leads a shard")?;
+        let (victim, probes) = leader_of_most(&status, kill).ok_or("no node leads a shard")?;
         let routers: Vec<String> = [0, 1].map(|i| cluster.address(Role::Router(i))).to_vec();
         let killed = Instant::now();
         cluster.kill(victim);
@@ -177,8 +177,8 @@ fn is_whole(status: &ClusterStatus) -> bool {
         })
 }
 
-/// The node that leads most shards, with a probe of each.
-fn leader_of_most(status: &ClusterStatus) -> Option<(Role, Vec<Probe>)> {
+/// The node that leads most shards, with a probe of each; of several that do, another for each `turn`.
+fn leader_of_most(status: &ClusterStatus, turn: u32) -> Option<(Role, Vec<Probe>)> {
     let mut led: BTreeMap<u64, Vec<Probe>> = BTreeMap::new();
     for collection in &status.collections {
         let plan = PLANS.into_iter().find(|plan| plan.name == collection.name)?;
@@ -190,7 +190,10 @@ fn leader_of_most(status: &ClusterStatus) -> Option<(Role, Vec<Probe>)> {
             led.entry(leader.node_id).or_default().push(Probe { shard: shard.id, plan, id });
         }
     }
-    let (node, probes) = led.into_iter().max_by_key(|(_, probes)| probes.len())?;
+    let most = led.values().map(Vec::len).max()?;
+    let mut leaders: Vec<_> = led.into_iter().filter(|(_, probes)| probes.len() == most).collect();
+    let place = turn as usize % leaders.len();
+    let (node, probes) = leaders.swap_remove(place);
     let name = &status.nodes.iter().find(|known| known.id == node)?.name;
     let role = place::SHAPE.roles().into_iter().find(|role| role.name() == *name)?;
     Some((role, probes))

@@ -174,7 +174,7 @@ impl Nemesis {
     fn end(&mut self, number: usize, cluster: &mut Cluster, screen: &mut Screen) -> Result<(), String> {
         match self.faults[number].action.clone() {
             Action::Kill(roles) | Action::Power(roles, _) => {
-                roles.into_iter().for_each(|role| self.launch(role, cluster))
+                roles.into_iter().for_each(|role| self.launch(role, cluster));
             }
             Action::Storm => cluster.roles().into_iter().for_each(|role| self.launch(role, cluster)),
             Action::Stop(roles) => roles.into_iter().for_each(|role| cluster.resume(role)),
