@@ -219,7 +219,7 @@ async fn settle(shared: &Shared) {
 }
 
 /// The shards with replicas that come or go, and who has a vote in them by the report of their leader.
-fn settled(map: &ClusterMap, heard: &BTreeMap<NodeId, Heartbeat>) -> Vec<(ShardId, Vec<ReplicaId>)> {
+pub(crate) fn settled(map: &ClusterMap, heard: &BTreeMap<NodeId, Heartbeat>) -> Vec<(ShardId, Vec<ReplicaId>)> {
     let mut settled = Vec::new();
     for shard in map.shards.values() {
         let moves = |replica: &ShardReplica, voters: &[ReplicaId]| match replica.standing {
