@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -570,22 +571,23 @@ fn a_snapshot_is_restored_whole_or_not_at_all() {
     .expect("read");
     assert_eq!(rest, records.len() - 10, "a scan goes on after a key");
 
-    let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
-    apply(&mut open(&store, SHARD, None).0, &store, &[entry(&[(999, 9.0)], &[])]);
-    let mut half = Restoring::begin(&store, SHARD, snapshot.clone()).expect("begun");
+    let (store, root) = (Arc::new(MemoryStore::new()), tempfile::tempdir().expect("a temporary folder"));
+    apply(&mut open(&*store, SHARD, None).0, &*store, &[entry(&[(999, 9.0)], &[])]);
+    let mut half = Restoring::begin(store.clone(), SHARD, snapshot.clone()).expect("begun");
     half.write(records[..50].to_vec()).expect("written");
     assert!(half.finish(&BTreeMap::new()).is_err(), "points are missing");
-    let (empty, _) = open(&store, SHARD, Some(root.path()));
+    let (empty, _) = open(&*store, SHARD, Some(root.path()));
     assert_eq!((empty.applied(), empty.points.len()), (LogIndex(0), 0), "half a snapshot is none");
 
-    let mut whole = Restoring::begin(&store, SHARD, snapshot).expect("begun");
+    let mut whole = Restoring::begin(store.clone(), SHARD, snapshot).expect("begun");
     records.chunks(40).for_each(|lot| whole.write(lot.to_vec()).expect("written"));
     whole.finish(&BTreeMap::new()).expect("all is there");
-    let (mut restored, bad) = open(&store, SHARD, Some(root.path()));
+    let (mut restored, bad) = open(&*store, SHARD, Some(root.path()));
     assert_eq!((bad, restored.digest()), (0, machine.digest()), "the same content and parts");
     assert!(contents(&mut restored) == shelf.contents);
     assert_eq!(restored.publish().lacking, 3, "its segments are still to be fetched");
-    let mut torn = Restoring::begin(&store, SHARD, snapshot_of(&shelf.store, SHARD).expect("read")).expect("begun");
+    let mut torn =
+        Restoring::begin(store.clone(), SHARD, snapshot_of(&shelf.store, SHARD).expect("read")).expect("begun");
     let mut bent = records[0].clone();
     bent.vector = bent.vector.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>().into();
     assert!(torn.write(vec![bent]).is_err(), "a record that is not what was written");
