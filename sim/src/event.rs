@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use shoal_checker::history::Write;
 use shoal_consensus::{RequestId, Ticket};
 use shoal_coordinator::simulation::Voters;
-use shoal_index::segment::Target;
+use shoal_index::segment::{Segment, Target};
 use shoal_model::{
     ClusterMap, CollectionSpec, Epoch, LogIndex, MapError, NodeId, OperationId, PointId, Reply, ShardId, StoreId,
 };
@@ -189,9 +189,10 @@ pub(crate) enum Answer {
         count: u64,
     },
     Taken,
+    /// The files of a segment; those of one whose stream broke end or differ at a byte of the graph's.
     Segment {
-        graph: Vec<u8>,
-        stored: Vec<u8>,
+        segment: Arc<Segment>,
+        broken: Option<Broken>,
     },
     Records(Vec<wire::PointRecord>),
     Digests(BTreeMap<LogIndex, u128>),
@@ -199,6 +200,13 @@ pub(crate) enum Answer {
     Replied(Result<Reply, MapError>),
     /// A coordinator that does not lead, and which one does.
     AskLeader(Option<usize>),
+}
+
+/// How a stream broke.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Broken {
+    Ends(usize),
+    Differs(usize),
 }
 
 /// Everything around processes and clients.

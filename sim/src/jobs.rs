@@ -1,6 +1,7 @@
 //! Jobs of a replica: builds and merges, fetching segments, offering and installing what was made. Mirrors
 //! `shoal_node::jobs::Jobs` and `lead::Lead`; what a job makes is made when it ends, and takes simulated time until then.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
@@ -12,7 +13,7 @@ use shoal_node::simulation::{
     Begun, Lane, Manifest, Name, encode_install, group_of, parameters, pause_after, remove_files,
 };
 
-use crate::event::{Answer, Call, CallId, Failure, Outside, Own};
+use crate::event::{Answer, Broken, Call, CallId, Failure, Outside, Own};
 use crate::network::Endpoint;
 use crate::node::{Node, Pending};
 use crate::process::{Host, Waiting};
@@ -221,8 +222,8 @@ impl Node {
         let Some(Work::Fetch(fetch)) = replica.jobs.work.get_mut(&key).filter(|work| !work.is_cancelled()) else {
             return;
         };
-        if let Answer::Segment { graph, stored } = &answer {
-            let made = take_segment(graph, stored, fetch.manifest, &fetch.begun.target);
+        if let Answer::Segment { segment, broken } = &answer {
+            let made = take_segment(segment, *broken, fetch.manifest, &fetch.begun.target);
             if let Some(product) = made.and_then(|segment| fetch.begun.input.adopt(segment).ok()) {
                 fetch.made = Some(product);
                 out.tally.fetches += 1;
@@ -257,14 +258,12 @@ impl Node {
             let failure = if machine.is_some() { Failure::NotFound } else { Failure::NotReady };
             return out.answer(host.number, to, Answer::Failed(failure));
         };
-        let mut graph = segment.graph_image().bytes().to_vec();
-        let stored = segment.stored_image().bytes().to_vec();
+        let mut broken = None;
         if out.rng.random_bool(0.1) {
-            // The stream breaks, or a byte changes on its way.
-            let at = out.rng.random_range(0..graph.len());
-            if out.rng.random_bool(0.5) { graph.truncate(at) } else { graph[at] ^= 1 }
+            let at = out.rng.random_range(0..segment.graph_image().bytes().len());
+            broken = Some(if out.rng.random_bool(0.5) { Broken::Ends(at) } else { Broken::Differs(at) });
         }
-        out.answer(host.number, to, Answer::Segment { graph, stored });
+        out.answer(host.number, to, Answer::Segment { segment, broken });
     }
 
     /// Mirrors `Jobs::fetch_offered`.
@@ -506,14 +505,25 @@ fn rest(state: &mut LaneState, shard: ShardId, host: &Host, out: &mut Outside) {
 }
 
 /// Mirrors `fetch::segment_from`: what came is the segment that was wanted, or nothing.
-pub(crate) fn take_segment(graph: &[u8], stored: &[u8], manifest: Manifest, target: &Target) -> Option<Segment> {
+pub(crate) fn take_segment(
+    given: &Segment,
+    broken: Option<Broken>,
+    manifest: Manifest,
+    target: &Target,
+) -> Option<Segment> {
+    let (mut graph, stored) = (Cow::Borrowed(given.graph_image().bytes()), given.stored_image().bytes());
+    match broken {
+        Some(Broken::Ends(at)) => graph.to_mut().truncate(at),
+        Some(Broken::Differs(at)) => graph.to_mut()[at] ^= 1,
+        None => {}
+    }
     let segment = match &target.files()[..] {
         [graph_file, stored_file] => {
             fs::write(stored_file, stored).ok()?;
-            fs::write(graph_file, graph).ok()?;
+            fs::write(graph_file, &graph).ok()?;
             Segment::open(target).ok()?
         }
-        _ => Segment::from_bytes(graph, stored).ok()?,
+        _ => Segment::from_bytes(&graph, stored).ok()?,
     };
     (Manifest::of(&segment) == manifest).then_some(segment)
 }

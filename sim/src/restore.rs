@@ -247,7 +247,7 @@ impl Node {
         let (Some((name, manifest)), Some(files)) = (restore.wanted.last().copied(), &restore.files) else { return };
         let target = files.target(restore.number);
         let is_here = match answer {
-            Answer::Segment { graph, stored } => take_segment(&graph, &stored, manifest, &target).is_some(),
+            Answer::Segment { segment, broken } => take_segment(&segment, broken, manifest, &target).is_some(),
             _ => false,
         };
         if is_here {

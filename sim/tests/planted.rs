@@ -11,13 +11,13 @@ fn without_the_feature_there_are_no_bugs() {
 
 #[cfg(feature = "planted-bugs")]
 mod each {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use shoal_model::planted::{Bug, plant};
     use shoal_sim::run;
 
-    /// Seeds until a bug has escaped: some minutes.
-    const SEEDS_MAX: u64 = 300;
+    /// How long a bug may escape.
+    const WITHIN: Duration = Duration::from_secs(300);
 
     /// The bugs named in `SHOAL_BUG`, or all.
     fn wanted() -> Vec<Bug> {
@@ -33,7 +33,8 @@ mod each {
         for bug in wanted() {
             let started = Instant::now();
             plant(Some(bug));
-            let caught = (0..SEEDS_MAX).map(|seed| run(seed, None, false)).find(|report| !report.is_pass());
+            let in_time = (0..).take_while(|_| started.elapsed() < WITHIN);
+            let caught = in_time.map(|seed| run(seed, None, false)).find(|report| !report.is_pass());
             plant(None);
             let seconds = started.elapsed().as_secs_f64();
             match caught {

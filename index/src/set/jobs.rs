@@ -4,6 +4,7 @@
 //! when that takes their place, all within [`PointSet::install`]; a point that died cannot come back into these parts,
 //! as new versions go to the active delta.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -19,6 +20,10 @@ use super::point_set::{Held, PointSet};
 use super::view::View;
 use crate::delta::{Delta, DeltaRow, DeltaView};
 use crate::segment::{BuildError, MergePart, Parameters, Rows, Segment, Target};
+
+/// Jobs are numbered through all sets of the process: a set may take another's place while a job of that one still runs,
+/// whose product must not pass for one of its own jobs.
+static LAST_JOB: AtomicU64 = AtomicU64::new(0);
 
 /// A job that runs, as the writer knows it.
 #[derive(Debug)]
@@ -95,7 +100,7 @@ impl PointSet {
     /// Errors: `NoSuchPart`, `Busy`.
     pub fn begin(&mut self, job: Job) -> Result<JobInput, SetError> {
         self.check_job(&job)?;
-        let id = JobId(self.next_number());
+        let id = JobId(LAST_JOB.fetch_add(1, Ordering::Relaxed) + 1);
         let (mut deltas, mut segments) = (Vec::new(), Vec::new());
         for sealed in self.sealed.iter_mut().filter(|sealed| job.parts().contains(&sealed.id)) {
             sealed.job = Some(id);
