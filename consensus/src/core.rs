@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Envelope, Store};
 
@@ -305,6 +306,7 @@ impl MultiRaft {
             ..Output::default()
         };
         let rounds = self.collect(&mut out);
+        out.must_sync &= !is_planted(Bug::AcknowledgeBeforeSync);
         out.failed.append(&mut self.failed);
         let carries_nothing = out.messages.is_empty()
             && out.batch.is_empty()

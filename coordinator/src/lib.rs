@@ -4,6 +4,7 @@
 //! - `leadership`: doing a thing on the leader, wherever it was asked.
 //! - `heard`: what the leader has heard of nodes; not agreed on, not kept.
 //! - `collections`, `cluster`, `internal`: the gRPC services.
+//! - `simulation`: what the simulation shares with a real coordinator.
 //!
 //! The rules of the map itself are in `shoal-model`, so that routers and nodes follow the same ones.
 //!
@@ -20,6 +21,7 @@ mod internal;
 mod leadership;
 mod machine;
 mod metrics;
+pub mod simulation;
 mod status;
 
 pub use config::{CoordinatorConfig, PeerConfig};

@@ -17,27 +17,29 @@ use tokio::sync::{mpsc, watch};
 use crate::CoordinatorError;
 
 /// The coordinators' own group.
-pub(crate) const GROUP: GroupId = GroupId(1);
+pub const GROUP: GroupId = GroupId(1);
 
 const KEY: &[u8] = b"coordinator/map";
 
 /// The map's answer to a command, and the epoch after it.
 #[derive(Debug)]
-pub(crate) struct Applied {
-    pub(crate) reply: Result<Reply, MapError>,
-    pub(crate) epoch: Epoch,
+pub struct Applied {
+    /// The answer.
+    pub reply: Result<Reply, MapError>,
+    /// The epoch.
+    pub epoch: Epoch,
 }
 
 /// The map and the log position it reflects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct MapMachine {
+pub struct MapMachine {
     map: Arc<ClusterMap>,
     applied: LogIndex,
 }
 
 impl MapMachine {
     /// The map that `store` holds, or an empty one.
-    pub(crate) fn open(store: &dyn Store) -> Result<Self, CoordinatorError> {
+    pub fn open(store: &dyn Store) -> Result<Self, CoordinatorError> {
         match store.get(Table::Meta, KEY)? {
             None => Ok(Self::default()),
             Some(bytes) => Ok(Self::decode(&bytes)?),
@@ -45,17 +47,17 @@ impl MapMachine {
     }
 
     /// The map.
-    pub(crate) fn map(&self) -> Arc<ClusterMap> {
+    pub fn map(&self) -> Arc<ClusterMap> {
         self.map.clone()
     }
 
     /// The position it reflects.
-    pub(crate) fn applied(&self) -> LogIndex {
+    pub fn applied(&self) -> LogIndex {
         self.applied
     }
 
     /// Applies the entry at `index`. Entries applied before, and Raft's own empty ones, give no answer.
-    pub(crate) fn apply(&mut self, index: LogIndex, entry: Bytes) -> Result<Option<Applied>, MapDecodeError> {
+    pub fn apply(&mut self, index: LogIndex, entry: Bytes) -> Result<Option<Applied>, MapDecodeError> {
         if index <= self.applied {
             return Ok(None);
         }
@@ -68,21 +70,22 @@ impl MapMachine {
     }
 
     /// The state as bytes: the position, then the map.
-    pub(crate) fn encode(&self) -> Bytes {
+    pub fn encode(&self) -> Bytes {
         let mut bytes = self.applied.0.to_be_bytes().to_vec();
         bytes.extend(map_to_wire(&self.map).encode_to_vec());
         bytes.into()
     }
 
     /// Reads back [`MapMachine::encode`].
-    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, MapDecodeError> {
+    pub fn decode(bytes: &Bytes) -> Result<Self, MapDecodeError> {
         let malformed = MapDecodeError { what: "cluster map" };
         let (applied, map) = bytes.split_first_chunk().ok_or(malformed.clone())?;
         let map = wire::ClusterMap::decode(bytes.slice_ref(map)).map_err(|_| malformed)?;
         Ok(Self { map: Arc::new(map_from_wire(map)?), applied: LogIndex(u64::from_be_bytes(*applied)) })
     }
 
-    fn save(&self, store: &dyn Store) -> Result<(), CoordinatorError> {
+    /// Writes the state.
+    pub fn save(&self, store: &dyn Store) -> Result<(), CoordinatorError> {
         let mut batch = Batch::default();
         batch.put(Table::Meta, KEY, self.encode());
         // Without a sync: the log can replay it, and is kept until this is durable.

@@ -17,6 +17,7 @@ mod ids;
 mod limits;
 mod metric;
 pub mod placement;
+pub mod planted;
 mod point;
 mod point_id;
 mod shard;

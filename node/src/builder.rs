@@ -18,7 +18,7 @@ use crate::NodeError;
 
 /// Which jobs wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Lane {
+pub enum Lane {
     /// Deltas become segments.
     Build,
     /// Segments become others.
@@ -27,7 +27,7 @@ pub(crate) enum Lane {
 
 impl Lane {
     /// Each of them.
-    pub(crate) const ALL: [Self; 2] = [Self::Build, Self::Merge];
+    pub const ALL: [Self; 2] = [Self::Build, Self::Merge];
 }
 
 /// Runs jobs.
@@ -140,7 +140,7 @@ fn lower_priority() {
 }
 
 /// How the segments of a collection are built.
-pub(crate) fn parameters(spec: &IndexSpec) -> Parameters {
+pub fn parameters(spec: &IndexSpec) -> Parameters {
     Parameters {
         metric: spec.metric,
         precision: Precision::of(spec.graph.quantization),

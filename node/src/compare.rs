@@ -29,25 +29,28 @@ const COMPARE_EVERY: Duration = Duration::from_secs(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Digests of one replica by position.
-type Digests = BTreeMap<LogIndex, u128>;
+pub type Digests = BTreeMap<LogIndex, u128>;
 
 /// A replica whose content is not that of most others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Odd {
-    node: NodeId,
-    index: LogIndex,
-    digest: u128,
+pub struct Odd {
+    /// Where it is.
+    pub node: NodeId,
+    /// The position at which it differs.
+    pub index: LogIndex,
+    /// What it has there.
+    pub digest: u128,
 }
 
 /// What comparing replicas came to.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Compared {
+pub struct Compared {
     /// Pairs of the leader's digest and another's at one position.
-    pairs: usize,
+    pub pairs: usize,
     /// Those that differ.
-    differences: usize,
+    pub differences: usize,
     /// At the newest position that tells; none if most do not agree on anything.
-    odd: Vec<Odd>,
+    pub odd: Vec<Odd>,
 }
 
 /// Compares the shards that are led here, until dropped.
@@ -114,7 +117,7 @@ async fn rebuild(peers: &Peers, replica: &Replica, odd: Odd) {
 }
 
 /// Compares what replicas say, of which there are `full_replicas`, whether they answered or not.
-fn odd_ones(leader: NodeId, full_replicas: usize, all: &BTreeMap<NodeId, Digests>) -> Compared {
+pub fn odd_ones(leader: NodeId, full_replicas: usize, all: &BTreeMap<NodeId, Digests>) -> Compared {
     let mut compared = Compared::default();
     let Some(own) = all.get(&leader) else { return compared };
     for (index, digest) in own {

@@ -446,6 +446,8 @@ impl Jobs {
     fn unfetchable(&mut self, name: Name, machine: &mut ShardMachine) -> Result<(), NodeError> {
         if self.leads {
             self.begin_job(Lane::Build, &[name], machine)?;
+            // That one is seen to; the next need not rest for it.
+            self.mending = LaneState::default();
         }
         Ok(())
     }
@@ -545,7 +547,8 @@ impl LaneState {
     }
 }
 
-fn pause_after(failures: u32) -> Duration {
+/// How long a lane rests after so many failures in a row, at least one.
+pub fn pause_after(failures: u32) -> Duration {
     RETRY_AFTER.saturating_mul(1 << (failures - 1).min(16)).min(RETRY_AFTER_MAX)
 }
 

@@ -9,6 +9,7 @@
 //! - `peers`, `fetch`, `transfer`, `restore`: segments and snapshots on their way between replicas.
 //! - `compare`: whether replicas hold the same.
 //! - `reads` and `service`: the calls of routers; `freshness`: how old an answer may be.
+//! - `simulation`: what the simulation shares with a real node.
 //!
 //! Does not know about: how a request is spread over shards or hedged (the router), who decides where replicas live (the
 //! coordinator), what is inside a Raft message (`shoal-consensus`).
@@ -34,6 +35,7 @@ mod replicas;
 mod restore;
 mod service;
 mod shard;
+pub mod simulation;
 mod transfer;
 mod witness;
 

@@ -56,7 +56,7 @@ fn better_leader(shard: &Shard, status: &GroupStatus) -> Option<MembershipStep> 
 }
 
 /// What is to be done next; nothing while a change is under way.
-fn next_step(shard: &Shard, status: &GroupStatus) -> Option<MembershipStep> {
+pub fn next_step(shard: &Shard, status: &GroupStatus) -> Option<MembershipStep> {
     let members = &status.members;
     if !members.leaving.is_empty() {
         return None;
@@ -89,7 +89,15 @@ async fn take(
 }
 
 /// Who is to lead instead of one that leaves.
-fn heir(shard: &Shard, voters: &[ReplicaId]) -> Option<ReplicaId> {
+pub fn heir(shard: &Shard, voters: &[ReplicaId]) -> Option<ReplicaId> {
     let members = shard.full_replicas().filter(|replica| replica.standing == Standing::Member);
     members.map(|replica| replica.id).find(|id| voters.contains(id))
+}
+
+/// Who is to lead instead of one that has no content: the most advanced voter with points that was heard of late.
+pub fn successor(shard: &Shard, status: &GroupStatus) -> Option<ReplicaId> {
+    let has_points = |id: ReplicaId| shard.full_replicas().any(|replica| replica.id == id);
+    let others = status.progress.iter().filter(|other| other.member != status.me && other.active);
+    let fit = others.filter(|other| status.members.voters.contains(&other.member) && has_points(other.member));
+    fit.max_by_key(|other| other.matched).map(|other| other.member)
 }

@@ -532,7 +532,7 @@ fn unpack(shard: ShardId, packed: &[u8], fields: &[String]) -> Result<v1::Payloa
 const READS_MAX: usize = 100;
 
 /// Reads both records of a point, again if a write came between them.
-fn read_point(
+pub fn read_point(
     store: &dyn Store,
     shard: ShardId,
     id: &PointId,

@@ -22,6 +22,7 @@ use crate::fetch::FetchError;
 use crate::freshness::Freshness;
 use crate::jobs::{Jobs, JobsStatus};
 use crate::lead::{Lead, Proposed};
+use crate::members;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::restore::{self, Restored};
@@ -288,12 +289,12 @@ impl Replica {
 }
 
 /// A shard's Raft group has the shard's number.
-pub(crate) fn group_of(shard: ShardId) -> GroupId {
+pub fn group_of(shard: ShardId) -> GroupId {
     GroupId(shard.0)
 }
 
 /// What the consensus crate is told of a shard's group, but for the state of its state machine.
-pub(crate) fn group_spec(shard: &Shard, me: ReplicaId, state_machine: StateMachine) -> GroupSpec {
+pub fn group_spec(shard: &Shard, me: ReplicaId, state_machine: StateMachine) -> GroupSpec {
     GroupSpec {
         group: group_of(shard.id),
         me,
@@ -523,10 +524,10 @@ impl ApplyTask {
                     let node = self.indexing.peers.me();
                     tokio::spawn(async move { restore::make(node, shard, store, &exports, reply).await });
                 }
-                Apply::Restore { data, .. } => {
+                Apply::Restore { index, data } => {
                     machine = self.apply(std::mem::take(&mut entries), machine).await?;
                     self.put_down(machine)?;
-                    let Some(restored) = self.restore(data).await? else { return Ok(None) };
+                    let Some(restored) = self.restore(index, data).await? else { return Ok(None) };
                     machine = restored;
                 }
             }
@@ -581,16 +582,17 @@ impl ApplyTask {
 
     /// Fetches the content anew from another replica.
     async fn rebuild(&mut self, machine: ShardMachine) -> Result<Option<ShardMachine>, NodeError> {
+        let applied = machine.applied();
         self.put_down(machine)?;
-        match self.next_snapshot().await? {
-            Some(data) => self.restore(data).await,
+        match self.next_snapshot(applied).await? {
+            Some((index, data)) => self.restore(index, data).await,
             None => Ok(None),
         }
     }
 
     /// Replaces the content by a snapshot that a peer has made; asks for another as long as one cannot be fetched. `None`
     /// if the group is closed meanwhile.
-    async fn restore(&mut self, mut data: Bytes) -> Result<Option<ShardMachine>, NodeError> {
+    async fn restore(&mut self, mut index: LogIndex, mut data: Bytes) -> Result<Option<ShardMachine>, NodeError> {
         let shard = self.replica.shard;
         let Restored { mut machine, lacking } = loop {
             match restore::restore(shard, &self.replica.spec, data, self.store.clone(), &self.indexing).await {
@@ -600,8 +602,8 @@ impl ApplyTask {
                     tracing::warn!(shard = shard.0, %error, "a snapshot could not be fetched; asking for another")
                 }
             }
-            let Some(next) = self.next_snapshot().await? else { return Ok(None) };
-            data = next;
+            let Some(next) = self.next_snapshot(index).await? else { return Ok(None) };
+            (index, data) = next;
         };
         tracing::info!(shard = shard.0, applied = machine.applied().0, lacking, "restored from a snapshot");
         self.indexing.metrics.restored();
@@ -613,7 +615,10 @@ impl ApplyTask {
     }
 
     /// Asks the group for a snapshot and waits for it; entries that come before are in it. `None` if the group is closed.
-    async fn next_snapshot(&mut self) -> Result<Option<Bytes>, NodeError> {
+    ///
+    /// The group asks a peer only once it hears that all is done with that it has handed out: what was handed out up to
+    /// `given_up` and what waits in the mailbox is reported as such. It remembers that the state is not whole.
+    async fn next_snapshot(&mut self, given_up: LogIndex) -> Result<Option<(LogIndex, Bytes)>, NodeError> {
         let group = group_of(self.replica.shard);
         loop {
             match self.replica.consensus.request_snapshot(group).await {
@@ -621,16 +626,33 @@ impl ApplyTask {
                 Err(ConsensusError::UnknownGroup { .. } | ConsensusError::Stopped) => return Ok(None),
                 Err(error) => {
                     tracing::debug!(shard = self.replica.shard.0, %error, "no snapshot yet");
+                    if matches!(error, ConsensusError::NobodyToAsk { leads: true, .. }) {
+                        self.give_lead_away().await;
+                    }
                     tokio::time::sleep(RETRY_AFTER).await;
                 }
             }
         }
+        self.replica.consensus.applied(group, given_up);
         loop {
             match self.inbox.recv().await {
-                Some(Apply::Restore { data, .. }) => return Ok(Some(data)),
-                Some(_) => {}
+                Some(Apply::Restore { index, data }) => return Ok(Some((index, data))),
+                Some(Apply::Entry { index, .. }) => self.replica.consensus.applied(group, index),
+                Some(Apply::Snapshot { .. }) => {}
                 None => return Ok(None),
             }
+        }
+    }
+
+    /// One without content must not lead: nothing would be applied, and nobody could send it a snapshot.
+    async fn give_lead_away(&self) {
+        let Some(status) = self.replica.group_status() else { return };
+        let map = self.indexing.peers.map();
+        let heir = map.shards.get(&self.replica.shard).and_then(|shard| members::successor(shard, &status));
+        if let Some(heir) = heir {
+            let deadline = tokio::time::Instant::now() + RETRY_AFTER;
+            // Tried again as long as it leads.
+            let _ = self.replica.consensus.transfer_leader(status.group, heir, deadline).await;
         }
     }
 

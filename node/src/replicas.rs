@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use prost::Message as _;
 use shoal_consensus::Consensus;
-use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId};
+use shoal_model::{Classify as _, ClusterMap, Epoch, ErrorKind, NodeId, Shard, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{map_from_wire, map_to_wire};
 use shoal_runtime::{Batch, Store, Table};
@@ -52,7 +52,7 @@ pub(crate) struct Replicas {
 }
 
 /// Every shard of which something is stored.
-fn stored_shards(store: &dyn Store) -> Result<BTreeSet<ShardId>, NodeError> {
+pub fn stored_shards(store: &dyn Store) -> Result<BTreeSet<ShardId>, NodeError> {
     let (from, to) = keys::ALL_STATES;
     let mut shards = BTreeSet::new();
     store.scan(Table::Meta, from, to, &mut |key, _| {
@@ -63,7 +63,7 @@ fn stored_shards(store: &dyn Store) -> Result<BTreeSet<ShardId>, NodeError> {
 }
 
 /// Reads the map that was in force when the node last ran.
-pub(crate) fn saved_map(store: &dyn Store) -> Result<ClusterMap, NodeError> {
+pub fn saved_map(store: &dyn Store) -> Result<ClusterMap, NodeError> {
     let malformed = || NodeError::Malformed { shard: ShardId::default(), what: "cluster map" };
     match store.get(Table::Meta, keys::MAP)? {
         None => Ok(ClusterMap::default()),
@@ -72,6 +72,17 @@ pub(crate) fn saved_map(store: &dyn Store) -> Result<ClusterMap, NodeError> {
             map_from_wire(map).map_err(|_| malformed())
         }
     }
+}
+
+/// Keeps a map for the next start.
+pub fn save_map(map: &ClusterMap, store: &dyn Store) -> Result<(), NodeError> {
+    // Changes are for watchers; the node asks again from this epoch.
+    let mut map = map_to_wire(map);
+    map.recent.clear();
+    let mut batch = Batch::default();
+    batch.put(Table::Meta, keys::MAP, map.encode_to_vec());
+    // Synced with the next write; until then the coordinator can send it again.
+    Ok(store.write(batch)?)
 }
 
 impl Replicas {
@@ -92,7 +103,7 @@ impl Replicas {
         loop {
             let map = maps.borrow_and_update().clone();
             if map.epoch > *self.followed.borrow() {
-                self.save(&map)?;
+                save_map(&map, &*self.store)?;
                 self.reconcile(&map, &mut tasks).await?;
             }
             tokio::select! {
@@ -103,16 +114,6 @@ impl Replicas {
             }
         }
         self.close_all(&mut tasks).await
-    }
-
-    fn save(&self, map: &ClusterMap) -> Result<(), NodeError> {
-        // Changes are for watchers; the node asks again from this epoch.
-        let mut map = map_to_wire(map);
-        map.recent.clear();
-        let mut batch = Batch::default();
-        batch.put(Table::Meta, keys::MAP, map.encode_to_vec());
-        // Synced with the next write; until then the coordinator can send it again.
-        Ok(self.store.write(batch)?)
     }
 
     async fn reconcile(&self, map: &ClusterMap, tasks: &mut Applying) -> Result<(), NodeError> {
@@ -200,6 +201,8 @@ impl Replicas {
     fn reraise(&self, ended: Result<(ShardId, Result<(), NodeError>), JoinError>) -> Result<(), NodeError> {
         let (shard, result) = ended.map_err(|error| NodeError::Task(error.to_string()))?;
         match result {
+            // What is wrong with the store concerns the whole node.
+            Err(error) if error.kind() == ErrorKind::Corruption => Err(error),
             Err(error) => Err(NodeError::ReplicaStopped { shard, reason: error.to_string() }),
             Ok(()) if self.is_open(shard) => {
                 Err(NodeError::ReplicaStopped { shard, reason: "its Raft group was closed".to_owned() })

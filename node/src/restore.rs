@@ -83,9 +83,8 @@ async fn try_restore(
     let wanted = snapshot.parts.iter().filter(|part| part.segment.is_some()).count();
     let lacking = wanted - files.len();
     let node = NodeId(snapshot.node_id);
-    let (begun_on, begun) = (store.clone(), snapshot.clone());
     // Writes are short: each lot is some megabyte.
-    let mut restoring = Restoring::begin(&*begun_on, shard, begun)?;
+    let mut restoring = Restoring::begin(store.clone(), shard, snapshot.clone())?;
     fetch::records(&indexing.peers, shard, node, snapshot.snapshot_id, |records| restoring.write(records)).await?;
     restoring.finish(&files)?;
     let (store, spec, policy) = (store.clone(), spec.clone(), indexing.policy);

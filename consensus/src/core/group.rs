@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{RawNode, Ready, StateRole};
+use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Store};
 
@@ -262,6 +263,10 @@ impl Group {
             let leader = self.leader().filter(|leader| *leader != self.me);
             return Err(ConsensusError::NotLeader { group: self.id, leader });
         }
+        if is_planted(Bug::StaleLease) && self.leads() {
+            self.answers.push((request, Answer::ReadAt(LogIndex(self.handed_out))));
+            return Ok(());
+        }
         if self.reads.len() >= config.reads_in_flight_max {
             return Err(self.overloaded("reads"));
         }
@@ -348,6 +353,9 @@ impl Group {
                 return Err(ConsensusError::BadMessage { group: self.id, problem });
             }
             _ => {}
+        }
+        if is_planted(Bug::CommitWithoutQuorum) && self.leads() && message.get_msg_type() == MessageType::MsgAppendResponse {
+            self.raft.raft.raft_log.commit_to(message.index.min(last));
         }
         match self.raft.step(message) {
             // Answers of members that have left are of no interest.
@@ -490,7 +498,7 @@ fn applied_at_open(spec: &GroupSpec, records: &GroupRecords, starves: bool) -> R
     let snapshot = records.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index);
     let applied = spec.applied.0.max(snapshot);
     if applied >= records.start.index {
-        return Ok(applied);
+        return Ok(if is_planted(Bug::ApplyTwiceAfterRestart) { records.start.index } else { applied });
     }
     if starves || records.start.index <= FIRST.index {
         return Ok(records.start.index);

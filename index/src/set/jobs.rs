@@ -7,6 +7,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{Metric, PointId};
 
 use super::error::{self, SetError};
@@ -135,7 +136,9 @@ impl PointSet {
         let id = product.id;
         self.running(&product)?;
         let Running { job, died } = self.jobs.remove(&id).ok_or(SetError::NoSuchJob { job: id })?;
-        product.bury_all(&died[product.buried.min(died.len())..]);
+        if !is_planted(Bug::ForgetDiedDuringJob) {
+            product.bury_all(&died[product.buried.min(died.len())..]);
+        }
         let retired = self.retire(id);
         let part = product.segment.filter(|part| part.live.count() > 0).map(|mut part| {
             let id = self.next_part();
@@ -285,7 +288,8 @@ impl JobInput {
     /// through as by [`JobInput::product`]. Errors: `Shape`, `Lost`.
     pub fn adopt(&self, segment: Segment) -> Result<Product, SetError> {
         error::check_shape(self.dim, self.metric, &segment)?;
-        let mut live = Live::none(segment.len());
+        let len = segment.len();
+        let mut live = if is_planted(Bug::AdoptTheDead) { Live::all(len) } else { Live::none(len) };
         let versions = segment.versions();
         let mut raise = |id: &PointId, version: u64| match segment.find(id) {
             Some(offset) if versions[offset as usize] == version => {

@@ -53,7 +53,7 @@ pub(crate) struct Upsert {
 
 /// Why a write was not proposed.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The request is wrong.
     Input(InputError),
     /// A point belongs to another shard: the router's map is not ours.
@@ -70,7 +70,7 @@ impl From<InputError> for Refusal {
 ///
 /// The router has checked before; this is the last gate before the log, which must never hold what cannot be
 /// applied.
-pub(crate) fn encode(
+pub fn encode(
     operation: &[u8],
     upserts: Vec<v1::Point>,
     deletes: Vec<v1::PointId>,
@@ -115,12 +115,12 @@ pub(crate) fn encode(
 }
 
 /// The entry that seals the active delta, if the one sealed before it is `after`.
-pub(crate) fn encode_seal(after: Name) -> Bytes {
+pub fn encode_seal(after: Name) -> Bytes {
     entry(wire::shard_command::Kind::Seal(wire::SealDelta { after }))
 }
 
 /// The entry that has a segment take the place of parts.
-pub(crate) fn encode_install(replaced: &[Name], segment: Option<Manifest>) -> Bytes {
+pub fn encode_install(replaced: &[Name], segment: Option<Manifest>) -> Bytes {
     let segment = segment.map(Manifest::to_wire);
     entry(wire::shard_command::Kind::Install(wire::InstallSegment { replaced: replaced.to_vec(), segment }))
 }

@@ -22,6 +22,7 @@ use shoal_index::set::{
     self, Died, Installed, Job, JobId, JobInput, Part, PartId, PartKind, PointSet, Policy, Product, Restart, Retired,
     SetError,
 };
+use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{IndexSpec, LogIndex, PointId, ShardId};
 use shoal_proto::convert;
 use shoal_proto::internal::v1 as wire;
@@ -40,17 +41,19 @@ use crate::builder::Lane;
 
 /// What one read sees: all points at one applied position. Cloning it is cloning two words.
 #[derive(Clone)]
-pub(crate) struct View {
-    pub(crate) points: Arc<set::View>,
-    pub(crate) applied: LogIndex,
+pub struct View {
+    /// The points.
+    pub points: Arc<set::View>,
+    /// The position that they reflect.
+    pub applied: LogIndex,
     /// Deltas that wait to be built.
-    pub(crate) sealed: usize,
+    pub sealed: usize,
     /// Segments whose files are missing here, so that an approximate search may answer a little better than elsewhere.
-    pub(crate) lacking: usize,
+    pub lacking: usize,
 }
 
 /// The state of one shard replica. Owned by its apply task.
-pub(crate) struct ShardMachine {
+pub struct ShardMachine {
     shard: ShardId,
     dim: u32,
     policy: Policy,
@@ -75,7 +78,7 @@ struct Ready {
 
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Applied {
+pub enum Applied {
     /// It was applied at that position, now or, if its operation is known, before.
     At(LogIndex),
     /// Another write was applied under its operation; nothing changed.
@@ -84,28 +87,32 @@ pub(crate) enum Applied {
 
 /// What an entry leaves to be done.
 #[derive(Default)]
-pub(crate) struct Effect {
+pub struct Effect {
     /// For whoever waits for a write.
-    pub(crate) applied: Option<Applied>,
-    pub(crate) replaced: Replaced,
+    pub applied: Option<Applied>,
+    /// What is of no use any more.
+    pub replaced: Replaced,
 }
 
 /// What is of no use any more.
 #[derive(Default)]
-pub(crate) struct Replaced {
+pub struct Replaced {
     /// Parts to be dropped once no view shows them.
-    pub(crate) retired: Vec<Retired>,
+    pub retired: Vec<Retired>,
     /// Files that are listed no more, to be removed once that is durable.
-    pub(crate) files: Vec<Target>,
+    pub files: Vec<Target>,
 }
 
 /// A job to be done: what to make a segment of, and where its files go.
-pub(crate) struct Begun {
-    pub(crate) input: JobInput,
-    pub(crate) replaced: Vec<Name>,
+pub struct Begun {
+    /// The parts as they were when it began.
+    pub input: JobInput,
+    /// Their names.
+    pub replaced: Vec<Name>,
     /// Of the files.
-    pub(crate) number: u64,
-    pub(crate) target: Target,
+    pub number: u64,
+    /// Where these go.
+    pub target: Target,
 }
 
 impl ShardMachine {
@@ -114,7 +121,7 @@ impl ShardMachine {
     /// Reads every vector record once, and payload only of points that no segment has. Tells beside it how many
     /// segments were missing or bad.
     /// Errors: `Malformed` if a record is not what was written, or the points are not those that the state tells.
-    pub(crate) fn open(
+    pub fn open(
         store: &dyn Store,
         shard: ShardId,
         spec: &IndexSpec,
@@ -145,7 +152,7 @@ impl ShardMachine {
         let mut loading =
             Loading { store, shard, dim: spec.dim, last_seal: state.last_seal, versions, found: ShardState::default() };
         loading.replay(&mut restart)?;
-        if !loading.found.has_points_of(&state) {
+        if !loading.found.has_points_of(&state) && !is_planted(Bug::RestoreWithoutLast) {
             return Err(NodeError::Malformed { shard, what: "set of points: it is not the one that its digest tells" });
         }
         let points = restart.finish();
@@ -163,12 +170,12 @@ impl ShardMachine {
     }
 
     /// The position that the state reflects.
-    pub(crate) fn applied(&self) -> LogIndex {
+    pub fn applied(&self) -> LogIndex {
         self.state.applied
     }
 
     /// Stands for the content and the parts at this position: the same on every replica.
-    pub(crate) fn digest(&self) -> u128 {
+    pub fn digest(&self) -> u128 {
         let mut hash = Xxh3::new();
         hash.update(&self.state.encode());
         for (name, part) in &self.parts {
@@ -179,13 +186,13 @@ impl ShardMachine {
     }
 
     /// The segments that are here, installed or ready.
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+    pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.points.segments().chain(self.ready.values().filter_map(|ready| ready.product.segment()))
     }
 
     /// Applies the entry at `index`; its writes go to `batch`. An entry applied before changes nothing.
-    pub(crate) fn apply(&mut self, index: LogIndex, entry: &Bytes, batch: &mut Batch) -> Result<Effect, NodeError> {
-        if index <= self.state.applied {
+    pub fn apply(&mut self, index: LogIndex, entry: &Bytes, batch: &mut Batch) -> Result<Effect, NodeError> {
+        if index <= self.state.applied && !is_planted(Bug::ApplyTwiceAfterRestart) {
             return Ok(Effect::default());
         }
         self.state.note_entry(index, entry);
@@ -272,6 +279,9 @@ impl ShardMachine {
         if replaced.is_empty() || !replaced.iter().all(|name| self.parts.contains_key(name)) {
             return Ok(left);
         }
+        if is_planted(Bug::InstallWhereReady) && segment.is_some_and(|segment| !self.is_ready(segment.checksum, replaced)) {
+            return Ok(left);
+        }
         let part = match segment {
             Some(manifest) => self.put_in_place(replaced, manifest, &mut left)?,
             None if self.live_in(replaced) > 0 => return Err(self.malformed("log entry: it drops points that live")),
@@ -354,12 +364,12 @@ impl ShardMachine {
     }
 
     /// Adds the position to the batch that holds everything up to it.
-    pub(crate) fn seal(&self, batch: &mut Batch) {
+    pub fn seal(&self, batch: &mut Batch) {
         batch.put(Table::Meta, keys::state(self.shard), self.state.encode());
     }
 
     /// What reads may see from now on.
-    pub(crate) fn publish(&mut self) -> View {
+    pub fn publish(&mut self) -> View {
         let sealed = self.parts.values().filter(|part| part.manifest.is_none()).count();
         let lacking = self.parts.values().filter(|part| part.is_lacking()).count();
         View { points: self.points.publish(), applied: self.state.applied, sealed, lacking }
@@ -367,14 +377,14 @@ impl ShardMachine {
 
     /// The entry that has what was written last become a part, if it is time: the delta is full, or, if the shard
     /// `is_quiet`, worth a segment.
-    pub(crate) fn wants_seal(&self, is_quiet: bool) -> Option<Bytes> {
+    pub fn wants_seal(&self, is_quiet: bool) -> Option<Bytes> {
         let is_time = self.points.is_full() || (is_quiet && self.points.is_worth_a_segment());
         is_time.then(|| command::encode_seal(self.state.last_seal))
     }
 
     /// The next job of a lane, on parts that are in no job and not `resting`. If the shard `is_quiet` and nothing waits to
     /// be built, also merges that would not pay while more is written.
-    pub(crate) fn plan(&self, lane: Lane, resting: &BTreeSet<Name>, is_quiet: bool) -> Option<Vec<Name>> {
+    pub fn plan(&self, lane: Lane, resting: &BTreeSet<Name>, is_quiet: bool) -> Option<Vec<Name>> {
         let kind = match lane {
             Lane::Build => PartKind::Sealed,
             Lane::Merge => PartKind::Segment,
@@ -402,7 +412,7 @@ impl ShardMachine {
     }
 
     /// A segment whose files are missing and that is in no job.
-    pub(crate) fn lacks(&self) -> Option<(Name, Manifest)> {
+    pub fn lacks(&self) -> Option<(Name, Manifest)> {
         let taken = |name: &Name| self.jobs.values().any(|of| of.contains(name));
         let mut lacking =
             self.parts.iter().filter(|(name, part)| part.is_lacking() && !taken(name) && self.live_in(&[**name]) > 0);
@@ -412,7 +422,7 @@ impl ShardMachine {
     /// Begins a job on parts; jobs on any of them end.
     ///
     /// Errors: `Set` if one is not there.
-    pub(crate) fn begin(&mut self, names: &[Name]) -> Result<(Begun, Replaced), NodeError> {
+    pub fn begin(&mut self, names: &[Name]) -> Result<(Begun, Replaced), NodeError> {
         let mut left = Replaced::default();
         self.abandon_on(names, &mut left);
         let job = self.job_on(names);
@@ -434,29 +444,29 @@ impl ShardMachine {
     }
 
     /// Whether a job has not been ended.
-    pub(crate) fn runs(&self, job: JobId) -> bool {
+    pub fn runs(&self, job: JobId) -> bool {
         self.jobs.contains_key(&job)
     }
 
     /// Whether all of these are parts.
-    pub(crate) fn has(&self, names: &[Name]) -> bool {
+    pub fn has(&self, names: &[Name]) -> bool {
         !names.is_empty() && names.iter().all(|name| self.parts.contains_key(name))
     }
 
     /// What has died that a product does not know.
-    pub(crate) fn died(&self, product: &Product) -> Result<Died, NodeError> {
+    pub fn died(&self, product: &Product) -> Result<Died, NodeError> {
         Ok(self.points.died(product)?)
     }
 
     /// Whether a segment of that checksum is ready to take the place of these parts.
-    pub(crate) fn is_ready(&self, checksum: u64, replaced: &[Name]) -> bool {
+    pub fn is_ready(&self, checksum: u64, replaced: &[Name]) -> bool {
         self.ready.get(&checksum).is_some_and(|ready| ready.replaced == replaced)
     }
 
     /// Keeps what a job made until an entry installs it; tells what it is, `None` if nothing lived.
     ///
     /// Errors: `Set` if the job was ended meanwhile.
-    pub(crate) fn hold(&mut self, product: Product, number: u64) -> Result<(Vec<Name>, Option<Manifest>), NodeError> {
+    pub fn hold(&mut self, product: Product, number: u64) -> Result<(Vec<Name>, Option<Manifest>), NodeError> {
         let job = product.job();
         let replaced = self.jobs.get(&job).cloned().ok_or(SetError::NoSuchJob { job })?;
         let Some(manifest) = product.segment().map(|segment| Manifest::of(segment)) else {
@@ -468,7 +478,7 @@ impl ShardMachine {
     }
 
     /// Puts the files of a segment that were missing in the place of what stood in for them; `store` lists them.
-    pub(crate) fn complete(
+    pub fn complete(
         &mut self,
         name: Name,
         product: Product,
@@ -496,7 +506,7 @@ impl ShardMachine {
     }
 
     /// Ends a job that made nothing; it may have been ended already.
-    pub(crate) fn abandon(&mut self, job: JobId) -> Result<(), NodeError> {
+    pub fn abandon(&mut self, job: JobId) -> Result<(), NodeError> {
         if self.jobs.remove(&job).is_some() {
             self.points.abandon(job)?;
         }
@@ -504,7 +514,7 @@ impl ShardMachine {
     }
 
     /// Forgets segments that are ready, whose entries will not come; their files may go.
-    pub(crate) fn forget_ready(&mut self) -> Replaced {
+    pub fn forget_ready(&mut self) -> Replaced {
         let mut left = Replaced::default();
         let names: Vec<Name> = self.ready.values().flat_map(|ready| ready.replaced.clone()).collect();
         self.abandon_on(&names, &mut left);
@@ -572,7 +582,7 @@ impl Loading<'_> {
 }
 
 /// What a shard's stored content comes to; `None` if there is none.
-pub(crate) fn read_state(store: &dyn Store, shard: ShardId) -> Result<Option<ShardState>, NodeError> {
+pub fn read_state(store: &dyn Store, shard: ShardId) -> Result<Option<ShardState>, NodeError> {
     let malformed = NodeError::Malformed { shard, what: "state" };
     match store.get(Table::Meta, &keys::state(shard))? {
         None => Ok(None),
@@ -581,7 +591,7 @@ pub(crate) fn read_state(store: &dyn Store, shard: ShardId) -> Result<Option<Sha
 }
 
 /// Removes everything of a shard but its log.
-pub(crate) fn erase(store: &dyn Store, shard: ShardId, root: Option<&Path>) -> Result<(), NodeError> {
+pub fn erase(store: &dyn Store, shard: ShardId, root: Option<&Path>) -> Result<(), NodeError> {
     // Files first: as long as the store knows the shard, a crash has the rest removed at the next start.
     root.map_or(Ok(()), |root| segment_files::erase(root, shard))?;
     let mut batch = Batch::default();
@@ -618,7 +628,7 @@ fn erase_records(shard: ShardId, batch: &mut Batch) {
 }
 
 /// What a snapshot of a shard says beside its points and files, read from a checkpoint of the store.
-pub(crate) fn snapshot_of(store: &dyn Store, shard: ShardId) -> Result<wire::ShardSnapshot, NodeError> {
+pub fn snapshot_of(store: &dyn Store, shard: ShardId) -> Result<wire::ShardSnapshot, NodeError> {
     let state = read_state(store, shard)?.unwrap_or_default();
     let part = |(name, part): (Name, Stored)| wire::ShardPart {
         name,
@@ -636,18 +646,18 @@ pub(crate) fn snapshot_of(store: &dyn Store, shard: ShardId) -> Result<wire::Sha
 
 /// Restoring a snapshot into the store: everything of the shard goes first, and its state is written last, so that what a
 /// crash leaves half restored is not taken for anything.
-pub(crate) struct Restoring<'a> {
-    store: &'a dyn Store,
+pub struct Restoring {
+    store: Arc<dyn Store>,
     shard: ShardId,
     snapshot: wire::ShardSnapshot,
     state: ShardState,
     found: ShardState,
 }
 
-impl<'a> Restoring<'a> {
+impl Restoring {
     /// Removes what there is.
-    pub(crate) fn begin(
-        store: &'a dyn Store,
+    pub fn begin(
+        store: Arc<dyn Store>,
         shard: ShardId,
         snapshot: wire::ShardSnapshot,
     ) -> Result<Self, NodeError> {
@@ -660,10 +670,11 @@ impl<'a> Restoring<'a> {
     }
 
     /// Writes points as they come.
-    pub(crate) fn write(&mut self, records: Vec<wire::PointRecord>) -> Result<(), NodeError> {
+    pub fn write(&mut self, records: Vec<wire::PointRecord>) -> Result<(), NodeError> {
         let malformed = || NodeError::Malformed { shard: self.shard, what: "record of a snapshot" };
         let mut batch = Batch::default();
-        for wire::PointRecord { key, vector, payload } in records {
+        let taken = records.len() - usize::from(is_planted(Bug::RestoreWithoutLast));
+        for wire::PointRecord { key, vector, payload } in records.into_iter().take(taken) {
             let id = PointId::from_key(&key).map_err(|_| malformed())?;
             let key = keys::point(self.shard, &id);
             let (version, _) = split_record(&key, &vector).ok_or_else(malformed)?;
@@ -678,9 +689,9 @@ impl<'a> Restoring<'a> {
     /// Writes the rest: the shard can be opened. `files` are the segments' files that are in its folder.
     ///
     /// Errors: `Malformed` if the points are not those that the snapshot tells.
-    pub(crate) fn finish(self, files: &BTreeMap<Name, u64>) -> Result<(), NodeError> {
+    pub fn finish(self, files: &BTreeMap<Name, u64>) -> Result<(), NodeError> {
         let malformed = |what| NodeError::Malformed { shard: self.shard, what };
-        if !self.found.has_points_of(&self.state) {
+        if !self.found.has_points_of(&self.state) && !is_planted(Bug::RestoreWithoutLast) {
             return Err(malformed("snapshot: its points are not those that its digest tells"));
         }
         let mut batch = Batch::default();
@@ -696,7 +707,9 @@ impl<'a> Restoring<'a> {
 }
 
 /// Shows points of a shard after a key, as they are stored, until `visit` breaks.
-pub(crate) fn scan_records(
+///
+/// Errors: `Malformed` for a record that is not what was written: whoever it was sent to could only stop.
+pub fn scan_records(
     store: &dyn Store,
     shard: ShardId,
     after: Option<&[u8]>,
@@ -706,6 +719,10 @@ pub(crate) fn scan_records(
     let from = after.map_or(first.clone(), |after| [&first[..], after, &[0]].concat().into());
     let mut failed = None;
     store.scan(Table::Vectors, &from, &to, &mut |key, vector| match store.get(Table::Payload, key) {
+        Ok(Some(payload)) if split_record(key, vector).is_none() || split_record(key, &payload).is_none() => {
+            failed = Some(NodeError::Malformed { shard, what: "point" });
+            ControlFlow::Break(())
+        }
         Ok(Some(payload)) => visit(wire::PointRecord {
             key: Bytes::copy_from_slice(keys::id_part(key)),
             vector: Bytes::copy_from_slice(vector),

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{LogIndex, OperationId, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{id_from_bytes, id_to_bytes};
@@ -52,6 +53,9 @@ impl Operations {
     pub(crate) fn load(store: &dyn Store, shard: ShardId) -> Result<Self, NodeError> {
         let (from, to) = keys::operations(shard);
         let (mut operations, mut is_whole) = (Self::default(), true);
+        if is_planted(Bug::ForgetOperationsAtRestart) {
+            return Ok(operations);
+        }
         store.scan(Table::Meta, &from, &to, &mut |key, value| {
             match (keys::number_at_end(key), decode(value)) {
                 (Some(index), Some((operation, content))) => operations.insert(LogIndex(index), operation, content),
@@ -108,7 +112,7 @@ impl Operations {
 
     /// Writes those of a snapshot. `None` if one is malformed.
     pub(crate) fn write(shard: ShardId, operations: &[wire::ShardOperation], batch: &mut Batch) -> Option<()> {
-        for known in operations {
+        for known in operations.iter().filter(|_| !is_planted(Bug::SnapshotWithoutOperations)) {
             let operation = OperationId(id_from_bytes("operation", &known.operation).ok()?);
             batch.put(Table::Meta, keys::operation(shard, LogIndex(known.index)), encode(operation, known.content));
         }

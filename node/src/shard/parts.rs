@@ -22,15 +22,17 @@ use super::keys;
 use crate::NodeError;
 
 /// Name of a part.
-pub(crate) type Name = u64;
+pub type Name = u64;
 
 /// What a segment's files are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Manifest {
+pub struct Manifest {
     /// Of the graph's file; stands for every byte of both.
-    pub(crate) checksum: u64,
-    pub(crate) graph_bytes: u64,
-    pub(crate) stored_bytes: u64,
+    pub checksum: u64,
+    /// Of the graph's file.
+    pub graph_bytes: u64,
+    /// Of the file that has the rest.
+    pub stored_bytes: u64,
 }
 
 /// A part and what stands for it here.
@@ -50,7 +52,7 @@ pub(crate) type Parts = BTreeMap<Name, NamedPart>;
 
 impl Manifest {
     /// That of an open segment.
-    pub(crate) fn of(segment: &Segment) -> Self {
+    pub fn of(segment: &Segment) -> Self {
         let bytes = |image: &shoal_index::file::Image| image.bytes().len() as u64;
         Self {
             checksum: segment.graph_image().checksum(),

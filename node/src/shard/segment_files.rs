@@ -27,7 +27,7 @@ const BAD: &str = "bad";
 
 /// The files of one shard.
 #[derive(Debug)]
-pub(crate) struct SegmentFiles {
+pub struct SegmentFiles {
     shard: ShardId,
     /// `None` if segments are in memory only.
     folder: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub(crate) fn folder_of(root: &Path, shard: ShardId) -> PathBuf {
 }
 
 /// Removes the folder of a shard, if it is there.
-pub(crate) fn erase(root: &Path, shard: ShardId) -> Result<(), NodeError> {
+pub fn erase(root: &Path, shard: ShardId) -> Result<(), NodeError> {
     let path = folder_of(root, shard);
     match fs::remove_dir_all(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(NodeError::SegmentFolder { path, source }),
@@ -61,7 +61,7 @@ pub(crate) fn erase(root: &Path, shard: ShardId) -> Result<(), NodeError> {
 
 impl SegmentFiles {
     /// A shard's folder that has none; it is made.
-    pub(crate) fn empty(root: &Path, shard: ShardId) -> Result<Self, NodeError> {
+    pub fn empty(root: &Path, shard: ShardId) -> Result<Self, NodeError> {
         let folder = folder_of(root, shard);
         fs::create_dir_all(&folder).map_err(|source| NodeError::SegmentFolder { path: folder.clone(), source })?;
         Ok(Self { shard, folder: Some(folder), next: 1 })
@@ -141,7 +141,7 @@ impl SegmentFiles {
     }
 
     /// A number that no segment had, for the next, whose folder is there.
-    pub(crate) fn reserve(&mut self) -> u64 {
+    pub fn reserve(&mut self) -> u64 {
         if let Some(folder) = &self.folder
             && let Err(error) = fs::create_dir_all(folder)
         {
@@ -153,7 +153,7 @@ impl SegmentFiles {
     }
 
     /// Where the files of a segment are.
-    pub(crate) fn target(&self, number: u64) -> Target {
+    pub fn target(&self, number: u64) -> Target {
         match &self.folder {
             None => Target::Memory,
             Some(folder) => {
@@ -165,7 +165,7 @@ impl SegmentFiles {
 }
 
 /// Removes the files of a segment that nobody opens again; they may be mapped still.
-pub(crate) fn remove(target: &Target) {
+pub fn remove(target: &Target) {
     for path in target.files() {
         if let Err(error) = fs::remove_file(&path)
             && error.kind() != io::ErrorKind::NotFound

@@ -16,9 +16,9 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Position, digests, and what else of the state is a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ShardState {
+pub struct ShardState {
     /// The position that the content reflects.
-    pub(crate) applied: LogIndex,
+    pub applied: LogIndex,
     /// Of all entries so far, in order.
     pub(crate) log_digest: u128,
     /// Of ids and versions of the points that live, in no order.

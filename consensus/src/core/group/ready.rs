@@ -3,6 +3,7 @@
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{LightReady, Ready};
 use shoal_model::LogIndex;
+use shoal_model::planted::{Bug, is_planted};
 
 use super::feed::Feed;
 use super::{Group, Round, Unpersisted};
@@ -56,7 +57,7 @@ impl Group {
     fn write(&mut self, ready: &mut Ready, round: &mut Round<'_>) {
         let batch = &mut round.out.batch;
         round.out.must_sync |= ready.must_sync();
-        if let Some(hard) = ready.hs() {
+        if let Some(hard) = ready.hs().filter(|_| !is_planted(Bug::VoteWithoutPersisting)) {
             records::put_hard(batch, self.id, hard);
         }
         if !ready.snapshot().is_empty() {
@@ -197,7 +198,7 @@ impl Group {
         if !heard || !self.reads.want_attempt() {
             return;
         }
-        *round.contexts += 1;
+        *round.contexts += u64::from(!is_planted(Bug::ReuseReadContext));
         let mut context = [0; 24];
         context[..8].copy_from_slice(&self.me.0.to_be_bytes());
         context[8..16].copy_from_slice(&round.config.boot_nonce.to_be_bytes());

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use raft::eraftpb::Snapshot;
 use raft::{ProgressState, SnapshotStatus};
 use shoal_model::ReplicaId;
+use shoal_model::planted::{Bug, is_planted};
 use shoal_runtime::Batch;
 
 use super::Group;
@@ -122,6 +123,7 @@ impl Group {
     fn cut_log(&mut self, tick: u64, config: &RaftConfig, batch: &mut Batch) {
         let (mut entries, mut bytes) = (config.log_keep_entries, config.log_keep_bytes);
         let safe = match self.state_machine {
+            StateMachine::Stored if is_planted(Bug::CutLogBeyondDurable) => self.applied,
             StateMachine::Stored => self.durable_applied,
             StateMachine::InMemory => self.durable_snapshot,
             StateMachine::Witness => self.handed_out,
