@@ -13,6 +13,9 @@ use crate::{Cluster, DataFolder, Role};
 /// After a fault ended, until its traces should be gone: elections, reconnections, restarts.
 const SETTLE_NS: u64 = 5_000_000_000;
 
+/// How often a process that ends by itself is started again; then it stays down, and the run fails all the sooner.
+const RESTARTS_MAX: usize = 5;
+
 /// A fault that happened.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
@@ -119,7 +122,10 @@ impl Nemesis {
                 let text = format!("{name} ended by itself ({status})");
                 screen.say(&text);
                 self.exits.push(text);
-                cluster.launch(role);
+                let restarts = self.exits.iter().filter(|exit| exit.starts_with(&format!("{name} "))).count();
+                if restarts <= RESTARTS_MAX {
+                    cluster.launch(role);
+                }
             }
         }
     }
