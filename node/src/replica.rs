@@ -599,7 +599,7 @@ impl ApplyTask {
                 Ok(restored) => break restored,
                 Err(FetchError::Node(error)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(shard = shard.0, %error, "a snapshot could not be fetched; asking for another")
+                    tracing::warn!(shard = shard.0, %error, "a snapshot could not be fetched; asking for another");
                 }
             }
             let Some(next) = self.next_snapshot(index).await? else { return Ok(None) };
