@@ -31,6 +31,8 @@ mod up;
 
 use std::process::ExitCode;
 
+const _: () = assert!(!shoal_model::planted::CAN_PLANT, "a binary with planted bugs must not be built");
+
 use clap::Parser as _;
 
 /// Runs the command line of this process, and tells how it ended.

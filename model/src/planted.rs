@@ -13,8 +13,8 @@ pub enum Bug {
     VoteWithoutPersisting,
     /// A leader commits what one follower has acknowledged.
     CommitWithoutQuorum,
-    /// The log is cut behind what is applied, durable or not.
-    CutLogBeyondDurable,
+    /// The log is cut behind what is committed, applied or not.
+    CutLogBeyondApplied,
     /// A leader answers linearizable reads without asking anybody.
     StaleLease,
     /// All reads of a process are asked for under one context.
@@ -51,7 +51,7 @@ impl Bug {
         Self::AcknowledgeBeforeSync,
         Self::VoteWithoutPersisting,
         Self::CommitWithoutQuorum,
-        Self::CutLogBeyondDurable,
+        Self::CutLogBeyondApplied,
         Self::StaleLease,
         Self::ReuseReadContext,
         Self::ApplyTwiceAfterRestart,

@@ -351,11 +351,11 @@ impl Reads {
             let problem = format!("has {} ids, the cap is {}", ids.len(), self.limits.batch_points_max);
             return Err(InputError::new("ids", problem).into());
         }
-        let views = self.views(request.target.into_iter().collect(), deadline).await;
-        let Some((replica, _)) = views.open.first() else {
+        let mut views = self.views(request.target.into_iter().collect(), deadline).await;
+        let Some((replica, view)) = views.open.first() else {
             return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
         };
-        let (store, shard) = (self.store.clone(), replica.shard);
+        let (store, shard, seen) = (self.store.clone(), replica.shard, view.applied);
         let (with_payload, with_vectors) = (request.with_payload, request.with_vectors);
         let read = move || {
             let point = |id| read_point(&*store, shard, id, with_payload, with_vectors);
@@ -364,6 +364,12 @@ impl Reads {
             Ok::<_, NodeError>((points, read_state(&*store, shard)?.unwrap_or_default().applied))
         };
         let (points, applied) = self.pool.run(read).await??;
+        if applied < seen {
+            // The records went while they were read: the replica is dropped, or restored from another.
+            let error = NodeError::Lagging { shard, what: "its content is being replaced" };
+            views.failures.push(failure(shard, &error));
+            return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
+        }
         self.check_size("ids", points.iter().map(prost::Message::encoded_len).sum())?;
         let staleness_ms = views.staleness_of(shard);
         let answered = vec![wire::ShardAnswer { shard_id: shard.0, applied_index: applied.0, staleness_ms }];

@@ -51,6 +51,8 @@ struct Op {
     operation: OperationId,
     level: Level,
     fresh: Fresh,
+    /// Whether leaders are asked first.
+    of_leaders: bool,
     token: Token,
     wish: Wish,
     /// Of an upsert, as many as ids.
@@ -161,8 +163,12 @@ impl Client {
         let level = workload::level_of(fresh, u64::from(out.shape.staleness_ms) * MS, other);
         let (invoke_ns, operation) = (out.now, OperationId(out.rng.random()));
         let shards: Vec<ShardId> = parts.keys().copied().collect();
+        // A router that has not learnt who leads asks anybody, who asks the leader how far the shard is.
+        let knows = fresh == Fresh::Linearizable && out.rng.random_bool(0.5);
+        let of_leaders = knows || matches!(wish, Wish::Upsert(_) | Wish::Delete(_));
+        let shown = Vec::new();
         self.op =
-            Some(Op { number, invoke_ns, operation, level, fresh, token, wish, writes, parts, shown: Vec::new() });
+            Some(Op { number, invoke_ns, operation, level, fresh, of_leaders, token, wish, writes, parts, shown });
         self.own(out.shape.call_deadline_ns, ClientOwn::Deadline(number.0), out);
         shards.into_iter().for_each(|shard| self.send(shard, out));
     }
@@ -175,9 +181,8 @@ impl Client {
             return;
         };
         let Some(entry) = self.map.shards.get(&shard) else { return };
-        let of_leaders = matches!(op.wish, Wish::Upsert(_) | Wish::Delete(_)) || op.fresh == Fresh::Linearizable;
         let nodes = candidates(entry);
-        let known = self.leaders.get(&shard).filter(|node| of_leaders && nodes.contains(node)).copied();
+        let known = self.leaders.get(&shard).filter(|node| op.of_leaders && nodes.contains(node)).copied();
         let node = known.or_else(|| nodes.get(part.turn % nodes.len().max(1)).copied());
         let Some(to) = node.and_then(|node| process_at(&self.map.nodes.get(&node)?.address)) else { return };
         if part.failures > 0 && is_planted(Bug::NewIdentityForRetry) {
@@ -221,7 +226,7 @@ impl Client {
 
     fn failed(&mut self, shard: ShardId, failure: Failure, out: &mut Outside) {
         let Some(part) = self.op.as_mut().and_then(|op| op.parts.get_mut(&shard)) else { return };
-        let rest = (5 * MS << part.failures.min(8)).min(REST_MAX);
+        let rest = ((5 * MS) << part.failures.min(8)).min(REST_MAX);
         let mut refresh = failure == Failure::StaleEpoch;
         match failure {
             Failure::NotLeader(Some(leader)) => drop(self.leaders.insert(shard, leader)),

@@ -85,7 +85,7 @@ impl Coordinator {
         out.own(host.id(), LOOK_EVERY, Own::Duties);
     }
 
-    pub(crate) fn own(&mut self, own: Own, host: &mut Host, out: &mut Outside) {
+    pub(crate) fn own(&mut self, own: &Own, host: &mut Host, out: &mut Outside) {
         match own {
             Own::MapApply => self.apply(host, out),
             Own::MapSnapshot => {
@@ -178,15 +178,15 @@ impl Coordinator {
                 self.go_on(task, host, out);
             }
             (Waiting::Fresh(task), Fate::ReadAt(index)) => self.parked.push((index, task)),
-            (Waiting::Fresh(task) | Waiting::Command(task), _) => self.give_up(task, host, out),
+            (Waiting::Fresh(task) | Waiting::Command(task), _) => self.give_up(&task, host, out),
             _ => {}
         }
     }
 
-    fn give_up(&mut self, task: Task, host: &Host, out: &mut Outside) {
+    fn give_up(&mut self, task: &Task, host: &Host, out: &mut Outside) {
         match task {
             Task::Register { to, .. } | Task::Create { to, .. } | Task::Drop { to, .. } => {
-                out.answer(host.number, to, Answer::Failed(Failure::Unknown));
+                out.answer(host.number, *to, Answer::Failed(Failure::Unknown));
             }
             Task::Name => self.naming = false,
             Task::Settle => self.settling -= 1,
@@ -196,7 +196,7 @@ impl Coordinator {
     /// Mirrors `leadership::Shared::fresh_map`.
     fn ask_fresh(&mut self, task: Task, host: &mut Host, out: &mut Outside) {
         if let Err((_, Waiting::Fresh(task))) = host.read_index(GROUP, Waiting::Fresh(task)) {
-            self.give_up(task, host, out);
+            self.give_up(&task, host, out);
         }
     }
 
@@ -205,7 +205,7 @@ impl Coordinator {
         let map = self.machine.map();
         let command = match &task {
             // The new leader names the cluster first.
-            Task::Register { .. } if map.cluster == ClusterId::default() => return self.give_up(task, host, out),
+            Task::Register { .. } if map.cluster == ClusterId::default() => return self.give_up(&task, host, out),
             Task::Register { store, replaces, address, .. } => Command::RegisterNode {
                 store: *store,
                 name: "node".to_owned(),
@@ -215,7 +215,7 @@ impl Coordinator {
             },
             Task::Create { operation, spec, .. } => {
                 let Ok(placement) = placement::place(&map, spec.shards, spec.copies()) else {
-                    return self.give_up(task, host, out);
+                    return self.give_up(&task, host, out);
                 };
                 Command::CreateCollection { operation: *operation, spec: spec.clone(), placement }
             }
@@ -238,7 +238,7 @@ impl Coordinator {
                     Task::Register { to, .. } | Task::Create { to, .. } | Task::Drop { to, .. },
                     ConsensusError::NotLeader { leader, .. },
                 ) => out.answer(host.number, to, Answer::AskLeader(leader.map(process_of))),
-                (task, _) => self.give_up(task, host, out),
+                (task, _) => self.give_up(&task, host, out),
             }
         }
     }

@@ -110,6 +110,7 @@ pub(crate) enum Own {
     Reclaim(Vec<Target>),
 }
 
+#[derive(Clone, Copy)]
 pub(crate) enum ClientOwn {
     Next,
     Watch,

@@ -214,7 +214,7 @@ impl Node {
         &mut self,
         shard: ShardId,
         key: u64,
-        answer: Answer,
+        answer: &Answer,
         host: &mut Host,
         out: &mut Outside,
     ) {
@@ -222,7 +222,7 @@ impl Node {
         let Some(Work::Fetch(fetch)) = replica.jobs.work.get_mut(&key).filter(|work| !work.is_cancelled()) else {
             return;
         };
-        if let Answer::Segment { segment, broken } = &answer {
+        if let Answer::Segment { segment, broken } = answer {
             let made = take_segment(segment, *broken, fetch.manifest, &fetch.begun.target);
             if let Some(product) = made.and_then(|segment| fetch.begun.input.adopt(segment).ok()) {
                 fetch.made = Some(product);
@@ -281,7 +281,7 @@ impl Node {
         let machine = self.replicas.get(&shard).and_then(|replica| replica.machine.as_ref());
         match machine {
             Some(machine) if machine.is_ready(manifest.checksum, replaced) => {
-                out.answer(host.number, to, Answer::Taken)
+                out.answer(host.number, to, Answer::Taken);
             }
             Some(machine) if machine.has(replaced) => {
                 self.fetch(shard, replaced, manifest, vec![node], Purpose::Offered(to), host, out);
@@ -316,7 +316,7 @@ impl Node {
             return;
         }
         match replica.jobs.work.remove(&key) {
-            Some(Work::Job { lane, begun, cancelled }) => self.end(shard, (lane, key), begun, cancelled, host, out),
+            Some(Work::Job { lane, begun, cancelled }) => self.end(shard, (lane, key), &begun, cancelled, host, out),
             Some(Work::Fetch(fetch)) => self.take_fetched(shard, *fetch, host, out),
             None => return,
         }
@@ -341,7 +341,7 @@ impl Node {
         &mut self,
         shard: ShardId,
         (lane, key): (Lane, u64),
-        begun: Begun,
+        begun: &Begun,
         cancelled: bool,
         host: &mut Host,
         out: &mut Outside,

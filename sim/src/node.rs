@@ -169,7 +169,7 @@ impl Node {
             Pending::Register => self.registered(&answer, host, out),
             Pending::Watch => self.watched(answer, host, out),
             Pending::Offer { shard, install, node } => self.offer_answered(shard, install, node, &answer, host, out),
-            Pending::Fetch { shard, key } => self.fetch_answered(shard, key, answer, host, out),
+            Pending::Fetch { shard, key } => self.fetch_answered(shard, key, &answer, host, out),
             Pending::RestoreFile(shard) => self.restore_file(shard, answer, host, out),
             Pending::RestoreRecords(shard) => self.restore_records(shard, answer, host, out),
             Pending::Digests { shard, node } => self.digests_answered(shard, node, answer, host, out),

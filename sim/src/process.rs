@@ -82,6 +82,7 @@ impl Host {
         RequestId(self.last_request)
     }
 
+    #[allow(clippy::result_large_err, reason = "whoever waited is given back")]
     pub(crate) fn propose(
         &mut self,
         group: GroupId,
@@ -99,6 +100,7 @@ impl Host {
         }
     }
 
+    #[allow(clippy::result_large_err, reason = "whoever waited is given back")]
     pub(crate) fn read_index(&mut self, group: GroupId, waiting: Waiting) -> Result<(), (ConsensusError, Waiting)> {
         let request = self.next_request();
         let Some(core) = &mut self.core else { return Err((ConsensusError::Stopped, waiting)) };
@@ -255,7 +257,7 @@ impl Process {
                 self.persisted(ticket);
             }
             Event::Own { own, .. } => match &mut self.role {
-                Role::Coordinator(coordinator) => coordinator.own(own, &mut self.host, out),
+                Role::Coordinator(coordinator) => coordinator.own(&own, &mut self.host, out),
                 Role::Node(node) => node.own(own, &mut self.host, out),
             },
             Event::Raft { envelope, .. } => {

@@ -241,11 +241,11 @@ impl Node {
         let view = replica.view.clone();
         let dim = replica.spec.dim;
         let Some(reading) = self.reads.remove(&key) else { return };
-        let answer = self.from_view(&view, &reading.what, dim);
+        let answer = self.answer_from(&view, &reading.what, dim);
         out.answer(host.number, reading.to, answer);
     }
 
-    fn from_view(&mut self, view: &View, what: &Read, dim: u32) -> Answer {
+    fn answer_from(&mut self, view: &View, what: &Read, dim: u32) -> Answer {
         let points = &view.points;
         let shown = |id: PointId, row: Row, score: f32| {
             let payload = packed::decode(points.payload(row)).ok()?;
@@ -296,6 +296,8 @@ impl Node {
             Some(Shown { id, write: write_of(&payload)?, score: 0.0, vector })
         };
         let answer = match read() {
+            // The records went while they were read.
+            Ok((_, applied)) if applied < reading.seen => Answer::Failed(Failure::Lagging),
             Ok((points, applied)) => match points.into_iter().map(shown).collect() {
                 Some(points) => Answer::Found { applied, points, count: 0 },
                 None => Answer::Failed(Failure::Corrupt),

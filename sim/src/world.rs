@@ -191,7 +191,7 @@ impl World {
                 out.trace.note(now, client, 3);
                 match self.clients.get_mut(client) {
                     Some(client) => client.answered(id, answer, &mut self.book, out),
-                    None => self.admin.answered(id, answer),
+                    None => self.admin.answered(id, &answer),
                 }
             }
             Event::Client { client, own } => match self.clients.get_mut(client) {
@@ -404,7 +404,7 @@ impl World {
 }
 
 impl Admin {
-    fn answered(&mut self, id: CallId, answer: Answer) {
+    fn answered(&mut self, id: CallId, answer: &Answer) {
         if self.call == Some(id) {
             self.call = None;
             if matches!(answer, Answer::Replied(Ok(_))) {

@@ -123,7 +123,7 @@ impl Group {
     fn cut_log(&mut self, tick: u64, config: &RaftConfig, batch: &mut Batch) {
         let (mut entries, mut bytes) = (config.log_keep_entries, config.log_keep_bytes);
         let safe = match self.state_machine {
-            StateMachine::Stored if is_planted(Bug::CutLogBeyondDurable) => self.applied,
+            StateMachine::Stored if is_planted(Bug::CutLogBeyondApplied) => self.handed_out,
             StateMachine::Stored => self.durable_applied,
             StateMachine::InMemory => self.durable_snapshot,
             StateMachine::Witness => self.handed_out,
