@@ -16,7 +16,11 @@ pub type Voters = BTreeMap<ShardId, Vec<ReplicaId>>;
 /// The shards with replicas that come or go, and who has a vote in them by the report of their leader.
 #[must_use]
 pub fn settled(map: &ClusterMap, heard: &BTreeMap<NodeId, Voters>) -> Vec<(ShardId, Vec<ReplicaId>)> {
-    let heartbeat =
-        |voters: &Voters| Heartbeat { at: Instant::now(), shards: BTreeMap::new(), voters: voters.clone(), disk_bytes: 0 };
+    let heartbeat = |voters: &Voters| Heartbeat {
+        at: Instant::now(),
+        shards: BTreeMap::new(),
+        voters: voters.clone(),
+        disk_bytes: 0,
+    };
     coordinator::settled(map, &heard.iter().map(|(node, voters)| (*node, heartbeat(voters))).collect())
 }

@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::Rng;
-use shoal_checker::history::{
-    Call as Seen, ClientId, FoundHit, Level, OpNumber, Operation, Outcome, Search, Write,
-};
+use shoal_checker::history::{Call as Seen, ClientId, FoundHit, Level, OpNumber, Operation, Outcome, Search, Write};
 use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{
     ClusterMap, Collection, LogIndex, Metric, NodeId, OperationId, PointId, Shard, ShardId, Standing, Token,
@@ -73,14 +71,7 @@ struct Part {
 
 impl Client {
     pub(crate) fn new(number: usize) -> Self {
-        Self {
-            number,
-            map: Arc::default(),
-            leaders: BTreeMap::new(),
-            watching: None,
-            op: None,
-            is_done: false,
-        }
+        Self { number, map: Arc::default(), leaders: BTreeMap::new(), watching: None, op: None, is_done: false }
     }
 
     fn me(&self) -> Endpoint {

@@ -158,7 +158,9 @@ impl Coordinator {
     fn finish(&mut self, waiting: Waiting, reply: Result<Reply, MapError>, host: &mut Host, out: &mut Outside) {
         let Waiting::Command(task) = waiting else { return };
         match task {
-            Task::Create { to, operation, spec, plans } if reply == Err(MapError::StalePlacement) && plans < PLANS_MAX => {
+            Task::Create { to, operation, spec, plans }
+                if reply == Err(MapError::StalePlacement) && plans < PLANS_MAX =>
+            {
                 self.ask_fresh(Task::Create { to, operation, spec, plans: plans + 1 }, host, out);
             }
             Task::Register { to, .. } | Task::Create { to, .. } | Task::Drop { to, .. } => {

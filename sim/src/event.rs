@@ -31,13 +31,36 @@ pub(crate) type CallId = u64;
 
 pub(crate) enum Event {
     /// Of a process by itself; void if it has restarted since.
-    Own { process: usize, boot: u32, own: Own },
-    Raft { to: usize, envelope: Envelope },
-    Call { to: usize, from: Endpoint, id: CallId, call: Arc<Call> },
-    Answer { to: Endpoint, id: CallId, answer: Answer },
-    Client { client: usize, own: ClientOwn },
-    Start { process: usize },
-    Resume { process: usize },
+    Own {
+        process: usize,
+        boot: u32,
+        own: Own,
+    },
+    Raft {
+        to: usize,
+        envelope: Envelope,
+    },
+    Call {
+        to: usize,
+        from: Endpoint,
+        id: CallId,
+        call: Arc<Call>,
+    },
+    Answer {
+        to: Endpoint,
+        id: CallId,
+        answer: Answer,
+    },
+    Client {
+        client: usize,
+        own: ClientOwn,
+    },
+    Start {
+        process: usize,
+    },
+    Resume {
+        process: usize,
+    },
     Fault,
     Mend(Mend),
 }
@@ -46,16 +69,32 @@ pub(crate) enum Event {
 pub(crate) enum Own {
     Tick,
     /// A sync ended that covers what was written before its mark.
-    Synced { ticket: Ticket, mark: u64 },
+    Synced {
+        ticket: Ticket,
+        mark: u64,
+    },
     Apply(ShardId),
     MapApply,
     MakeSnapshot(ShardId),
     MapSnapshot,
-    JobEnds { shard: ShardId, key: u64 },
+    JobEnds {
+        shard: ShardId,
+        key: u64,
+    },
     LaneRested(ShardId),
-    Quiet { shard: ShardId, since: Ns },
-    OfferAgain { shard: ShardId, install: u64, node: NodeId },
-    OffersOver { shard: ShardId, install: u64 },
+    Quiet {
+        shard: ShardId,
+        since: Ns,
+    },
+    OfferAgain {
+        shard: ShardId,
+        install: u64,
+        node: NodeId,
+    },
+    OffersOver {
+        shard: ShardId,
+        install: u64,
+    },
     ProposalLate(RequestId),
     AskSnapshot(ShardId),
     CallLate(CallId),
@@ -144,9 +183,16 @@ pub(crate) enum Failure {
 pub(crate) enum Answer {
     Failed(Failure),
     Written(LogIndex),
-    Found { applied: LogIndex, points: Vec<Shown>, count: u64 },
+    Found {
+        applied: LogIndex,
+        points: Vec<Shown>,
+        count: u64,
+    },
     Taken,
-    Segment { graph: Vec<u8>, stored: Vec<u8> },
+    Segment {
+        graph: Vec<u8>,
+        stored: Vec<u8>,
+    },
     Records(Vec<wire::PointRecord>),
     Digests(BTreeMap<LogIndex, u128>),
     Map(Option<Arc<ClusterMap>>),

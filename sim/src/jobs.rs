@@ -251,7 +251,8 @@ impl Node {
         out: &mut Outside,
     ) {
         let machine = self.replicas.get(&shard).and_then(|replica| replica.machine.as_ref());
-        let found = machine.and_then(|machine| machine.segments().find(|s| s.graph_image().checksum() == checksum).cloned());
+        let found =
+            machine.and_then(|machine| machine.segments().find(|s| s.graph_image().checksum() == checksum).cloned());
         let Some(segment) = found else {
             let failure = if machine.is_some() { Failure::NotFound } else { Failure::NotReady };
             return out.answer(host.number, to, Answer::Failed(failure));
@@ -280,7 +281,9 @@ impl Node {
     ) {
         let machine = self.replicas.get(&shard).and_then(|replica| replica.machine.as_ref());
         match machine {
-            Some(machine) if machine.is_ready(manifest.checksum, replaced) => out.answer(host.number, to, Answer::Taken),
+            Some(machine) if machine.is_ready(manifest.checksum, replaced) => {
+                out.answer(host.number, to, Answer::Taken)
+            }
             Some(machine) if machine.has(replaced) => {
                 self.fetch(shard, replaced, manifest, vec![node], Purpose::Offered(to), host, out);
             }

@@ -111,7 +111,12 @@ impl Host {
         }
     }
 
-    pub(crate) fn change(&mut self, group: GroupId, changes: &[shoal_consensus::MemberChange], waiting: Waiting) -> bool {
+    pub(crate) fn change(
+        &mut self,
+        group: GroupId,
+        changes: &[shoal_consensus::MemberChange],
+        waiting: Waiting,
+    ) -> bool {
         let request = self.next_request();
         let changed = self.core.as_mut().is_some_and(|core| core.change_membership(group, changes, request).is_ok());
         if changed {

@@ -56,7 +56,13 @@ pub(crate) struct Replica {
 }
 
 impl Node {
-    fn open_machine(&self, shard: ShardId, spec: &IndexSpec, host: &Host, out: &Outside) -> Result<ShardMachine, NodeError> {
+    fn open_machine(
+        &self,
+        shard: ShardId,
+        spec: &IndexSpec,
+        host: &Host,
+        out: &Outside,
+    ) -> Result<ShardMachine, NodeError> {
         let policy = policy(out);
         ShardMachine::open(&*host.disk, shard, spec, policy, self.folder.as_deref()).map(|(machine, _)| machine)
     }
@@ -83,7 +89,9 @@ impl Node {
     /// Mirrors `replicas::Replicas::open_replica` and `replica::Replica::open`.
     pub(crate) fn open_replica(&mut self, map: &ClusterMap, shard: &Shard, host: &mut Host, out: &mut Outside) {
         let Some(collection) = map.collections.get(&shard.collection) else { return };
-        let Some(me) = self.member.and_then(|member| shard.replica_on(member)).map(|replica| replica.id) else { return };
+        let Some(me) = self.member.and_then(|member| shard.replica_on(member)).map(|replica| replica.id) else {
+            return;
+        };
         let spec = collection.index.clone();
         let (mut machine, is_lost) = match self.open_or_erase(shard, &spec, host, out) {
             Ok(opened) => opened,
@@ -303,7 +311,8 @@ impl Node {
             discard(machine.forget_ready(), host, out);
         }
         let leads = replica.leads == Leads::Yes;
-        if leads && !replica.sealing
+        if leads
+            && !replica.sealing
             && let Some(seal) = machine.wants_seal(replica.is_quiet)
         {
             replica.sealing = true;

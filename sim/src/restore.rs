@@ -10,8 +10,8 @@ use rand::Rng;
 use shoal_consensus::ConsensusError;
 use shoal_model::{LogIndex, NodeId, ShardId};
 use shoal_node::simulation::{
-    Manifest, Name, Restoring, SegmentFiles, ShardMachine, erase_files, group_of, remove_files, scan_records, snapshot_of,
-    successor,
+    Manifest, Name, Restoring, SegmentFiles, ShardMachine, erase_files, group_of, remove_files, scan_records,
+    snapshot_of, successor,
 };
 use shoal_proto::internal::v1 as wire;
 use shoal_runtime::Store as _;
@@ -178,14 +178,7 @@ impl Node {
     }
 
     /// Mirrors the beginning of `restore::restore`.
-    pub(crate) fn restore(
-        &mut self,
-        shard: ShardId,
-        index: LogIndex,
-        data: Bytes,
-        host: &mut Host,
-        out: &mut Outside,
-    ) {
+    pub(crate) fn restore(&mut self, shard: ShardId, index: LogIndex, data: Bytes, host: &mut Host, out: &mut Outside) {
         let maker_first = |maker: NodeId, peers: Vec<NodeId>| {
             std::iter::once(maker).chain(peers.into_iter().filter(move |node| *node != maker)).collect::<Vec<_>>()
         };
@@ -193,9 +186,8 @@ impl Node {
             Ok(snapshot) => snapshot,
             Err(error) => return out.truth.breaks(format!("process {}: shard {shard} stops: {error}", host.number)),
         };
-        out.trace.tell(out.now, || {
-            format!("process {} restores shard {shard} from node {}", host.number, snapshot.node_id)
-        });
+        out.trace
+            .tell(out.now, || format!("process {} restores shard {shard} from node {}", host.number, snapshot.node_id));
         let nodes = maker_first(NodeId(snapshot.node_id), self.peers_of(shard));
         let segments = snapshot.parts.iter().filter_map(|part| Some((part.name, part.segment.map(manifest_of)?)));
         let (mut wanted, mut files) = (segments.collect::<Vec<_>>(), None);

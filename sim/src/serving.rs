@@ -111,8 +111,16 @@ impl Node {
         out: &mut Outside,
     ) {
         let key = self.next_key();
-        let reading =
-            Reading { to, target, what, index: target.index, asked_at: None, seen: LogIndex(0), stage: Stage::Parked, until: out.now + READY_WITHIN };
+        let reading = Reading {
+            to,
+            target,
+            what,
+            index: target.index,
+            asked_at: None,
+            seen: LogIndex(0),
+            stage: Stage::Parked,
+            until: out.now + READY_WITHIN,
+        };
         self.reads.insert(key, reading);
         if self.open_view(key, host, out) {
             out.own(host.id(), READY_WITHIN, Own::ReadLate(key));

@@ -12,9 +12,7 @@ use shoal_checker::history::Write;
 use shoal_checker::oracle::{SearchRules, Tolerance};
 use shoal_checker::{Ledger, judge};
 use shoal_consensus::Role as Standing_;
-use shoal_model::{
-    ClusterMap, CollectionSpec, GraphSpec, IndexSpec, OperationId, PointId, ShardId, Standing, StoreId,
-};
+use shoal_model::{ClusterMap, CollectionSpec, GraphSpec, IndexSpec, OperationId, PointId, ShardId, Standing, StoreId};
 use shoal_node::simulation::group_of;
 use tempfile::TempDir;
 
@@ -384,12 +382,8 @@ impl World {
             workload::score(shape.metric, &query, &workload::vector_of(id, write, shape.dim))
         };
         let passes = |kind: u64, _: &PointId, write: Write| workload::kind_of(write) == kind;
-        let rules = SearchRules {
-            metric: shape.metric,
-            score: &score,
-            passes: &passes,
-            tolerance: Tolerance::default(),
-        };
+        let rules =
+            SearchRules { metric: shape.metric, score: &score, passes: &passes, tolerance: Tolerance::default() };
         let verdict = match Ledger::new(operations, Some(&shard_of)) {
             Ok(ledger) => {
                 let verdict = judge(&ledger, Some(&rules), &self.out.truth.observations);

@@ -354,7 +354,10 @@ impl Group {
             }
             _ => {}
         }
-        if is_planted(Bug::CommitWithoutQuorum) && self.leads() && message.get_msg_type() == MessageType::MsgAppendResponse {
+        if is_planted(Bug::CommitWithoutQuorum)
+            && self.leads()
+            && message.get_msg_type() == MessageType::MsgAppendResponse
+        {
             self.raft.raft.raft_log.commit_to(message.index.min(last));
         }
         match self.raft.step(message) {

@@ -279,7 +279,9 @@ impl ShardMachine {
         if replaced.is_empty() || !replaced.iter().all(|name| self.parts.contains_key(name)) {
             return Ok(left);
         }
-        if is_planted(Bug::InstallWhereReady) && segment.is_some_and(|segment| !self.is_ready(segment.checksum, replaced)) {
+        if is_planted(Bug::InstallWhereReady)
+            && segment.is_some_and(|segment| !self.is_ready(segment.checksum, replaced))
+        {
             return Ok(left);
         }
         let part = match segment {
@@ -656,11 +658,7 @@ pub struct Restoring {
 
 impl Restoring {
     /// Removes what there is.
-    pub fn begin(
-        store: Arc<dyn Store>,
-        shard: ShardId,
-        snapshot: wire::ShardSnapshot,
-    ) -> Result<Self, NodeError> {
+    pub fn begin(store: Arc<dyn Store>, shard: ShardId, snapshot: wire::ShardSnapshot) -> Result<Self, NodeError> {
         let state = snapshot.state.as_ref().and_then(ShardState::from_wire);
         let state = state.ok_or(NodeError::Malformed { shard, what: "snapshot" })?;
         let mut batch = Batch::default();
