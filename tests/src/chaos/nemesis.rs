@@ -49,6 +49,8 @@ pub(crate) struct Nemesis {
     windows: BTreeMap<usize, Window>,
     /// Processes that ended by themselves.
     exits: Vec<String>,
+    /// Damages for which a process has ended.
+    excused: BTreeSet<usize>,
     /// Those that are to stay down until their fault ends.
     down: BTreeSet<Role>,
 }
@@ -65,8 +67,8 @@ impl Nemesis {
         steps.sort();
         steps.reverse();
         let faults = schedule.into_iter().map(|(_, fault)| fault).collect();
-        let (windows, exits, down) = Default::default();
-        Self { clock, faults, steps, windows, exits, down }
+        let (windows, exits, excused, down) = Default::default();
+        Self { clock, faults, steps, windows, exits, excused, down }
     }
 
     /// Does what is due; to be called every few milliseconds.
@@ -107,7 +109,8 @@ impl Nemesis {
         &self.exits
     }
 
-    /// Starts again what has ended by itself. Only a full disk excuses that; then it stays down until there is room.
+    /// Starts again what has ended by itself. A full disk excuses that, and it stays down until there is room; so does a
+    /// damaged table, once for each.
     pub(crate) fn look_after(&mut self, cluster: &mut Cluster, screen: &mut Screen) {
         for (role, status) in cluster.reap() {
             let is_full = self
@@ -115,7 +118,15 @@ impl Nemesis {
                 .iter()
                 .any(|(i, window)| window.to_ns.is_none() && self.faults[*i].action == Action::DiskFull(role));
             let name = role.name();
-            if is_full {
+            let damaged = self.windows.keys().find(|i| {
+                let is_table = matches!(self.faults[**i].action, Action::FlipTable(node, _) if node == role);
+                is_table && !self.excused.contains(i)
+            });
+            if let Some(flip) = damaged.copied() {
+                screen.say(&format!("{name} ended by itself, as a table is damaged ({status})"));
+                self.excused.insert(flip);
+                cluster.launch(role);
+            } else if is_full {
                 screen.say(&format!("{name} ended by itself, its disk being full ({status})"));
                 self.down.insert(role);
             } else {
