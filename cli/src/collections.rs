@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use serde_json::json;
-use shoal_client::{Collection, NewCollection, NodeStatus, Replica, Shard};
+use shoal_client::{Collection, NewCollection, NodeStatus, Replica, Shard, Standing};
 use shoal_model::GraphSpec;
 
 use crate::args::CreateArgs;
@@ -139,6 +139,9 @@ fn lives(replica: &Replica, nodes: &[NodeStatus]) -> bool {
 fn role(replica: &Replica, nodes: &[NodeStatus]) -> &'static str {
     match &replica.report {
         Some(report) if report.leader => "leader",
+        Some(_) if replica.standing == Standing::Joining => "joining",
+        Some(_) if replica.standing == Standing::Leaving => "leaving",
+        Some(_) if replica.witness => "witness",
         Some(_) => "follower",
         None if lives(replica, nodes) => "starting",
         None => "out of reach",
@@ -225,6 +228,7 @@ mod tests {
             id: id * 10 + i as u64,
             node_id: i as u64 + 1,
             witness: false,
+            standing: Standing::Member,
             report: alive.then_some(ReplicaReport {
                 leader: leader && i == 0,
                 applied_index: 41,

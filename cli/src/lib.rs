@@ -16,6 +16,7 @@ mod folders;
 mod import;
 mod json;
 mod metrics_server;
+mod node_home;
 mod output;
 mod points;
 mod process;

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
 use shoal_coordinator::{Coordinator, CoordinatorConfig};
-use shoal_model::Classify;
-use shoal_node::{Node, NodeConfig};
+use shoal_model::{Classify, ErrorKind};
+use shoal_node::{Node, NodeConfig, NodeError};
 use shoal_router::{Router, RouterConfig};
-use shoal_runtime::Store;
+use shoal_runtime::{Store, Told};
 use shoal_storage::RocksStore;
 use tokio::net::TcpListener;
 
 use crate::failure::{Exit, Failure};
 use crate::metrics_server::MetricsServer;
+use crate::node_home::NodeHome;
 
 /// The sockets of a process.
 pub(crate) struct Sockets {
@@ -25,7 +26,7 @@ pub(crate) struct Sockets {
 
 enum Service {
     Coordinator(Coordinator),
-    Node(Node),
+    Node(Box<Node>, NodeHome),
     Router(Router),
 }
 
@@ -53,11 +54,31 @@ impl Process {
 
     /// Runs a node over the store in `data`; its segment files are in a folder therein.
     pub(crate) async fn node(name: String, config: NodeConfig, sockets: Sockets, data: &Path) -> Result<Self, Failure> {
-        let store = open_store(data).await?;
+        let folder = data.to_owned();
+        let opened = tokio::task::spawn_blocking(move || {
+            let mut home = NodeHome::open(&folder)?;
+            let store = home.open_store()?;
+            Ok::<_, Failure>((home, store))
+        });
+        let (mut home, store) = opened.await.map_err(|error| Failure::new(format!("{name}: {error}")))??;
         let mut registry = Registry::default();
-        let segments = Some(data.join("segments"));
-        let started = Node::start(config, sockets.calls, store, segments, &mut registry).await;
-        let service = Service::Node(started.map_err(|error| failure(&name, &error))?);
+        let (segments, replaces) = (Some(home.segments()), home.replaces());
+        let started = Node::start(config, sockets.calls, store, segments, replaces, &mut registry).await;
+        let node = match started {
+            Ok(node) => node,
+            Err(error @ NodeError::Refused(_)) if replaces.is_some() => {
+                home.put_back()?;
+                return Err(failure(&name, &error));
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::Corruption {
+                    home.note_damage()?;
+                }
+                return Err(failure(&name, &error));
+            }
+        };
+        home.registered(node.store())?;
+        let service = Service::Node(Box::new(node), home);
         Ok(Self { name, service, metrics: MetricsServer::start(sockets.metrics, registry)? })
     }
 
@@ -78,7 +99,7 @@ impl Process {
     pub(crate) fn url(&self) -> String {
         let address = match &self.service {
             Service::Coordinator(coordinator) => coordinator.address(),
-            Service::Node(node) => node.address(),
+            Service::Node(node, _) => node.address(),
             Service::Router(router) => router.address(),
         };
         format!("http://{address}")
@@ -89,11 +110,19 @@ impl Process {
         self.metrics.url()
     }
 
-    /// Completes only if it cannot go on.
+    /// Completes only if it cannot go on. A node whose store is damaged has it replaced at the next start.
     pub(crate) async fn failed(&mut self) -> Failure {
         let reason = match &mut self.service {
             Service::Coordinator(coordinator) => coordinator.failed().await,
-            Service::Node(node) => node.failed().await,
+            Service::Node(node, home) => {
+                let Told { reason, kind } = node.failed().await;
+                if kind == ErrorKind::Corruption
+                    && let Err(failure) = home.note_damage()
+                {
+                    return failure;
+                }
+                reason
+            }
             Service::Router(router) => router.failed().await,
         };
         Failure::new(format!("{} cannot go on: {reason}", self.name))
@@ -104,7 +133,7 @@ impl Process {
         let name = self.name;
         let stopped = match self.service {
             Service::Coordinator(coordinator) => coordinator.shut_down().await.map_err(|error| failure(&name, &error)),
-            Service::Node(node) => node.shut_down().await.map_err(|error| failure(&name, &error)),
+            Service::Node(node, _) => node.shut_down().await.map_err(|error| failure(&name, &error)),
             Service::Router(router) => router.shut_down().await.map_err(|error| failure(&name, &error)),
         };
         self.metrics.shut_down().await;

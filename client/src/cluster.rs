@@ -82,8 +82,23 @@ pub struct Replica {
     pub node_id: u64,
     /// Votes and keeps the log, and has no points.
     pub witness: bool,
+    /// Whether it has come to stay.
+    pub standing: Standing,
     /// What its node last reported; absent while the node is out of reach.
     pub report: Option<ReplicaReport>,
+}
+
+/// Where a replica stands while its shard gets other members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It has a vote: what it holds counts for what is acknowledged.
+    #[default]
+    Member,
+    /// It will have one when it has caught up.
+    Joining,
+    /// It goes when those that join have caught up.
+    Leaving,
 }
 
 /// What a node says of one of its replicas.
@@ -204,6 +219,11 @@ pub(crate) fn collections(list: Vec<v1::Collection>) -> Result<Vec<Collection>, 
 
 fn shard(shard: v1::Shard) -> Shard {
     let replica = |replica: v1::Replica| Replica {
+        standing: match replica.standing() {
+            v1::ReplicaStanding::Joining => Standing::Joining,
+            v1::ReplicaStanding::Leaving => Standing::Leaving,
+            v1::ReplicaStanding::Member | v1::ReplicaStanding::Unspecified => Standing::Member,
+        },
         id: replica.id,
         node_id: replica.node_id,
         witness: replica.witness,

@@ -43,7 +43,9 @@ mod retry;
 pub use answer::{Answer, AnswerInfo, Coverage, Gap, Hit, Page, Record, SearchWork, StageTimings};
 pub use batch::BatchSearch;
 pub use client::{Client, DEFAULT_TIMEOUT};
-pub use cluster::{ClusterStatus, Collection, CoordinatorStatus, NodeStatus, Replica, ReplicaReport, Shard, Warning};
+pub use cluster::{
+    ClusterStatus, Collection, CoordinatorStatus, NodeStatus, Replica, ReplicaReport, Shard, Standing, Warning,
+};
 pub use error::ClientError;
 pub use options::{
     Consistency, GraphOptions, NewCollection, ReadOptions, ScrollOptions, SearchOptions, VectorEncoding,

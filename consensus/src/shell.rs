@@ -90,7 +90,7 @@ impl ConsensusThread {
 
     /// As [`ConsensusThread::ended`], and tells `failure` if the thread cannot go on.
     pub async fn ended_or_tell(self, failure: Failure) -> Result<(), ConsensusError> {
-        self.ended().await.inspect_err(|error| failure.tell(error))
+        self.ended().await.inspect_err(|error| failure.tell_error(error))
     }
 
     /// As [`ConsensusThread::ended`], but blocks.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_model::{
-    ClusterMap, Collection, CollectionSpec, Command, IndexSpec, InputError, MapError, NodeId, placement,
+    ClusterMap, Collection, CollectionSpec, Command, IndexSpec, InputError, MapError, NodeId, Standing, placement,
 };
 use shoal_proto::v1;
 use shoal_proto::v1::collections_service_client::CollectionsServiceClient;
@@ -138,6 +138,7 @@ pub(crate) fn describe(
         id: replica.id.0,
         node_id: replica.node.0,
         witness: replica.witness,
+        standing: standing(replica.standing).into(),
         report: heard.get(&replica.node).and_then(|heartbeat| heartbeat.shards.get(&shard.id).cloned()),
     };
     let shards = map.shards_of(collection).map(|shard| v1::Shard {
@@ -161,6 +162,14 @@ pub(crate) fn describe(
         replicas: collection.replicas,
         witness: collection.witness,
         shards: shards.collect(),
+    }
+}
+
+fn standing(standing: Standing) -> v1::ReplicaStanding {
+    match standing {
+        Standing::Member => v1::ReplicaStanding::Member,
+        Standing::Joining => v1::ReplicaStanding::Joining,
+        Standing::Leaving => v1::ReplicaStanding::Leaving,
     }
 }
 

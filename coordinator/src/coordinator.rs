@@ -112,7 +112,7 @@ impl Coordinator {
 
     /// Completes only if the coordinator cannot go on; says why. The process must end then.
     pub async fn failed(&mut self) -> String {
-        self.failure.told().await
+        self.failure.told().await.reason
     }
 
     /// Refuses new calls, lets open ones finish, and syncs the log.
@@ -134,7 +134,7 @@ async fn apply_until(
     tokio::select! {
         () = stop.cancelled() => {}
         result = apply => match result {
-            Err(error) => failure.tell(error),
+            Err(error) => failure.tell_error(&error),
             Ok(()) => failure.tell("the coordinators' Raft group was closed"),
         },
     }

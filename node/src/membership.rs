@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shoal_consensus::Role;
 use shoal_index::set::PartKind;
-use shoal_model::{Classify as _, ClusterId, ErrorKind, NodeId};
+use shoal_model::{Classify as _, ClusterId, ErrorKind, NodeId, StoreId};
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 use shoal_proto::internal::v1::{HeartbeatRequest, RegisterNodeRequest, ShardReport};
 use shoal_proto::map::{id_from_bytes, id_to_bytes};
@@ -58,6 +58,7 @@ pub(crate) async fn register(
     config: &NodeConfig,
     address: &str,
     identity: Identity,
+    replaces: Option<StoreId>,
 ) -> Result<(ClusterId, NodeId), NodeError> {
     let request = RegisterNodeRequest {
         store: id_to_bytes(identity.store.0),
@@ -65,7 +66,7 @@ pub(crate) async fn register(
         address: address.to_owned(),
         zone: config.zone.clone(),
         cluster: identity.member.map(|(cluster, _)| id_to_bytes(cluster.0)).unwrap_or_default(),
-        replaces: Default::default(),
+        replaces: replaces.map(|store| id_to_bytes(store.0)).unwrap_or_default(),
     };
     let mut told = Instant::now();
     loop {

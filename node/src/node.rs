@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use shoal_consensus::{Consensus, ConsensusError, RaftConfig};
-use shoal_model::{ClusterId, ClusterMap, GroupId, NodeId, ReplicaId, ShardId};
+use shoal_consensus::{BEACON_GROUP, Consensus, ConsensusError, ProcessId, RaftConfig};
+use shoal_model::{ClusterId, ClusterMap, GroupId, NodeId, ReplicaId, ShardId, StoreId};
 use shoal_proto::internal::v1::replica_service_server::ReplicaServiceServer;
 use shoal_proto::internal::v1::shard_service_server::ShardServiceServer;
 use shoal_proto::map_watch::MapWatch;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
 use shoal_proto::server;
-use shoal_runtime::{Failure, Store, Tasks};
+use shoal_runtime::{Failure, Store, Tasks, Told};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -52,18 +52,21 @@ pub struct Node {
     /// Ends with the thread that runs the groups.
     raft: JoinHandle<Result<(), ConsensusError>>,
     failure: Failure,
+    identity: Identity,
 }
 
 impl Node {
     /// Starts a node on `listener` over `store`, and returns once the coordinators know it.
     ///
     /// `segments` is the folder of its segment files, which it makes; without one, segments are in memory.
+    /// `replaces`: a store that is lost, whose place this one takes if it is not registered yet.
     /// A node that was registered before serves what it holds at once, and registers in the background.
     pub async fn start(
         config: NodeConfig,
         listener: TcpListener,
         store: Arc<dyn Store>,
         segments: Option<PathBuf>,
+        replaces: Option<StoreId>,
         registry: &mut Registry,
     ) -> Result<Self, NodeError> {
         config.validate()?;
@@ -75,7 +78,7 @@ impl Node {
         let mut coordinators = Coordinators::new(&config.coordinators)?;
         let member = match identity.member {
             Some(member) => member,
-            None => register(&mut coordinators, &config, &address, identity).await?,
+            None => register(&mut coordinators, &config, &address, identity, replaces).await?,
         };
         if identity.member.is_none() {
             identity.member = Some(member);
@@ -89,7 +92,7 @@ impl Node {
         back.spawn("map watch", watching);
 
         let lanes = RaftLanes::new(Box::new(resolver(map_watch.clone())));
-        let (consensus, thread) = Consensus::<Applied>::start(store.clone(), lanes, raft_config(&config))?;
+        let (consensus, thread) = Consensus::<Applied>::start(store.clone(), lanes, raft_config(&config, member.1))?;
         let raft = tokio::spawn(thread.ended_or_tell(failure.clone()));
         let metrics = Metrics::register(registry);
         let peers = Arc::new(Peers::new(member.1, map_watch.clone(), config.transfer_bytes_per_second));
@@ -122,7 +125,7 @@ impl Node {
             failure.clone(),
         )?;
         tracing::info!(node = member.1.0, cluster = %member.0, address, "node serves");
-        Ok(Self { address: bound, front, back, consensus, raft, failure })
+        Ok(Self { address: bound, front, back, consensus, raft, failure, identity })
     }
 
     /// Where it listens.
@@ -131,8 +134,14 @@ impl Node {
         self.address
     }
 
+    /// Identity of its store.
+    #[must_use]
+    pub fn store(&self) -> StoreId {
+        self.identity.store
+    }
+
     /// Completes only if the node cannot go on; says why. The process must end then.
-    pub async fn failed(&mut self) -> String {
+    pub async fn failed(&mut self) -> Told {
         self.failure.told().await
     }
 
@@ -172,12 +181,13 @@ fn indexing(
 }
 
 /// A proposal may be as large as the request that it comes from.
-fn raft_config(config: &NodeConfig) -> RaftConfig {
+fn raft_config(config: &NodeConfig, node: NodeId) -> RaftConfig {
     let usual = RaftConfig::new(uuid::Uuid::new_v4().as_u64_pair().0);
     let proposal_bytes_max = config.limits.message_bytes_max as usize;
     let uncommitted_bytes_max = usual.uncommitted_bytes_max.max(proposal_bytes_max);
     let inbox_bytes_max = usual.inbox_bytes_max.max(2 * proposal_bytes_max);
-    RaftConfig { proposal_bytes_max, uncommitted_bytes_max, inbox_bytes_max, ..usual }
+    let process = Some(ProcessId(node.0));
+    RaftConfig { process, proposal_bytes_max, uncommitted_bytes_max, inbox_bytes_max, ..usual }
 }
 
 async fn follow(
@@ -188,7 +198,7 @@ async fn follow(
 ) {
     if let Err(error) = replicas.follow(maps, stop.cancelled()).await {
         tracing::error!(%error, "a replica cannot go on");
-        failure.tell(error);
+        failure.tell_error(&error);
         stop.cancelled().await;
     }
 }
@@ -203,14 +213,14 @@ struct Life {
 
 /// Tells the coordinators where this node is now, then that it lives. A refusal ends the node.
 async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, failure: Failure) {
-    match register(&mut life.coordinators, &life.config, &life.address, life.identity).await {
+    match register(&mut life.coordinators, &life.config, &life.address, life.identity, None).await {
         Ok(member) => {
             let every = Duration::from_millis(life.config.heartbeat_ms.into());
             heartbeats(life.coordinators, member, every, replicas, store).await;
         }
         Err(error) => {
             tracing::error!(%error, "the coordinators refuse this node");
-            failure.tell(error);
+            failure.tell_error(&error);
         }
     }
 }
@@ -236,8 +246,11 @@ async fn observe(metrics: Metrics, replicas: Arc<Replicas>, exports: Arc<Exports
 fn resolver(maps: MapWatch) -> impl Fn(GroupId, ReplicaId) -> Option<String> + Send + Sync {
     move |group, member| {
         let map = maps.current();
-        let shard = map.shards.get(&ShardId(group.0))?;
-        let node: NodeId = shard.replicas.iter().find(|replica| replica.id == member)?.node;
+        // What processes tell each other on behalf of groups that sleep names them by their node.
+        let node = match group {
+            BEACON_GROUP => NodeId(member.0),
+            _ => map.shards.get(&ShardId(group.0))?.replica(member)?.node,
+        };
         Some(map.nodes.get(&node)?.address.clone())
     }
 }

@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use prost::Message as _;
 use shoal_consensus::Consensus;
-use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId};
+use shoal_model::{Classify as _, ClusterMap, Epoch, ErrorKind, NodeId, Shard, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{map_from_wire, map_to_wire};
 use shoal_runtime::{Batch, Store, Table};
@@ -201,6 +201,8 @@ impl Replicas {
     fn reraise(&self, ended: Result<(ShardId, Result<(), NodeError>), JoinError>) -> Result<(), NodeError> {
         let (shard, result) = ended.map_err(|error| NodeError::Task(error.to_string()))?;
         match result {
+            // What is wrong with the store concerns the whole node.
+            Err(error) if error.kind() == ErrorKind::Corruption => Err(error),
             Err(error) => Err(NodeError::ReplicaStopped { shard, reason: error.to_string() }),
             Ok(()) if self.is_open(shard) => {
                 Err(NodeError::ReplicaStopped { shard, reason: "its Raft group was closed".to_owned() })

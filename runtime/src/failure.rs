@@ -3,11 +3,21 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
+use shoal_model::{Classify, ErrorKind};
 use tokio::sync::watch;
 
 /// Told by any task of a service, heard by the service's owner, who ends the process. The first reason stays.
 #[derive(Clone, Debug)]
-pub struct Failure(Arc<watch::Sender<Option<String>>>);
+pub struct Failure(Arc<watch::Sender<Option<Told>>>);
+
+/// What was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Why, in words.
+    pub reason: String,
+    /// What can be done about it.
+    pub kind: ErrorKind,
+}
 
 impl Default for Failure {
     fn default() -> Self {
@@ -16,23 +26,32 @@ impl Default for Failure {
 }
 
 impl Failure {
-    /// Tells that the service cannot go on.
+    /// Tells that the service cannot go on, which is a bug.
     pub fn tell(&self, reason: impl Display) {
+        self.tell_kind(ErrorKind::Internal, reason);
+    }
+
+    /// Tells of an error after which the service cannot go on.
+    pub fn tell_error(&self, error: &impl Classify) {
+        self.tell_kind(error.kind(), error);
+    }
+
+    fn tell_kind(&self, kind: ErrorKind, reason: impl Display) {
         self.0.send_if_modified(|told| {
             let first = told.is_none();
             if first {
-                *told = Some(reason.to_string());
+                *told = Some(Told { reason: reason.to_string(), kind });
             }
             first
         });
     }
 
     /// Completes once a reason was told.
-    pub async fn told(&self) -> String {
+    pub async fn told(&self) -> Told {
         let mut told = self.0.subscribe();
         // Fails only without a sender, and `self` holds one.
-        let reason = told.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-        reason.unwrap_or_default()
+        let told = told.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
+        told.unwrap_or(Told { reason: String::new(), kind: ErrorKind::Internal })
     }
 }
 
@@ -49,7 +68,7 @@ mod tests {
         });
         failure.tell("disk failed");
         failure.tell("and then everything else");
-        assert_eq!(early.await.expect("does not panic"), "disk failed");
-        assert_eq!(failure.told().await, "disk failed");
+        assert_eq!(early.await.expect("does not panic").reason, "disk failed");
+        assert_eq!(failure.told().await.reason, "disk failed");
     }
 }

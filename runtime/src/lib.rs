@@ -12,7 +12,7 @@ pub mod store_contract;
 mod tasks;
 mod transport;
 
-pub use failure::Failure;
+pub use failure::{Failure, Told};
 pub use memory_store::MemoryStore;
 pub use store::{Batch, Store, StoreError, Table, Visit, Write};
 pub use tasks::{TaskError, Tasks};

@@ -5,11 +5,15 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::{Finished, Process, free_port, run};
+use crate::clock::Clocks;
+use crate::data_folder::DataFolder;
+use crate::network::Network;
+use crate::process::{Finished, Launch, Process, free_port, run};
 
 /// How long a process may take from its start until it serves.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -39,7 +43,9 @@ pub enum Role {
 }
 
 impl Role {
-    fn name(self) -> String {
+    /// Its name in configuration, folders and logs.
+    #[must_use]
+    pub fn name(self) -> String {
         match self {
             Self::Coordinator(i) => format!("coordinator-{}", i + 1),
             Self::Node(i) => format!("node-{}", i + 1),
@@ -56,21 +62,66 @@ impl Role {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Ports {
-    grpc: u16,
-    metrics: u16,
+impl Shape {
+    /// All processes, in the order in which they start.
+    #[must_use]
+    pub fn roles(self) -> Vec<Role> {
+        let coordinators = (0..self.coordinators).map(Role::Coordinator);
+        let nodes = (0..self.nodes).map(Role::Node);
+        let routers = (0..self.routers).map(Role::Router);
+        coordinators.chain(nodes).chain(routers).collect()
+    }
+}
+
+/// What a cluster is made of; [`Setup::new`] gives one on the loopback address, in plain folders.
+#[derive(Debug)]
+pub struct Setup {
+    /// How many processes.
+    pub shape: Shape,
+    /// More environment variables of all processes.
+    pub environment: Vec<(String, String)>,
+    /// More lines for the `[node]` section of every node's file.
+    pub node_settings: String,
+    /// Namespaces in which the processes run, if not in our own.
+    pub network: Option<Network>,
+    /// Where data folders are that are nothing but folders within the cluster's own.
+    pub folders: BTreeMap<Role, DataFolder>,
+    /// Clocks of the processes, if they can be set.
+    pub clocks: Option<Clocks>,
+    /// Folder of the processes' logs; without one they go to our own standard error.
+    pub logs: Option<PathBuf>,
+}
+
+impl Setup {
+    /// Nothing special.
+    #[must_use]
+    pub fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            environment: Vec::new(),
+            node_settings: String::new(),
+            network: None,
+            folders: BTreeMap::new(),
+            clocks: None,
+            logs: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Address {
+    grpc: String,
+    metrics: String,
 }
 
 /// A cluster of `shoal serve` processes in a temporary folder. All are killed when it is dropped.
 #[derive(Debug)]
 pub struct Cluster {
-    folder: TempDir,
-    ports: BTreeMap<Role, Ports>,
+    // First, so that processes end before what they run on goes.
     running: BTreeMap<Role, Process>,
-    environment: Vec<(String, String)>,
-    /// More lines of the section of every node.
-    node_settings: String,
+    addresses: BTreeMap<Role, Address>,
+    setup: Setup,
+    folder: TempDir,
 }
 
 impl Cluster {
@@ -98,17 +149,25 @@ impl Cluster {
     /// If a process does not serve in time.
     #[must_use]
     pub fn start_configured(shape: Shape, environment: &[(&str, &str)], node_settings: &str) -> Self {
-        let coordinators = (0..shape.coordinators).map(Role::Coordinator);
-        let nodes = (0..shape.nodes).map(Role::Node);
-        let routers = (0..shape.routers).map(Role::Router);
-        let roles: Vec<Role> = coordinators.chain(nodes).chain(routers).collect();
-        let ports = |role: &Role| (*role, Ports { grpc: free_port(), metrics: free_port() });
-        let mut cluster = Self {
-            folder: tempfile::tempdir().expect("a temporary folder"),
-            ports: roles.iter().map(ports).collect(),
-            running: BTreeMap::new(),
+        Self::start_as(Setup {
             environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             node_settings: node_settings.to_owned(),
+            ..Setup::new(shape)
+        })
+    }
+
+    /// Starts all processes as `setup` says, and waits until each serves.
+    ///
+    /// # Panics
+    /// If a process does not serve in time.
+    #[must_use]
+    pub fn start_as(setup: Setup) -> Self {
+        let roles = setup.shape.roles();
+        let mut cluster = Self {
+            running: BTreeMap::new(),
+            addresses: roles.iter().map(|role| (*role, address_in(setup.network.as_ref(), *role))).collect(),
+            setup,
+            folder: tempfile::tempdir().expect("a temporary folder"),
         };
         for role in &roles {
             cluster.write_config(*role);
@@ -123,13 +182,13 @@ impl Cluster {
     /// All processes there should be.
     #[must_use]
     pub fn roles(&self) -> Vec<Role> {
-        self.ports.keys().copied().collect()
+        self.addresses.keys().copied().collect()
     }
 
     /// URI of a process's gRPC endpoint.
     #[must_use]
     pub fn address(&self, role: Role) -> String {
-        format!("http://127.0.0.1:{}", self.ports[&role].grpc)
+        format!("http://{}", self.addresses[&role].grpc)
     }
 
     /// What a process tells at its metrics endpoint.
@@ -138,8 +197,8 @@ impl Cluster {
     /// If it does not answer.
     #[must_use]
     pub fn scrape(&self, role: Role) -> String {
-        let address = format!("127.0.0.1:{}", self.ports[&role].metrics);
-        let mut stream = TcpStream::connect(&address).expect("the metrics port is open");
+        let address = &self.addresses[&role].metrics;
+        let mut stream = TcpStream::connect(address).expect("the metrics port is open");
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("sent");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("an answer");
@@ -163,8 +222,59 @@ impl Cluster {
     /// Starts a process that does not run, on its old folder and ports; does not wait until it serves.
     pub fn launch(&mut self, role: Role) {
         let config = self.config_path(role).display().to_string();
-        let arguments = ["serve", role.command(), "--config", &config];
-        self.running.insert(role, Process::start(&role.name(), &arguments, &self.environment));
+        let name = role.name();
+        let mut environment = self.setup.environment.clone();
+        environment.extend(self.setup.clocks.as_ref().map(|clocks| clocks.environment(&name)).unwrap_or_default());
+        let (through, log) = (self.setup.network.as_ref().map(|network| network.enter(&name)), self.log(role));
+        let launch = Launch {
+            name: &name,
+            arguments: &["serve", role.command(), "--config", &config],
+            environment: &environment,
+            through: &through.unwrap_or_default(),
+            log: log.as_deref(),
+        };
+        self.running.insert(role, Process::launch(&launch));
+    }
+
+    /// Whether a process was launched, and not killed or reaped since.
+    #[must_use]
+    pub fn is_running(&self, role: Role) -> bool {
+        self.running.contains_key(&role)
+    }
+
+    /// Stops a process that runs as it stands.
+    pub fn pause(&self, role: Role) {
+        if let Some(process) = self.running.get(&role) {
+            process.pause();
+        }
+    }
+
+    /// Lets a process go on.
+    pub fn resume(&self, role: Role) {
+        if let Some(process) = self.running.get(&role) {
+            process.resume();
+        }
+    }
+
+    /// Takes away the processes that have ended by themselves.
+    pub fn reap(&mut self) -> Vec<(Role, ExitStatus)> {
+        let ended: Vec<_> = self.running.iter_mut().filter_map(|(r, process)| Some((*r, process.ended()?))).collect();
+        for (role, _) in &ended {
+            self.running.remove(role);
+        }
+        ended
+    }
+
+    /// What it runs on.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Where a process logs, if not to our own standard error.
+    #[must_use]
+    pub fn log(&self, role: Role) -> Option<PathBuf> {
+        self.setup.logs.as_ref().map(|folder| folder.join(format!("{}.log", role.name())))
     }
 
     /// Waits until a process says that it serves.
@@ -196,7 +306,7 @@ impl Cluster {
     pub fn shoal(&self, arguments: &[&str], within: Duration) -> Finished {
         let endpoint = self.address(Role::Router(0));
         let state = self.folder().join("state").display().to_string();
-        let mut environment = self.environment.clone();
+        let mut environment = self.setup.environment.clone();
         environment.push(("SHOAL_ENDPOINT".to_owned(), endpoint));
         environment.push(("XDG_STATE_HOME".to_owned(), state));
         run(arguments, &environment, within)
@@ -205,7 +315,8 @@ impl Cluster {
     /// Data folder of a coordinator or node.
     #[must_use]
     pub fn data(&self, role: Role) -> PathBuf {
-        self.folder().join(role.name())
+        let own = || self.folder().join(role.name());
+        self.setup.folders.get(&role).map_or_else(own, DataFolder::path)
     }
 
     fn config_path(&self, role: Role) -> PathBuf {
@@ -213,9 +324,8 @@ impl Cluster {
     }
 
     fn write_config(&self, role: Role) {
-        let ports = self.ports[&role];
-        let mut text =
-            format!("listen = \"127.0.0.1:{}\"\nmetrics_listen = \"127.0.0.1:{}\"\n", ports.grpc, ports.metrics);
+        let Address { grpc, metrics } = &self.addresses[&role];
+        let mut text = format!("listen = {grpc:?}\nmetrics_listen = {metrics:?}\n");
         if !matches!(role, Role::Router(_)) {
             let data = self.data(role);
             text += &format!("data = {:?}\n", data.display().to_string());
@@ -226,7 +336,7 @@ impl Cluster {
                 "[node]\nname = {:?}\ncoordinators = {:?}\n{}\n",
                 role.name(),
                 self.coordinators(),
-                self.node_settings
+                self.setup.node_settings
             ),
             Role::Router(_) => format!("[router]\ncoordinators = {:?}\n", self.coordinators()),
         };
@@ -234,12 +344,23 @@ impl Cluster {
     }
 
     fn coordinators(&self) -> Vec<String> {
-        let coordinators = self.ports.keys().filter(|role| matches!(role, Role::Coordinator(_)));
+        let coordinators = self.addresses.keys().filter(|role| matches!(role, Role::Coordinator(_)));
         coordinators.map(|role| self.address(*role)).collect()
     }
 
     fn peers(&self) -> String {
         let peer = |(i, address): (usize, String)| format!("  {{ id = {}, address = {address:?} }},\n", i + 1);
         self.coordinators().into_iter().enumerate().map(peer).collect()
+    }
+}
+
+/// Free ports of the loopback address, kept for the life of the cluster; in a namespace of its own a process has them all.
+fn address_in(network: Option<&Network>, role: Role) -> Address {
+    match network.map(|network| network.address(&role.name())) {
+        Some(host) => Address { grpc: format!("{host}:7000"), metrics: format!("{host}:7001") },
+        None => {
+            let free = || format!("127.0.0.1:{}", free_port());
+            Address { grpc: free(), metrics: free() }
+        }
     }
 }

@@ -4,13 +4,20 @@
 //! a test fails. Ports are free ones, chosen when a cluster is made and kept for its life, so that a process
 //! that was killed comes back where it was.
 
+pub mod chaos;
+mod clock;
 mod cluster;
 mod collector;
+mod data_folder;
+mod network;
 mod process;
 
-pub use cluster::{Cluster, Role, Shape};
+pub use clock::Clocks;
+pub use cluster::{Cluster, Role, Setup, Shape};
 pub use collector::{Collector, SpanSeen};
-pub use process::{Finished, Process, free_port, run, shoal_binary};
+pub use data_folder::{DataFolder, LossyDisk, SmallDisk};
+pub use network::Network;
+pub use process::{Finished, Launch, Process, free_port, run, shoal_binary};
 
 use std::path::PathBuf;
 

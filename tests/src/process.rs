@@ -1,17 +1,20 @@
 //! Processes of the `shoal` binary.
 
 use std::collections::hash_map::RandomState;
+use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The binary under test: `SHOAL_BIN`, or the one built beside this test.
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The binary under test: `SHOAL_BIN`, or the one built beside this program.
 ///
 /// # Panics
 /// If there is none.
@@ -20,10 +23,11 @@ pub fn shoal_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("SHOAL_BIN") {
         return path.into();
     }
-    let test = std::env::current_exe().expect("a test knows its own path");
-    // target/PROFILE/deps/test-hash -> target/PROFILE/shoal
-    let path = test.parent().and_then(|deps| deps.parent()).map(|profile| profile.join("shoal"));
-    let path = path.expect("tests are built into target/PROFILE/deps");
+    let own = std::env::current_exe().expect("a program knows its own path");
+    // Programs are in target/PROFILE, tests in target/PROFILE/deps.
+    let folder = own.parent().expect("a program is in a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let path = folder.join("shoal");
     assert!(path.exists(), "{} is missing: build it with `cargo build --release --bin shoal`", path.display());
     path
 }
@@ -50,6 +54,21 @@ pub fn free_port() -> u16 {
     free.next().expect("a free port")
 }
 
+/// How a process of `shoal` is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// For messages.
+    pub name: &'a str,
+    /// Those of `shoal`.
+    pub arguments: &'a [&'a str],
+    /// More environment variables.
+    pub environment: &'a [(String, String)],
+    /// A program with its arguments that becomes `shoal`, such as one that enters a network namespace; empty for none.
+    pub through: &'a [String],
+    /// Where its standard error is appended to; the test's own if there is none.
+    pub log: Option<&'a Path>,
+}
+
 /// A running process. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -65,9 +84,29 @@ impl Process {
     /// If it cannot be started.
     #[must_use]
     pub fn start(name: &str, arguments: &[&str], environment: &[(String, String)]) -> Self {
-        let mut command = Command::new(shoal_binary());
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        command.envs(environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        Self::launch(&Launch { name, arguments, environment, through: &[], log: None })
+    }
+
+    /// Starts `shoal` as `launch` says.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn launch(launch: &Launch<'_>) -> Self {
+        let name = launch.name;
+        let binary = shoal_binary();
+        let mut command = match launch.through {
+            [] => Command::new(binary),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary);
+                command
+            }
+        };
+        let open = |path| File::options().create(true).append(true).open(path).expect("the log can be written");
+        let log = launch.log.map_or_else(Stdio::inherit, |path| open(path).into());
+        command.args(launch.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.envs(launch.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         let mut child = command.spawn().unwrap_or_else(|error| panic!("start {name}: {error}"));
         let stdout = child.stdout.take().expect("standard output is piped");
         let (sender, lines) = mpsc::channel();
@@ -95,6 +134,29 @@ impl Process {
                 Err(error) => panic!("{}: no line with {text:?} within {within:?} ({error})", self.name),
             }
         }
+    }
+
+    /// Stops it as it stands, until it is resumed.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // The child is waited for by us alone, so that its number is its own until then.
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Panics
+    /// If it cannot be waited for.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the process is ours")
     }
 
     /// Kills it at once, as a power loss of the process would, and waits until it is gone.

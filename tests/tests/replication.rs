@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use shoal_client::{Client, Consistency, NewCollection, SearchOptions};
+use shoal_client::{Client, Consistency, NewCollection, SearchOptions, Standing};
 use shoal_model::{Filter, Metric, Payload, Point, PointId, Value};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::replica_service_client::ReplicaServiceClient;
@@ -228,6 +228,65 @@ fn a_witness_keeps_a_shard_of_two_writing_when_one_is_lost() {
     });
     assert_eq!((full.len(), witness.len()), (2, 1));
     cluster.stop();
+}
+
+#[test]
+fn a_node_whose_store_is_damaged_is_made_anew_from_the_others() {
+    let runtime = Runtime::new().expect("a runtime");
+    let mut cluster = Cluster::start(Shape { coordinators: 1, nodes: 3, routers: 1 });
+    let client = connect(&runtime, &cluster);
+    runtime.block_on(async {
+        create(&client, 2).await;
+        upsert(&client, 0..2_000).await;
+    });
+    let (hurt, id) = (Role::Node(1), runtime.block_on(node_id(&client, "node-2")));
+    cluster.kill(hurt);
+    flip_a_byte_of_each(&cluster.data(hurt), "log");
+    cluster.launch(hurt);
+    cluster.wait_ready(hurt);
+    runtime.block_on(upsert(&client, 2_000..3_000));
+    wait_for(|| (runtime.block_on(node_id(&client, "node-2")) != id).then_some(()));
+    wait_for(|| runtime.block_on(all_live(&client)));
+    runtime.block_on(async {
+        assert_eq!(count(&client).await, 3_000);
+        check_same(&client).await;
+    });
+    assert!(cluster.data(hurt).join("damaged").is_dir(), "what was damaged is kept");
+    // The one that was made anew counts: another may go.
+    cluster.kill(Role::Node(2));
+    runtime.block_on(async {
+        upsert(&client, 3_000..3_100).await;
+        assert_eq!(count(&client).await, 3_100);
+    });
+    cluster.stop();
+}
+
+/// Flips a bit in the middle of every file of a store that ends so.
+fn flip_a_byte_of_each(folder: &std::path::Path, extension: &str) {
+    let files = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut flipped = 0;
+    for file in files.filter(|path| path.extension().is_some_and(|found| found == extension)) {
+        let mut bytes = std::fs::read(&file).expect("read");
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 0x40;
+            flipped += 1;
+            std::fs::write(&file, bytes).expect("written");
+        }
+    }
+    assert!(flipped > 0, "no .{extension} file in {}", folder.display());
+}
+
+async fn node_id(client: &Client, name: &str) -> u64 {
+    let status = client.status().await.expect("a status");
+    status.nodes.iter().find(|node| node.name == name).expect("it is known").id
+}
+
+/// Whether all replicas are members of their groups on nodes that tell of them.
+async fn all_live(client: &Client) -> Option<()> {
+    let collection = client.describe_collection("rows").await.expect("it is there");
+    let mut replicas = collection.shards.iter().flat_map(|shard| &shard.replicas);
+    replicas.all(|replica| replica.standing == Standing::Member && replica.report.is_some()).then_some(())
 }
 
 /// Whether all replicas have their points in segments that are all there.

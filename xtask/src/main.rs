@@ -7,6 +7,7 @@
 
 mod bench;
 mod cargo_tree;
+mod chaos;
 mod checks;
 mod house;
 mod layers;
@@ -33,6 +34,8 @@ usage: cargo xtask <command>
   test [FILTER]  setup, every check, then every test; with FILTER only the tests whose name contains it
   check [NAME]   one step of `test` alone; without NAME: list them
   bench [ARGS]   setup, build, then run `shoal-bench ARGS`; `bench ann --help` tells more (docs/benchmarks.md)
+  chaos [ARGS]   setup, build, then run `shoal-chaos ARGS`: faults on real processes, and a verdict; `chaos --help`
+                 tells more
 
 The cache folder is $SHOAL_CACHE, else $XDG_CACHE_HOME/shoal, else ~/.cache/shoal.
 CARGO_TARGET_DIR and ROCKSDB_LIB_DIR are honoured where set.";
@@ -54,6 +57,10 @@ fn main() -> ExitCode {
         // 1 says that a gate was missed.
         ["bench", rest @ ..] => {
             return bench::run(rest).map_or_else(|reason| failed(&reason, 2), |never| match never {});
+        }
+        // 1 says that something did not hold, 2 that nothing was proved.
+        ["chaos", rest @ ..] => {
+            return chaos::run(rest).map_or_else(|reason| failed(&reason, 2), |never| match never {});
         }
         ["check", name] => prepared(setup::FOR_TESTS).and_then(|workspace| checks::run_one(&workspace, name)),
         _ => {

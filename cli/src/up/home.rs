@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::failure::Failure;
+use crate::folders::write_json;
 
 /// Nodes of a new folder.
 const NODES: u32 = 3;
@@ -125,16 +125,8 @@ impl Home {
 
     /// Notes ports and size for the next start.
     pub(crate) fn save(&self) -> Result<(), Failure> {
-        let write = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-            serde_json::to_writer_pretty(&mut file, &self.notes)?;
-            file.flush()?;
-            // A name must not come before what it names: after a power cut the folder would be refused.
-            file.as_file().sync_all()?;
-            file.persist(self.folder.join("up.json"))?;
-            std::fs::File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(|error| Failure::new(format!("write up.json in {}: {error}", self.folder.display())))
+        write_json(&self.folder, "up.json", &self.notes)
+            .map_err(|error| Failure::new(format!("write up.json in {}: {error}", self.folder.display())))
     }
 }
 

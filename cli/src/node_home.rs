@@ -1,0 +1,236 @@
+//! The data folder of a node: its store, and what is to be known of it when the store cannot be read.
+//!
+//! A store that is damaged is not mended in place: nobody knows what else is wrong with it, and what it once
+//! acknowledged and voted for may be gone. It is set aside, and the node begins anew on an empty one, as another node
+//! that takes the place of the first; its replicas are made anew from others. `node.json` says which store the folder
+//! had, so that this works when nothing can be read from it, and that a replacement is under way, so that a crash in
+//! between changes nothing.
+
+use std::fmt::Display;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use shoal_model::{Classify as _, ErrorKind, StoreId};
+use shoal_runtime::{Store, StoreError};
+use shoal_storage::RocksStore;
+
+use crate::failure::Failure;
+use crate::folders::write_json;
+
+const NOTES: &str = "node.json";
+/// Where the last damaged store is kept, in a folder named by its identity.
+const ASIDE: &str = "damaged";
+
+/// What is known of a node's folder beside its store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Notes {
+    /// Identity of the store, in hexadecimal; empty before it had one.
+    store: String,
+    /// Identity of the store that it takes the place of, until the coordinators know.
+    replaces: String,
+    /// The store was found damaged while the node ran.
+    damaged: bool,
+}
+
+/// A node's data folder.
+#[derive(Debug)]
+pub(crate) struct NodeHome {
+    folder: PathBuf,
+    notes: Notes,
+}
+
+impl NodeHome {
+    /// Reads the notes in a folder, which is made if it is not there.
+    pub(crate) fn open(folder: &Path) -> Result<Self, Failure> {
+        let failed = |error: &dyn Display| Failure::new(format!("data folder {}: {error}", folder.display()));
+        fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+        let notes = match fs::read(folder.join(NOTES)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| failed(&format!("{NOTES}: {error}")))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Notes::default(),
+            Err(error) => return Err(failed(&format!("{NOTES}: {error}"))),
+        };
+        Ok(Self { folder: folder.to_owned(), notes })
+    }
+
+    /// Opens the store; one that is damaged is set aside, and an empty one opened.
+    pub(crate) fn open_store(&mut self) -> Result<Arc<dyn Store>, Failure> {
+        if self.notes.damaged {
+            self.set_aside("it was found damaged before")?;
+        }
+        match RocksStore::open(&self.folder) {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(error) if error.kind() == ErrorKind::Corruption && !self.notes.store.is_empty() => {
+                self.set_aside(&error)?;
+                let opened = RocksStore::open(&self.folder).map_err(|error| self.failure(&error))?;
+                Ok(Arc::new(opened))
+            }
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    fn failure(&self, error: &StoreError) -> Failure {
+        Failure::new(format!("open the store in {}: {error}", self.folder.display()))
+    }
+
+    /// Folder of segment files.
+    pub(crate) fn segments(&self) -> PathBuf {
+        self.folder.join("segments")
+    }
+
+    /// The store whose place this one takes, if the coordinators do not know yet.
+    pub(crate) fn replaces(&self) -> Option<StoreId> {
+        u128::from_str_radix(&self.notes.replaces, 16).ok().map(StoreId)
+    }
+
+    /// The node serves: the coordinators know its store.
+    pub(crate) fn registered(&mut self, store: StoreId) -> Result<(), Failure> {
+        let notes = Notes { store: store.to_string(), ..Notes::default() };
+        if self.notes != notes {
+            self.notes = notes;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// The store is damaged: the next start sets it aside.
+    pub(crate) fn note_damage(&mut self) -> Result<(), Failure> {
+        self.notes.damaged = true;
+        self.save()
+    }
+
+    /// The coordinators do not let the store be given up: it is put back, for whoever can mend it, and tried again at
+    /// the next start.
+    pub(crate) fn put_back(&mut self) -> Result<(), Failure> {
+        let aside = self.aside(&self.notes.replaces);
+        let failed = |error: io::Error| Failure::new(format!("put {} back: {error}", aside.display()));
+        self.empty().map_err(failed)?;
+        for entry in fs::read_dir(&aside).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            fs::rename(entry.path(), self.folder.join(entry.file_name())).map_err(failed)?;
+        }
+        self.notes = Notes { store: std::mem::take(&mut self.notes.replaces), damaged: true, ..Notes::default() };
+        self.save()
+    }
+
+    /// Moves everything but the notes away. Cut short, it goes on at the next start, since the damage is noted first.
+    fn set_aside(&mut self, why: impl Display) -> Result<(), Failure> {
+        let folder = self.folder.display();
+        tracing::error!(%folder, %why, "the store is damaged: it is set aside, and its replicas are made anew");
+        if !self.notes.damaged {
+            self.note_damage()?;
+        }
+        let failed = |error: io::Error| Failure::new(format!("set {} aside: {error}", self.folder.display()));
+        if self.notes.store.is_empty() {
+            // It never served. What it was to replace stays to be replaced.
+            self.empty().map_err(failed)?;
+        } else {
+            self.move_to(&self.aside(&self.notes.store)).map_err(failed)?;
+            self.notes.replaces = std::mem::take(&mut self.notes.store);
+        }
+        self.notes.damaged = false;
+        self.save()
+    }
+
+    fn aside(&self, store: &str) -> PathBuf {
+        self.folder.join(ASIDE).join(store)
+    }
+
+    /// Moves what is in the folder to `aside`, and removes what other stores left there.
+    fn move_to(&self, aside: &Path) -> io::Result<()> {
+        fs::create_dir_all(aside)?;
+        for entry in fs::read_dir(self.folder.join(ASIDE))? {
+            let path = entry?.path();
+            if path != aside {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        for path in own_entries(&self.folder)? {
+            let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+            fs::rename(&path, aside.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything but the notes and what was set aside.
+    fn empty(&self) -> io::Result<()> {
+        for path in own_entries(&self.folder)? {
+            if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        write_json(&self.folder, NOTES, &self.notes)
+            .map_err(|error| Failure::new(format!("write {NOTES} in {}: {error}", self.folder.display())))
+    }
+}
+
+/// Everything in a node's folder but its notes and what was set aside.
+fn own_entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name() != NOTES && entry.file_name() != ASIDE {
+            entries.push(entry.path());
+        }
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_runtime::{Batch, Table};
+
+    use super::*;
+
+    fn mark(store: &dyn Store, key: &'static str) {
+        let mut batch = Batch::default();
+        batch.put(Table::Meta, key, "here");
+        store.write(batch).expect("written");
+        store.sync().expect("synced");
+    }
+
+    fn has(store: &dyn Store, key: &str) -> bool {
+        store.get(Table::Meta, key.as_bytes()).expect("read").is_some()
+    }
+
+    #[test]
+    fn a_damaged_store_is_set_aside_until_another_takes_its_place() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut home = NodeHome::open(folder.path()).expect("opened");
+        mark(&*home.open_store().expect("opened"), "first");
+        home.registered(StoreId(7)).expect("noted");
+        assert_eq!(home.replaces(), None);
+
+        home.note_damage().expect("noted");
+        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let store = home.open_store().expect("an empty one");
+        assert!(!has(&*store, "first"));
+        assert_eq!(home.replaces(), Some(StoreId(7)));
+        drop(store);
+        let mut again = NodeHome::open(folder.path()).expect("opened");
+        assert!(!has(&*again.open_store().expect("opened"), "first"), "a restart in between changes nothing");
+        assert_eq!(again.replaces(), Some(StoreId(7)));
+        again.registered(StoreId(8)).expect("noted");
+        assert_eq!(NodeHome::open(folder.path()).expect("opened").replaces(), None);
+    }
+
+    #[test]
+    fn a_store_that_must_not_be_given_up_is_put_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut home = NodeHome::open(folder.path()).expect("opened");
+        mark(&*home.open_store().expect("opened"), "first");
+        home.registered(StoreId(7)).expect("noted");
+        home.note_damage().expect("noted");
+        drop(home.open_store().expect("an empty one"));
+        home.put_back().expect("put back");
+        assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"));
+        let mut home = NodeHome::open(folder.path()).expect("opened");
+        drop(home.open_store().expect("an empty one"));
+        assert_eq!(home.replaces(), Some(StoreId(7)), "and tried again at the next start");
+    }
+}
