@@ -657,9 +657,9 @@ mod tests {
     }
 
     impl Shard {
-        fn apply(&mut self, entry: bytes::Bytes) -> Replaced {
+        fn apply(&mut self, entry: &bytes::Bytes) -> Replaced {
             self.applied += 1;
-            let applied = self.machine.apply(LogIndex(self.applied), &entry, &mut Batch::default());
+            let applied = self.machine.apply(LogIndex(self.applied), entry, &mut Batch::default());
             applied.expect("applies").replaced
         }
 
@@ -674,9 +674,9 @@ mod tests {
                 let upserts = (first..first + 100).map(point).collect();
                 let operation = u128::from(first + 1).to_be_bytes();
                 let entry = command::encode(&operation, upserts, vec![], &spec(), HashRange::FULL, &Limits::default());
-                self.apply(entry.expect("a good command"));
+                self.apply(&entry.expect("a good command"));
                 if let Some(seal) = self.machine.wants_seal(false) {
-                    self.apply(seal);
+                    self.apply(&seal);
                 }
             }
         }
@@ -686,7 +686,7 @@ mod tests {
             let (machine, made) = jobs.handle(event, self.machine).await.expect("borne");
             self.machine = machine;
             if let Some(Made { replaced, manifest }) = made {
-                let left = self.apply(command::encode_install(&replaced, manifest));
+                let left = self.apply(&command::encode_install(&replaced, manifest));
                 jobs.discard(left);
             }
             self

@@ -115,7 +115,7 @@ fn parts_are_in_one_job_at_a_time() {
     assert_eq!(set.died(&made).map(|_| ()), Err(gone.clone()));
     let (mut other, _) = sealed(4, Metric::Dot, 60, 2);
     let same = other.begin(job_of(&other)).expect("it is free");
-    assert_eq!(same.id(), input.id());
+    assert_ne!(same.id(), input.id(), "no two jobs of a process have one number");
     let foreign = product(set.metric, &input);
     assert_eq!(other.install(foreign).map(|_| ()), Err(gone.clone()), "a job of another set is none");
     assert_eq!(set.install(made).map(|_| ()), Err(gone.clone()), "what was abandoned is not installed");
