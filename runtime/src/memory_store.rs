@@ -1,7 +1,7 @@
-//! The disk port in memory, with crashes: what was not synced is lost.
+//! The disk port in memory, with crashes and damage: of what was not synced only a prefix survives, each batch whole, as the
+//! port promises.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -18,9 +18,12 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct State {
-    now: Tables,
+    /// Shared with checkpoints and scans until the next write.
+    now: Arc<Tables>,
     durable: Tables,
     unsynced: Vec<Batch>,
+    /// Batches that were ever durable.
+    synced: u64,
     is_checkpoint: bool,
 }
 
@@ -31,14 +34,26 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// How many batches were ever written: what a sync that begins now will cover.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        let state = self.state();
+        state.synced + state.unsynced.len() as u64
+    }
+
+    /// A sync that began at a mark has ended: it covers what was written before, and no more.
+    pub fn sync_through(&self, mark: u64) {
+        let mut state = self.state();
+        let count = usize::try_from(mark.saturating_sub(state.synced)).unwrap_or(usize::MAX);
+        make_durable(&mut state, count);
+    }
+
     /// Loses power: of the batches written since the last sync only the first `kept` survive.
     pub fn crash(&self, kept: usize) {
         let mut state = self.state();
-        let unsynced = std::mem::take(&mut state.unsynced);
-        for batch in unsynced.into_iter().take(kept) {
-            apply(&mut state.durable, batch);
-        }
-        state.now = state.durable.clone();
+        make_durable(&mut state, kept);
+        state.unsynced.clear();
+        state.now = Arc::new(state.durable.clone());
     }
 
     /// How many batches a crash could lose.
@@ -47,9 +62,44 @@ impl MemoryStore {
         self.state().unsynced.len()
     }
 
+    /// Flips a bit of a record, now and for ever, and nobody is told. False if there is no such record, if it is empty, or
+    /// if what is durable is another.
+    pub fn damage(&self, table: Table, key: &Bytes, byte: usize, bit: u32) -> bool {
+        let mut state = self.state();
+        let place = (table, key.clone());
+        let Some(value) = state.now.get(&place).filter(|value| !value.is_empty()).cloned() else { return false };
+        if state.durable.get(&place) != Some(&value) {
+            return false;
+        }
+        let mut bytes = value.to_vec();
+        let at = byte % bytes.len();
+        bytes[at] ^= 1 << (bit % 8);
+        let bytes = Bytes::from(bytes);
+        Arc::make_mut(&mut state.now).insert(place.clone(), bytes.clone());
+        state.durable.insert(place, bytes);
+        true
+    }
+
+    /// Keys of a table from one on, up to another.
+    #[must_use]
+    pub fn keys(&self, table: Table, from: &[u8], to: &[u8]) -> Vec<Bytes> {
+        let now = Arc::clone(&self.state().now);
+        let between = range(&now, table, Bytes::copy_from_slice(from), Bytes::copy_from_slice(to));
+        between.map(|((_, key), _)| key.clone()).collect()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change below is finished before anything could panic, so a poisoned state is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first of the batches that are not, or all.
+fn make_durable(state: &mut State, count: usize) {
+    let count = count.min(state.unsynced.len());
+    state.synced += count as u64;
+    for batch in state.unsynced.drain(..count) {
+        apply(&mut state.durable, batch);
     }
 }
 
@@ -59,10 +109,17 @@ fn apply(tables: &mut Tables, batch: Batch) {
             Write::Put { table, key, value } => drop(tables.insert((table, key), value)),
             Write::Delete { table, key } => drop(tables.remove(&(table, key))),
             Write::DeleteRange { table, from, to } => {
-                tables.retain(|(t, key), _| *t != table || *key < from || *key >= to);
+                let keys: Vec<_> = range(tables, table, from, to).map(|(key, _)| key.clone()).collect();
+                keys.iter().for_each(|key| drop(tables.remove(key)));
             }
         }
     }
+}
+
+fn range(tables: &Tables, table: Table, from: Bytes, to: Bytes) -> btree_map::Range<'_, (Table, Bytes), Bytes> {
+    // One that ends before it begins is empty.
+    let to = to.max(from.clone());
+    tables.range((table, from)..(table, to))
 }
 
 impl Store for MemoryStore {
@@ -71,17 +128,10 @@ impl Store for MemoryStore {
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        if from >= to {
-            return Ok(());
-        }
-        let bounds = (
-            Bound::Included((table, Bytes::copy_from_slice(from))),
-            Bound::Excluded((table, Bytes::copy_from_slice(to))),
-        );
-        // Copied out first: `visit` may use the store.
-        let pairs: Vec<_> = self.state().now.range(bounds).map(|((_, k), v)| (k.clone(), v.clone())).collect();
-        for (key, value) in pairs {
-            if visit(&key, &value).is_break() {
+        // Shared, as `visit` may use the store.
+        let now = Arc::clone(&self.state().now);
+        for ((_, key), value) in range(&now, table, Bytes::copy_from_slice(from), Bytes::copy_from_slice(to)) {
+            if visit(key, value).is_break() {
                 break;
             }
         }
@@ -93,22 +143,20 @@ impl Store for MemoryStore {
         if state.is_checkpoint {
             return Err(StoreError::ReadOnly);
         }
-        apply(&mut state.now, batch.clone());
-        state.unsynced.push(batch);
+        if !batch.is_empty() {
+            apply(Arc::make_mut(&mut state.now), batch.clone());
+            state.unsynced.push(batch);
+        }
         Ok(())
     }
 
     fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
-        let now = self.state().now.clone();
-        let state = State { durable: now.clone(), now, unsynced: Vec::new(), is_checkpoint: true };
+        let state = State { now: Arc::clone(&self.state().now), is_checkpoint: true, ..State::default() };
         Ok(Arc::new(Self { state: Mutex::new(state) }))
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        let mut state = self.state();
-        for batch in std::mem::take(&mut state.unsynced) {
-            apply(&mut state.durable, batch);
-        }
+        self.sync_through(u64::MAX);
         Ok(())
     }
 }
@@ -137,5 +185,25 @@ mod tests {
         put("c");
         store.crash(1);
         assert_eq!((has("a"), has("b"), has("c")), (true, true, false));
+        let mark = store.mark();
+        put("d");
+        store.sync_through(mark);
+        store.crash(0);
+        assert!(!has("d"), "a sync covers what was written before it began");
+    }
+
+    #[test]
+    fn damage_stays() {
+        let store = MemoryStore::new();
+        let mut batch = Batch::default();
+        batch.put(Table::Meta, "key", "x");
+        store.write(batch).expect("memory does not fail");
+        let key = Bytes::from("key");
+        assert!(!store.damage(Table::Meta, &key, 0, 0), "it is not durable yet");
+        store.sync().expect("memory does not fail");
+        assert!(store.damage(Table::Meta, &key, 0, 0));
+        store.crash(0);
+        assert_eq!(store.get(Table::Meta, b"key").expect("memory does not fail").as_deref(), Some(&b"y"[..]));
+        assert_eq!(store.keys(Table::Meta, b"a", b"z"), [key]);
     }
 }

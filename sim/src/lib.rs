@@ -7,7 +7,7 @@
 //! | file | has |
 //! |---|---|
 //! | `queue`, `event` | simulated time: what happens when |
-//! | `network`, `disk` | what may be lost, late, or not as it was written |
+//! | `network` | what may be lost, late, or not as it was written |
 //! | `shape` | what one seed's cluster is like, and which trouble it meets |
 //! | `process` | a process: the driver around the consensus core, power loss, restarts |
 //! | `node`, `replica`, `jobs`, `restore`, `serving`, `upkeep` | what a node does around the state machine of its shards |
@@ -35,7 +35,6 @@
 
 mod client;
 mod coordinator;
-mod disk;
 mod event;
 mod faults;
 mod jobs;

@@ -11,10 +11,10 @@ use shoal_consensus::{
     Answer as Fate, ConsensusError, ElectionJitter, MultiRaft, Output, RaftConfig, RequestId, Ticket, Work,
 };
 use shoal_model::{GroupId, LogIndex, ReplicaId, ShardId};
-use shoal_runtime::{Envelope, Store as _};
+use shoal_runtime::{Envelope, MemoryStore, Store as _};
 
 use crate::coordinator::{Coordinator, Task};
-use crate::disk::Disk;
+
 use crate::event::{Answer, Call, CallId, Event, Failure, Outside, Own};
 use crate::network::Endpoint;
 use crate::node::Node;
@@ -42,7 +42,7 @@ pub(crate) enum Item {
 pub(crate) struct Host {
     pub(crate) number: usize,
     pub(crate) boot: u32,
-    pub(crate) disk: Arc<Disk>,
+    pub(crate) disk: Arc<MemoryStore>,
     pub(crate) core: Option<MultiRaft>,
     pub(crate) waiting: BTreeMap<RequestId, Waiting>,
     /// How many times slower than usual the disk is.
@@ -205,7 +205,7 @@ impl Process {
         let host = &mut self.host;
         host.core = None;
         host.waiting.clear();
-        let unsynced = host.disk.unsynced();
+        let unsynced = host.disk.unsynced_batches();
         let kept = out.rng.random_range(0..=unsynced);
         out.tally.lost_batches += (unsynced - kept) as u64;
         host.disk.crash(kept);
