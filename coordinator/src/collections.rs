@@ -321,7 +321,7 @@ mod tests {
             name: "n".into(),
             address,
             zone: String::new(),
-            replaces: StoreId(0),
+            replaces: None,
         });
         let asked = with_graph(|graph| {
             graph.quantization = v1::Quantization::Int8.into();

@@ -8,7 +8,7 @@ use shoal_model::{ClusterId, ClusterMap, Command, Epoch, NodeId, ReplicaId, Repl
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorService;
-use shoal_proto::map::{changes_to_wire, id_from_bytes, id_to_bytes, map_to_wire};
+use shoal_proto::map::{changes_to_wire, id_from_bytes, id_to_bytes, map_to_wire, replaced_store};
 use shoal_proto::status::to_status;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -74,7 +74,7 @@ impl Internal {
             }
         }
         shoal_proto::server::check_address(&request.address).map_err(|e| e.within("address"))?;
-        let replaces = StoreId(id_from_bytes("replaced store id", &request.replaces)?);
+        let replaces = replaced_store(&request.replaces)?;
         let command =
             Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone, replaces };
         match self.shared.execute(&command, attempt.deadline).await? {
@@ -222,7 +222,7 @@ mod tests {
                 name: "n".into(),
                 address,
                 zone: String::new(),
-                replaces: StoreId(0),
+                replaces: None,
             });
         }
         map

@@ -158,7 +158,7 @@ mod tests {
             name: "n".into(),
             address: "http://127.0.0.1:1".into(),
             zone: String::new(),
-            replaces: StoreId(0),
+            replaces: None,
         })
     }
 

@@ -91,13 +91,7 @@ mod tests {
         for i in 1..=3_u128 {
             let address = format!("http://127.0.0.1:{i}");
             let name = format!("node-{i}");
-            map.apply(Command::RegisterNode {
-                store: StoreId(i),
-                name,
-                address,
-                zone: String::new(),
-                replaces: StoreId(0),
-            });
+            map.apply(Command::RegisterNode { store: StoreId(i), name, address, zone: String::new(), replaces: None });
         }
         let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
         let spec = CollectionSpec { name: "c".into(), shards: 2, replicas: 1, witness: false, index };

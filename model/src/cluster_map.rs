@@ -72,8 +72,8 @@ pub enum Command {
         address: String,
         /// Failure domain.
         zone: String,
-        /// The store whose place it takes, as that is lost; zero for none. Its replicas are made anew on this one.
-        replaces: StoreId,
+        /// The store whose place it takes, as that is lost, if any. Its replicas are made anew on this one.
+        replaces: Option<StoreId>,
     },
     /// Creates a collection with its shards.
     CreateCollection {
@@ -153,6 +153,15 @@ pub enum MapError {
         /// The shard.
         shard: ShardId,
     },
+    /// A store cannot be given up now: without it, a shard could agree on nothing any more, its new members included.
+    #[error(
+        "shard {shard} would have no majority left; try again once its other replicas are members, or bring the old data \
+         folder back"
+    )]
+    NoMajority {
+        /// The shard.
+        shard: ShardId,
+    },
 }
 
 impl Classify for MapError {
@@ -160,7 +169,7 @@ impl Classify for MapError {
         match self {
             Self::CollectionExists { .. } => ErrorKind::AlreadyExists,
             Self::StalePlacement => ErrorKind::StaleEpoch,
-            Self::LastCopy { .. } => ErrorKind::Precondition,
+            Self::LastCopy { .. } | Self::NoMajority { .. } => ErrorKind::Precondition,
         }
     }
 }
@@ -266,15 +275,18 @@ impl ClusterMap {
         (Ok(Reply::Done), if unnamed { vec![Change::Named(cluster)] } else { vec![] })
     }
 
-    fn register_node(&mut self, node: Node, replaces: StoreId) -> (Result<Reply, MapError>, Vec<Change>) {
+    fn register_node(&mut self, node: Node, replaces: Option<StoreId>) -> (Result<Reply, MapError>, Vec<Change>) {
         if let Some(known) = self.nodes.values().find(|known| known.store == node.store) {
             let node = Node { id: known.id, replaced: known.replaced, ..node };
             let changes = if *known == node { vec![] } else { vec![Change::Node(node)] };
             return (Ok(Reply::Node(known.id)), changes);
         }
-        let lost = self.nodes.values().find(|known| known.store == replaces).cloned();
+        let lost = self.nodes.values().find(|known| Some(known.store) == replaces).cloned();
         if let Some(shard) = lost.as_ref().and_then(|lost| self.only_copy_on(lost.id)) {
             return (Err(MapError::LastCopy { shard }), vec![]);
+        }
+        if let Some(shard) = lost.as_ref().and_then(|lost| self.stuck_without(lost.id)) {
+            return (Err(MapError::NoMajority { shard }), vec![]);
         }
         let id = NodeId(self.take_id());
         let mut changes = vec![Change::Node(Node { id, ..node })];
@@ -295,6 +307,16 @@ impl ClusterMap {
         let holds = |shard: &&Shard| shard.replica_on(node).is_some_and(|replica| !replica.witness);
         let only = |shard: &&Shard| !shard.full_replicas().any(elsewhere);
         self.shards_on(node).filter(holds).find(only).map(|shard| shard.id)
+    }
+
+    /// A shard whose voters are no majority any more without `node` and those that were given up before.
+    fn stuck_without(&self, node: NodeId) -> Option<ShardId> {
+        let is_stuck = |shard: &&Shard| {
+            let voters = shard.replicas.iter().filter(|replica| replica.standing != Standing::Joining);
+            let well = |replica: &&ShardReplica| replica.standing == Standing::Member && replica.node != node;
+            2 * voters.clone().filter(well).count() <= voters.count()
+        };
+        self.shards_on(node).find(is_stuck).map(|shard| shard.id)
     }
 
     /// The shards that have a replica on `lost`, each with a new one on `node` to take its place.
@@ -422,7 +444,7 @@ mod tests {
             name: format!("node-{store}"),
             address: format!("http://127.0.0.1:{port}"),
             zone: String::new(),
-            replaces: StoreId(0),
+            replaces: None,
         }
     }
 
@@ -494,7 +516,7 @@ mod tests {
         let Command::RegisterNode { store, name, address, zone, .. } = register(store, 3000) else {
             unreachable!("register makes a registration")
         };
-        Command::RegisterNode { store, name, address, zone, replaces: StoreId(replaces) }
+        Command::RegisterNode { store, name, address, zone, replaces: Some(StoreId(replaces)) }
     }
 
     #[test]
@@ -528,6 +550,25 @@ mod tests {
             assert_eq!(map.shards[&shard].replica_on(NodeId(2)), None);
         }
         assert!(!map.nodes.contains_key(&NodeId(2)), "it holds nothing any more");
+    }
+
+    #[test]
+    fn a_store_that_a_majority_needs_is_not_given_up() {
+        let mut map = three_nodes();
+        let index = IndexSpec { dim: 4, metric: Metric::Cosine, embedding: String::new(), graph: GraphSpec::DEFAULT };
+        let spec = CollectionSpec { name: "a".into(), shards: 1, replicas: 3, witness: false, index };
+        let placement = place(&map, 1, 3).expect("three nodes");
+        map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });
+        map.apply(replacing(9, 2)).reply.expect("two of three are left");
+        let before = map.clone();
+        assert!(matches!(map.apply(replacing(10, 3)).reply, Err(MapError::NoMajority { .. })));
+        assert_eq!(map, before);
+
+        let shard = map.shards.values().next().expect("created").clone();
+        let member = |replica: &&ShardReplica| replica.standing != Standing::Leaving;
+        let voters = shard.replicas.iter().filter(member).map(|replica| replica.id).collect();
+        map.apply(Command::SettleShard { shard: shard.id, voters });
+        map.apply(replacing(10, 3)).reply.expect("the first replacement is a member by now");
     }
 
     #[test]

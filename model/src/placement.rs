@@ -58,7 +58,7 @@ mod tests {
                 name: format!("node-{i}"),
                 address: format!("http://127.0.0.1:{i}"),
                 zone: (*zone).to_owned(),
-                replaces: StoreId(0),
+                replaces: None,
             });
             assert!(outcome.reply.is_ok());
         }

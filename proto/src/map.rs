@@ -44,6 +44,12 @@ pub fn id_from_bytes(what: &'static str, bytes: &[u8]) -> Result<u128, MapDecode
     bytes.try_into().map(u128::from_be_bytes).map_err(|_| malformed(what))
 }
 
+/// The store whose place another takes; `None` for none at all.
+pub fn replaced_store(bytes: &[u8]) -> Result<Option<StoreId>, MapDecodeError> {
+    let id = id_from_bytes("replaced store id", bytes)?;
+    Ok(Some(StoreId(id)).filter(|store| *store != StoreId(0)))
+}
+
 /// A command as an entry of the coordinators' log.
 #[must_use]
 pub fn encode_command(command: &Command) -> Bytes {
@@ -55,7 +61,7 @@ pub fn encode_command(command: &Command) -> Bytes {
             name: name.clone(),
             address: address.clone(),
             zone: zone.clone(),
-            replaces: id_to_bytes(replaces.0),
+            replaces: replaces.map(|store| id_to_bytes(store.0)).unwrap_or_default(),
         }),
         Command::CreateCollection { operation, spec, placement } => Kind::CreateCollection(wire::CreateCollection {
             operation: id_to_bytes(operation.0),
@@ -90,7 +96,7 @@ pub fn decode_command(bytes: Bytes) -> Result<Command, MapDecodeError> {
             name: c.name,
             address: c.address,
             zone: c.zone,
-            replaces: StoreId(id_from_bytes("store id", &c.replaces)?),
+            replaces: replaced_store(&c.replaces)?,
         },
         Kind::CreateCollection(c) => Command::CreateCollection {
             operation: OperationId(id_from_bytes("operation id", &c.operation)?),
@@ -311,7 +317,7 @@ mod tests {
             name: format!("node-{store}"),
             address: "http://127.0.0.1:1".into(),
             zone: "a".into(),
-            replaces: StoreId(store / 3 * 2),
+            replaces: (store == 3).then_some(StoreId(2)),
         };
         let mut commands = vec![Command::NameCluster { cluster: ClusterId(u128::MAX) }, register(1), register(2)];
         let mut map = ClusterMap::default();

@@ -27,7 +27,7 @@ const PLANS_MAX: u32 = 5;
 /// Something that ends with a command.
 #[derive(Clone, Debug)]
 pub(crate) enum Task {
-    Register { to: (Endpoint, CallId), store: StoreId, replaces: StoreId, address: String },
+    Register { to: (Endpoint, CallId), store: StoreId, replaces: Option<StoreId>, address: String },
     Create { to: (Endpoint, CallId), operation: OperationId, spec: CollectionSpec, plans: u32 },
     Drop { to: (Endpoint, CallId), name: String },
     Name,

@@ -130,7 +130,7 @@ pub(crate) enum Call {
     Records { shard: ShardId, snapshot: u64, after: Option<Bytes> },
     Digests { shard: ShardId },
     Rebuild { shard: ShardId, index: LogIndex, digest: u128 },
-    Register { store: StoreId, replaces: StoreId, address: String },
+    Register { store: StoreId, replaces: Option<StoreId>, address: String },
     Create { operation: OperationId, spec: CollectionSpec },
     Drop { name: String },
     Watch { epoch: Epoch },

@@ -243,7 +243,7 @@ impl World {
         if let Role::Node(node) = &mut process.role {
             node.folder = folder;
             if !is_planted(Bug::EmptiedDiskKeepsIdentity) {
-                node.replaces = node.store_id;
+                node.replaces = Some(node.store_id);
                 node.store_id = store;
                 node.member = None;
             }

@@ -42,7 +42,7 @@ struct Dropping {
 
 pub(crate) struct Node {
     pub(crate) store_id: StoreId,
-    pub(crate) replaces: StoreId,
+    pub(crate) replaces: Option<StoreId>,
     pub(crate) member: Option<NodeId>,
     /// Of segment files; without one, segments are in memory.
     pub(crate) folder: Option<PathBuf>,
@@ -67,7 +67,7 @@ impl Node {
     pub(crate) fn new(store_id: StoreId, folder: Option<PathBuf>) -> Self {
         Self {
             store_id,
-            replaces: StoreId(0),
+            replaces: None,
             member: None,
             folder,
             map: Arc::default(),

@@ -19,13 +19,7 @@ fn map(cluster: u128, epochs: u64) -> ClusterMap {
     while map.epoch.0 < epochs {
         let store = StoreId(map.epoch.0.into());
         let address = "http://127.0.0.1:1".to_owned();
-        map.apply(Command::RegisterNode {
-            store,
-            name: "n".into(),
-            address,
-            zone: String::new(),
-            replaces: StoreId(0),
-        });
+        map.apply(Command::RegisterNode { store, name: "n".into(), address, zone: String::new(), replaces: None });
     }
     map
 }

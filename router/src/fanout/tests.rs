@@ -24,7 +24,7 @@ fn map(nodes: u64, placement: &[&[u64]]) -> (Arc<ClusterMap>, CollectionId) {
             name: "n".into(),
             address,
             zone: String::new(),
-            replaces: StoreId(0),
+            replaces: None,
         });
     }
     let replicas = u32::try_from(placement[0].len()).expect("few");

@@ -114,7 +114,7 @@ pub fn map(addresses: &[String], shards: u32) -> ClusterMap {
             name: "n".into(),
             address,
             zone: String::new(),
-            replaces: StoreId(0),
+            replaces: None,
         });
     }
     create(&mut map, "c", shards);
