@@ -31,9 +31,9 @@ mod up;
 
 use std::process::ExitCode;
 
-const _: () = assert!(!shoal_model::planted::CAN_PLANT, "a binary with planted bugs must not be built");
-
 use clap::Parser as _;
+
+const _: () = assert!(!shoal_model::planted::CAN_PLANT, "a binary with planted bugs must not be built");
 
 /// Runs the command line of this process, and tells how it ended.
 #[must_use]

@@ -103,17 +103,19 @@ impl NodeHome {
     }
 
     /// The coordinators do not let the store be given up: it is put back, for whoever can mend it, and tried again at
-    /// the next start.
+    /// the next start. Cut short, that start sets aside again what is back already.
     pub(crate) fn put_back(&mut self) -> Result<(), Failure> {
         let aside = self.aside(&self.notes.replaces);
         let failed = |error: io::Error| Failure::new(format!("put {} back: {error}", aside.display()));
         self.empty().map_err(failed)?;
+        // Before anything is back, so that nobody takes it for what may be removed.
+        self.notes = Notes { store: std::mem::take(&mut self.notes.replaces), damaged: true, ..Notes::default() };
+        self.save()?;
         for entry in fs::read_dir(&aside).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             fs::rename(entry.path(), self.folder.join(entry.file_name())).map_err(failed)?;
         }
-        self.notes = Notes { store: std::mem::take(&mut self.notes.replaces), damaged: true, ..Notes::default() };
-        self.save()
+        Ok(())
     }
 
     /// Moves everything but the notes away. Cut short, it goes on at the next start, since the damage is noted first.
@@ -232,5 +234,18 @@ mod tests {
         let mut home = NodeHome::open(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
         assert_eq!(home.replaces(), Some(StoreId(7)), "and tried again at the next start");
+
+        // Half of it is back when the process ends.
+        let aside = folder.path().join(ASIDE).join(StoreId(7).to_string());
+        home.empty().expect("emptied");
+        home.notes = Notes { store: StoreId(7).to_string(), damaged: true, ..Notes::default() };
+        home.save().expect("noted");
+        let half: Vec<_> =
+            fs::read_dir(&aside).expect("listed").step_by(2).map(|entry| entry.expect("listed")).collect();
+        half.iter().for_each(|e| fs::rename(e.path(), folder.path().join(e.file_name())).expect("put back"));
+        let mut home = NodeHome::open(folder.path()).expect("opened");
+        drop(home.open_store().expect("an empty one"));
+        home.put_back().expect("put back");
+        assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"), "nothing was taken for useless");
     }
 }

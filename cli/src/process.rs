@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
 use shoal_coordinator::{Coordinator, CoordinatorConfig};
-use shoal_model::{Classify, ErrorKind};
+use shoal_model::Classify;
 use shoal_node::{Node, NodeConfig, NodeError};
 use shoal_router::{Router, RouterConfig};
 use shoal_runtime::{Store, Told};
@@ -71,7 +71,7 @@ impl Process {
                 return Err(failure(&name, &error));
             }
             Err(error) => {
-                if error.kind() == ErrorKind::Corruption {
+                if error.is_store_damage() {
                     home.note_damage()?;
                 }
                 return Err(failure(&name, &error));
@@ -115,10 +115,8 @@ impl Process {
         let reason = match &mut self.service {
             Service::Coordinator(coordinator) => coordinator.failed().await,
             Service::Node(node, home) => {
-                let Told { reason, kind } = node.failed().await;
-                if kind == ErrorKind::Corruption
-                    && let Err(failure) = home.note_damage()
-                {
+                let Told { reason, is_damage } = node.failed().await;
+                if is_damage && let Err(failure) = home.note_damage() {
                     return failure;
                 }
                 reason

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use shoal_model::{GroupId, LogIndex, ReplicaId};
+use shoal_model::{Classify as _, ErrorKind, GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Envelope, Failure, Store, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -90,7 +90,10 @@ impl ConsensusThread {
 
     /// As [`ConsensusThread::ended`], and tells `failure` if the thread cannot go on.
     pub async fn ended_or_tell(self, failure: Failure) -> Result<(), ConsensusError> {
-        self.ended().await.inspect_err(|error| failure.tell_error(error))
+        self.ended().await.inspect_err(|error| match error.kind() {
+            ErrorKind::Corruption => failure.tell_damage(error),
+            _ => failure.tell(error),
+        })
     }
 
     /// As [`ConsensusThread::ended`], but blocks.

@@ -134,7 +134,7 @@ async fn apply_until(
     tokio::select! {
         () = stop.cancelled() => {}
         result = apply => match result {
-            Err(error) => failure.tell_error(&error),
+            Err(error) => failure.tell(error),
             Ok(()) => failure.tell("the coordinators' Raft group was closed"),
         },
     }

@@ -115,6 +115,15 @@ pub enum NodeError {
     Late(Duration),
 }
 
+impl NodeError {
+    /// Whether the store cannot be read back, so that nothing in it is to be trusted. What it holds and this version does not
+    /// understand is no such damage: another version may.
+    #[must_use]
+    pub fn is_store_damage(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Consensus(_)) && self.kind() == ErrorKind::Corruption
+    }
+}
+
 impl Classify for NodeError {
     fn kind(&self) -> ErrorKind {
         match self {

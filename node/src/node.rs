@@ -198,7 +198,11 @@ async fn follow(
 ) {
     if let Err(error) = replicas.follow(maps, stop.cancelled()).await {
         tracing::error!(%error, "a replica cannot go on");
-        failure.tell_error(&error);
+        if error.is_store_damage() {
+            failure.tell_damage(error);
+        } else {
+            failure.tell(error);
+        }
         stop.cancelled().await;
     }
 }
@@ -220,7 +224,7 @@ async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, fa
         }
         Err(error) => {
             tracing::error!(%error, "the coordinators refuse this node");
-            failure.tell_error(&error);
+            failure.tell(error);
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use shoal_model::{Classify, ErrorKind};
 use tokio::sync::watch;
 
 /// Told by any task of a service, heard by the service's owner, who ends the process. The first reason stays.
@@ -15,8 +14,8 @@ pub struct Failure(Arc<watch::Sender<Option<Told>>>);
 pub struct Told {
     /// Why, in words.
     pub reason: String,
-    /// What can be done about it.
-    pub kind: ErrorKind,
+    /// Whether the store is damaged, so that another has to take its place.
+    pub is_damage: bool,
 }
 
 impl Default for Failure {
@@ -26,21 +25,21 @@ impl Default for Failure {
 }
 
 impl Failure {
-    /// Tells that the service cannot go on, which is a bug.
+    /// Tells that the service cannot go on.
     pub fn tell(&self, reason: impl Display) {
-        self.tell_kind(ErrorKind::Internal, reason);
+        self.note(Told { reason: reason.to_string(), is_damage: false });
     }
 
-    /// Tells of an error after which the service cannot go on.
-    pub fn tell_error(&self, error: &impl Classify) {
-        self.tell_kind(error.kind(), error);
+    /// Tells that it cannot go on because its store is damaged.
+    pub fn tell_damage(&self, reason: impl Display) {
+        self.note(Told { reason: reason.to_string(), is_damage: true });
     }
 
-    fn tell_kind(&self, kind: ErrorKind, reason: impl Display) {
+    fn note(&self, news: Told) {
         self.0.send_if_modified(|told| {
             let first = told.is_none();
             if first {
-                *told = Some(Told { reason: reason.to_string(), kind });
+                *told = Some(news);
             }
             first
         });
@@ -51,7 +50,7 @@ impl Failure {
         let mut told = self.0.subscribe();
         // Fails only without a sender, and `self` holds one.
         let told = told.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
-        told.unwrap_or(Told { reason: String::new(), kind: ErrorKind::Internal })
+        told.unwrap_or(Told { reason: String::new(), is_damage: false })
     }
 }
 
@@ -66,9 +65,9 @@ mod tests {
             let failure = failure.clone();
             async move { failure.told().await }
         });
-        failure.tell("disk failed");
+        failure.tell_damage("disk failed");
         failure.tell("and then everything else");
         assert_eq!(early.await.expect("does not panic").reason, "disk failed");
-        assert_eq!(failure.told().await.reason, "disk failed");
+        assert_eq!(failure.told().await, Told { reason: "disk failed".to_owned(), is_damage: true });
     }
 }
