@@ -87,7 +87,7 @@ async fn compare(replica: &Replica, peers: &Arc<Peers>, others: Vec<NodeId>, met
     for odd in odd {
         if odd.node == peers.me() {
             // Another leads meanwhile, as a replica that waits for a snapshot gives the lead away.
-            let _ = replica.send(Errand::Rebuild).await;
+            let _ = replica.send(Errand::Rebuild);
         } else {
             rebuild(peers, replica, odd).await;
         }

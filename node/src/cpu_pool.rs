@@ -9,6 +9,7 @@ use shoal_index::set::Look;
 use tokio::sync::Semaphore;
 
 use crate::NodeError;
+use crate::blocking;
 
 /// Runs searches off the threads that serve sockets.
 #[derive(Debug)]
@@ -126,7 +127,7 @@ impl CpuPool {
             let _permit = permit;
             work()
         };
-        tokio::task::spawn_blocking(run).await.map_err(|error| NodeError::Task(error.to_string()))
+        blocking::run(run).await
     }
 }
 

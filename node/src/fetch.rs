@@ -17,6 +17,7 @@ use tonic::Status;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::NodeError;
+use crate::blocking;
 use crate::peers::Peers;
 use crate::shard::parts::Manifest;
 
@@ -70,15 +71,33 @@ pub(crate) enum FetchError {
 }
 
 impl FetchError {
-    fn remote(node: NodeId) -> impl Fn(Status) -> Self {
-        move |status| Self::Remote { node, error: from_status(&status) }
-    }
-
     /// Whether a peer was asked and certainly has not got it.
     fn is_absence(&self) -> bool {
         use shoal_model::ErrorKind;
         matches!(self, Self::NoPeer) || matches!(self, Self::Remote { error, .. } if error.kind == ErrorKind::NotFound)
     }
+}
+
+/// How often a stream was taken up again.
+#[derive(Default)]
+struct Resumes(u32);
+
+impl Resumes {
+    /// Allows to take it up once more. Errors: what broke it, if that will not help or was done often enough.
+    fn after(&mut self, broken: FetchError) -> Result<(), FetchError> {
+        self.0 += 1;
+        let may_pass = matches!(broken, FetchError::Remote { .. } | FetchError::Damaged { .. }) && !broken.is_absence();
+        if may_pass && self.0 <= RESUMES_MAX { Ok(()) } else { Err(broken) }
+    }
+}
+
+/// Waits for an answer of a node, as long as it is not silent for too long.
+async fn heard<T>(node: NodeId, answer: impl Future<Output = Result<T, Status>>) -> Result<T, FetchError> {
+    let silent = |_| FetchError::Damaged { node, problem: "nothing for too long" };
+    timeout(SILENCE, answer)
+        .await
+        .map_err(silent)?
+        .map_err(|status| FetchError::Remote { node, error: from_status(&status) })
 }
 
 /// Fetches a segment from the first of `nodes` that has it, into `target`. The second value of an error says whether all of
@@ -127,16 +146,11 @@ async fn segment_from(
         [Some(stored), Some(graph)] => Segment::from_bytes(graph, stored),
         _ => Segment::open(&target),
     };
-    let segment = blocking(open).await??;
+    let segment = blocking::run(open).await??;
     if Manifest::of(&segment) != manifest {
         return Err(FetchError::Damaged { node, problem: "another segment" });
     }
     Ok(segment)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FetchError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| FetchError::Node(NodeError::Task(error.to_string())))
 }
 
 async fn file_from(
@@ -146,18 +160,13 @@ async fn file_from(
     mut wanted: wire::FetchFileRequest,
     mut sink: Sink,
 ) -> Result<Sink, FetchError> {
-    let mut failures = 0;
+    let mut resumes = Resumes::default();
     loop {
         wanted.offset = sink.len;
-        let broken = match stream_into(peers, shard, node, wanted, &mut sink).await {
+        match stream_into(peers, shard, node, wanted, &mut sink).await {
             Ok(()) if sink.len == sink.wanted => return Ok(sink),
-            Ok(()) => FetchError::Damaged { node, problem: "less than the file" },
-            Err(error) => error,
-        };
-        failures += 1;
-        let is_final = !matches!(broken, FetchError::Remote { .. } | FetchError::Damaged { .. }) || broken.is_absence();
-        if is_final || failures > RESUMES_MAX {
-            return Err(broken);
+            Ok(()) => resumes.after(FetchError::Damaged { node, problem: "less than the file" })?,
+            Err(error) => resumes.after(error)?,
         }
     }
 }
@@ -169,20 +178,15 @@ async fn stream_into(
     wanted: wire::FetchFileRequest,
     sink: &mut Sink,
 ) -> Result<(), FetchError> {
-    let silent = || FetchError::Damaged { node, problem: "nothing for too long" };
     let mut client = peers.client(shard, node)?;
-    let opened = timeout(SILENCE, client.fetch_file(wanted)).await.map_err(|_| silent())?;
-    let mut chunks = opened.map_err(FetchError::remote(node))?.into_inner();
-    loop {
-        let chunk = timeout(SILENCE, chunks.message()).await.map_err(|_| silent())?;
-        let Some(wire::FetchFileResponse { bytes, checksum }) = chunk.map_err(FetchError::remote(node))? else {
-            return Ok(());
-        };
+    let mut chunks = heard(node, client.fetch_file(wanted)).await?.into_inner();
+    while let Some(wire::FetchFileResponse { bytes, checksum }) = heard(node, chunks.message()).await? {
         if xxh3_64(&bytes) != checksum || sink.len + bytes.len() as u64 > sink.wanted {
             return Err(FetchError::Damaged { node, problem: "a chunk that is not what it says" });
         }
         sink.write(bytes).await?;
     }
+    Ok(())
 }
 
 /// Where the bytes of a file go: to the file, or to memory.
@@ -211,7 +215,7 @@ impl Sink {
             self.memory.extend_from_slice(&bytes);
             return Ok(());
         };
-        let (written, file) = blocking(move || (file.write_all(&bytes), file)).await?;
+        let (written, file) = blocking::run(move || (file.write_all(&bytes), file)).await?;
         written.map_err(|source| FetchError::Io { path: path.clone(), source })?;
         self.file = Some((path, file));
         Ok(())
@@ -225,7 +229,7 @@ impl Sink {
             file.sync_all()?;
             folder.map_or(Ok(()), |folder| File::open(folder)?.sync_all())
         };
-        blocking(sync).await?.map_err(|source| FetchError::Io { path, source })?;
+        blocking::run(sync).await?.map_err(|source| FetchError::Io { path, source })?;
         Ok(None)
     }
 }
@@ -238,17 +242,12 @@ pub(crate) async fn records(
     snapshot: u64,
     mut take: impl FnMut(Vec<wire::PointRecord>) -> Result<(), NodeError> + Send,
 ) -> Result<(), FetchError> {
-    let (mut after, mut failures) = (None, 0);
+    let (mut after, mut resumes) = (None, Resumes::default());
     loop {
         let wanted = wire::FetchRecordsRequest { shard_id: shard.0, snapshot_id: snapshot, after: after.clone() };
-        let broken = match lots(peers, shard, node, wanted, &mut after, &mut take).await {
+        match lots(peers, shard, node, wanted, &mut after, &mut take).await {
             Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        failures += 1;
-        let is_final = !matches!(broken, FetchError::Remote { .. } | FetchError::Damaged { .. }) || broken.is_absence();
-        if is_final || failures > RESUMES_MAX {
-            return Err(broken);
+            Err(error) => resumes.after(error)?,
         }
     }
 }
@@ -261,15 +260,9 @@ async fn lots(
     after: &mut Option<bytes::Bytes>,
     take: &mut (impl FnMut(Vec<wire::PointRecord>) -> Result<(), NodeError> + Send),
 ) -> Result<(), FetchError> {
-    let silent = || FetchError::Damaged { node, problem: "nothing for too long" };
     let mut client = peers.client(shard, node)?;
-    let opened = timeout(SILENCE, client.fetch_records(wanted)).await.map_err(|_| silent())?;
-    let mut stream = opened.map_err(FetchError::remote(node))?.into_inner();
-    loop {
-        let lot = timeout(SILENCE, stream.message()).await.map_err(|_| silent())?;
-        let Some(wire::FetchRecordsResponse { records, checksum }) = lot.map_err(FetchError::remote(node))? else {
-            return Ok(());
-        };
+    let mut stream = heard(node, client.fetch_records(wanted)).await?.into_inner();
+    while let Some(wire::FetchRecordsResponse { records, checksum }) = heard(node, stream.message()).await? {
         if checksum_of(&records) != checksum {
             return Err(FetchError::Damaged { node, problem: "records that are not what they say" });
         }
@@ -277,6 +270,7 @@ async fn lots(
         take(records)?;
         *after = Some(last);
     }
+    Ok(())
 }
 
 /// Of all keys and values, in order.

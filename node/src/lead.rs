@@ -24,6 +24,8 @@ use crate::shard::parts::{Manifest, Name};
 
 /// How long a proposal may take.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
+/// Pause after one that failed.
+const PROPOSE_AGAIN: Duration = Duration::from_millis(100);
 /// How long followers are given to fetch a segment before it is installed without waiting for them, beside the time that
 /// its bytes take at [`SLOWEST`].
 const OFFER_PATIENCE: Duration = Duration::from_secs(5);
@@ -36,7 +38,7 @@ const OFFER_AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct Lead {
     shard: ShardId,
     consensus: Consensus<Applied>,
-    peers: Option<Arc<Peers>>,
+    peers: Arc<Peers>,
     under_way: JoinSet<Proposed>,
     sealing: bool,
 }
@@ -50,8 +52,8 @@ pub(crate) enum Proposed {
 }
 
 impl Lead {
-    /// Nothing is under way. Without `peers` there are no followers.
-    pub(crate) fn new(shard: ShardId, consensus: Consensus<Applied>, peers: Option<Arc<Peers>>) -> Self {
+    /// Nothing is under way.
+    pub(crate) fn new(shard: ShardId, consensus: Consensus<Applied>, peers: Arc<Peers>) -> Self {
         Self { shard, consensus, peers, under_way: JoinSet::new(), sealing: false }
     }
 
@@ -68,7 +70,7 @@ impl Lead {
     pub(crate) fn install(&mut self, made: Made) {
         let (consensus, shard, peers) = (self.consensus.clone(), self.shard, self.peers.clone());
         self.under_way.spawn(async move {
-            if let (Some(peers), Some(manifest)) = (peers, made.manifest) {
+            if let Some(manifest) = made.manifest {
                 offer(&peers, shard, &made.replaced, manifest).await;
             }
             let entry = command::encode_install(&made.replaced, made.manifest);
@@ -93,7 +95,12 @@ impl Lead {
 
 /// Proposes an entry; returns once it is applied here. It is no write, so the state machine's answer says nothing.
 async fn propose(consensus: &Consensus<Applied>, shard: ShardId, entry: Bytes) -> Result<(), ConsensusError> {
-    consensus.propose(group_of(shard), entry, Instant::now() + PROPOSE_WITHIN).await.map(drop)
+    let answer = consensus.propose(group_of(shard), entry, Instant::now() + PROPOSE_WITHIN).await;
+    if answer.is_err() {
+        // Refusals come at once, and whoever waits for the end of this one proposes again.
+        sleep(PROPOSE_AGAIN).await;
+    }
+    answer.map(drop)
 }
 
 /// Has followers fetch a segment, all at once, for as long as that is worth waiting for.

@@ -14,6 +14,7 @@
 //! Does not know about: how a request is spread over shards or hedged (the router), who decides where replicas live (the
 //! coordinator), what is inside a Raft message (`shoal-consensus`).
 
+mod blocking;
 mod builder;
 mod compare;
 mod config;

@@ -10,8 +10,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_consensus::{Consensus, ConsensusError, GroupStatus, MemberChange, Role};
-use shoal_model::{ClusterMap, MembershipStep, ReplicaId, Shard, Standing};
+use shoal_consensus::{Consensus, ConsensusError, GroupStatus, MemberChange, MemberProgress, Role};
+use shoal_model::{ClusterMap, MembershipStep, ReplicaId, Shard, ShardReplica, Standing};
 use tokio::time::Instant;
 
 use crate::replica::{Replica, group_of};
@@ -37,8 +37,7 @@ pub(crate) async fn follow(
         for replica in replicas.all() {
             let Some(status) = replica.group_status().filter(|status| status.role == Role::Leader) else { continue };
             let Some(shard) = map.shards.get(&replica.shard) else { continue };
-            let step = next_step(shard, &status).or_else(|| better_leader(shard, &status));
-            if let Some(step) = step
+            if let Some(step) = next_step(shard, &status)
                 && let Err(error) = take(&consensus, shard, &replica, &status, &step).await
             {
                 tracing::debug!(shard = shard.id.0, ?step, %error, "a change of members has to wait");
@@ -47,21 +46,37 @@ pub(crate) async fn follow(
     }
 }
 
-/// Whether the shard's first replica can take the lead from this one, whose group is as it should be.
-fn better_leader(shard: &Shard, status: &GroupStatus) -> Option<MembershipStep> {
-    let first = shard.full_replicas().find(|replica| replica.standing == Standing::Member)?.id;
-    let progress = status.progress.iter().find(|progress| progress.member == first)?;
-    let is_well = progress.active && !progress.gets_snapshot && progress.matched == status.last;
-    (first != status.me && is_well).then_some(MembershipStep::HandOver)
-}
-
 /// What is to be done next; nothing while a change is under way.
 pub fn next_step(shard: &Shard, status: &GroupStatus) -> Option<MembershipStep> {
     let members = &status.members;
     if !members.leaving.is_empty() {
         return None;
     }
-    shard.next_membership_step(status.me, &members.voters, &members.learners)
+    let step = shard.next_membership_step(status.me, &members.voters, &members.learners);
+    step.or_else(|| first_can_lead(shard, status).then_some(MembershipStep::HandOver))
+}
+
+/// Whether another leads than the map has first, and that one is well and has all entries.
+fn first_can_lead(shard: &Shard, status: &GroupStatus) -> bool {
+    let first = shard.full_replicas().find(|replica| replica.standing == Standing::Member);
+    let is_heir = first.is_some_and(|first| heir(shard, status) == Some(first.id));
+    let has_all = |first: &ShardReplica| {
+        status.progress.iter().any(|progress| progress.member == first.id && progress.matched == status.last)
+    };
+    is_heir && first.is_some_and(has_all)
+}
+
+/// Who is to lead instead of this one: of the others with a vote and points that are well and come to stay, who has most
+/// entries; of equals, whom the map has first.
+pub fn heir(shard: &Shard, status: &GroupStatus) -> Option<ReplicaId> {
+    let stays = |replica: &&ShardReplica| replica.standing != Standing::Leaving && replica.id != status.me;
+    let progress = |replica: &ShardReplica| {
+        let is_well = |of: &&MemberProgress| of.member == replica.id && of.active && !of.gets_snapshot;
+        status.progress.iter().find(is_well).map(|progress| (progress.matched, replica.id))
+    };
+    let voters = shard.full_replicas().filter(stays).filter(|replica| status.members.voters.contains(&replica.id));
+    let best = voters.filter_map(progress).reduce(|best, next| if next.0 > best.0 { next } else { best });
+    best.map(|(_, id)| id)
 }
 
 async fn take(
@@ -81,23 +96,69 @@ async fn take(
             let changes = promote.chain(remove.iter().copied().map(MemberChange::Remove)).collect();
             consensus.change_membership(group, changes, deadline).await
         }
-        MembershipStep::HandOver => match heir(shard, &status.members.voters) {
+        MembershipStep::HandOver => match heir(shard, status) {
             Some(heir) => consensus.transfer_leader(group, heir, deadline).await,
             None => Ok(()),
         },
     }
 }
 
-/// Who is to lead instead of one that leaves.
-pub fn heir(shard: &Shard, voters: &[ReplicaId]) -> Option<ReplicaId> {
-    let members = shard.full_replicas().filter(|replica| replica.standing == Standing::Member);
-    members.map(|replica| replica.id).find(|id| voters.contains(id))
-}
+#[cfg(test)]
+mod tests {
+    use shoal_consensus::Members;
+    use shoal_model::{CollectionId, Epoch, GroupId, HashRange, LogIndex, NodeId, ShardId};
 
-/// Who is to lead instead of one that has no content: the most advanced voter with points that was heard of late.
-pub fn successor(shard: &Shard, status: &GroupStatus) -> Option<ReplicaId> {
-    let has_points = |id: ReplicaId| shard.full_replicas().any(|replica| replica.id == id);
-    let others = status.progress.iter().filter(|other| other.member != status.me && other.active);
-    let fit = others.filter(|other| status.members.voters.contains(&other.member) && has_points(other.member));
-    fit.max_by_key(|other| other.matched).map(|other| other.member)
+    use super::*;
+
+    #[test]
+    fn the_lead_goes_to_who_is_well_and_has_most() {
+        use Standing::{Leaving, Member};
+        let id = ReplicaId;
+        for (name, standings, progress, want) in [
+            ("the first of equals", [Leaving, Member, Member, Member], [(9, true), (9, true), (9, true)], Some(2)),
+            ("one is out of reach", [Leaving, Member, Member, Member], [(9, false), (8, true), (9, true)], Some(4)),
+            ("one leaves as well", [Leaving, Leaving, Member, Member], [(9, true), (9, true), (9, true)], Some(3)),
+            ("nobody", [Leaving, Leaving, Member, Leaving], [(9, true), (9, false), (9, true)], None),
+        ] {
+            let replicas = (1..).zip(standings).map(|(number, standing)| ShardReplica {
+                id: id(number),
+                node: NodeId(number),
+                witness: false,
+                standing,
+            });
+            let shard = Shard {
+                id: ShardId(7),
+                collection: CollectionId(1),
+                range: HashRange::FULL,
+                replicas: replicas.collect(),
+                founders: vec![],
+                epoch: Epoch(1),
+            };
+            let of = |(number, (matched, active)): (u64, (u64, bool))| MemberProgress {
+                member: id(number),
+                matched: LogIndex(matched),
+                committed: LogIndex(matched),
+                active,
+                gets_snapshot: false,
+            };
+            let members = Members { voters: vec![id(1), id(2), id(3), id(4)], ..Members::default() };
+            let status = GroupStatus {
+                group: GroupId(7),
+                me: id(1),
+                role: Role::Leader,
+                leader: Some(id(1)),
+                term: 1,
+                committed: LogIndex(9),
+                applied: LogIndex(9),
+                starves: false,
+                sleeps: false,
+                first: LogIndex(1),
+                last: LogIndex(9),
+                log_bytes: 0,
+                members: Arc::new(members),
+                progress: (2..).zip(progress).map(of).collect(),
+            };
+            assert_eq!(heir(&shard, &status), want.map(id), "{name}");
+        }
+    }
 }

@@ -20,6 +20,7 @@ use shoal_runtime::{Store, Table};
 use tokio::task::JoinSet;
 
 use crate::NodeError;
+use crate::blocking;
 use crate::cpu_pool::{CpuPool, Interest, Stop};
 use crate::replica::{Replica, Wanted};
 use crate::replicas::Replicas;
@@ -504,7 +505,7 @@ async fn read_rows<T: Send + 'static>(
     if !is_read {
         return Ok(read());
     }
-    tokio::task::spawn_blocking(read).await.map_err(|error| NodeError::Task(error.to_string()))
+    blocking::run(read).await
 }
 
 fn node_hit(hit: &Located, views: &Views, selection: &Selection) -> Result<wire::NodeHit, NodeError> {

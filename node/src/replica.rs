@@ -14,9 +14,10 @@ use shoal_index::set::Policy;
 use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, InputError, LogIndex, NodeId, ReplicaId, Shard, ShardId};
 use shoal_runtime::{Batch, Store};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::NodeError;
+use crate::blocking;
 use crate::builder::{Builder, parameters};
 use crate::fetch::FetchError;
 use crate::freshness::Freshness;
@@ -139,7 +140,7 @@ impl Replica {
             restoring: AtomicBool::new(is_lost),
         });
         let (builder, metrics) = (indexing.builder.clone(), indexing.metrics.clone());
-        let peers = Some(indexing.peers.clone());
+        let peers = indexing.peers.clone();
         let jobs = Jobs::new(shard.id, builder, peers.clone(), parameters(spec), metrics, store.clone());
         let task = ApplyTask {
             inbox,
@@ -151,6 +152,7 @@ impl Replica {
             jobs,
             lead: Lead::new(shard.id, consensus.clone(), peers),
             leads: Leads::No,
+            snapshots: JoinSet::new(),
             pause: Pause::new(indexing.quiet_after),
             indexing: indexing.clone(),
             replica: replica.clone(),
@@ -180,7 +182,7 @@ impl Replica {
     }
 
     /// Asks something of the apply task. Errors: `NotReady` if it has ended or has too much to do.
-    pub(crate) async fn send(&self, errand: Errand) -> Result<(), NodeError> {
+    pub(crate) fn send(&self, errand: Errand) -> Result<(), NodeError> {
         self.errands.try_send(errand).map_err(|_| NodeError::NotReady { shard: self.shard })
     }
 
@@ -328,7 +330,7 @@ async fn open_or_erase(
     tracing::error!(shard = shard.id.0, error = %damage, "the content is not as it was written; another replica's is fetched");
     indexing.metrics.damaged();
     let (erased, id, folder) = (store.clone(), shard.id, indexing.folder.clone());
-    run_blocking(move || machine::erase(&*erased, id, folder.as_deref())).await??;
+    blocking::run(move || machine::erase(&*erased, id, folder.as_deref())).await??;
     Ok((open_machine(shard.id, spec, store, indexing).await?, true))
 }
 
@@ -340,13 +342,9 @@ async fn open_machine(
 ) -> Result<ShardMachine, NodeError> {
     let (store, spec, policy, folder) = (store.clone(), spec.clone(), indexing.policy, indexing.folder.clone());
     let open = move || ShardMachine::open(&*store, shard, &spec, policy, folder.as_deref());
-    let (machine, bad) = run_blocking(open).await??;
+    let (machine, bad) = blocking::run(open).await??;
     indexing.metrics.bad_segments(bad);
     Ok(machine)
-}
-
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NodeError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| NodeError::Task(error.to_string()))
 }
 
 /// Applies what the group agrees on, in order, and has parts built; the only writer of a replica.
@@ -362,6 +360,8 @@ struct ApplyTask {
     jobs: Jobs,
     lead: Lead,
     leads: Leads,
+    /// Snapshots that are being made.
+    snapshots: JoinSet<()>,
     pause: Pause,
     indexing: Indexing,
 }
@@ -402,6 +402,7 @@ impl ApplyTask {
     async fn run(mut self, machine: ShardMachine) -> Result<(), NodeError> {
         let ended = self.until_closed(machine).await;
         self.jobs.stop().await;
+        self.snapshots.shutdown().await;
         ended
     }
 
@@ -518,11 +519,11 @@ impl ApplyTask {
             match next {
                 Apply::Entry { index, data, reply } => entries.push((index, data, reply)),
                 Apply::Snapshot { reply } => {
+                    while self.snapshots.try_join_next().is_some() {}
                     // As of what is applied by then, which is this and more.
-                    let (exports, store, shard) =
-                        (self.indexing.exports.clone(), self.store.clone(), self.replica.shard);
-                    let node = self.indexing.peers.me();
-                    tokio::spawn(async move { restore::make(node, shard, store, &exports, reply).await });
+                    let (node, shard) = (self.indexing.peers.me(), self.replica.shard);
+                    let (store, exports) = (self.store.clone(), self.indexing.exports.clone());
+                    self.snapshots.spawn(restore::make(node, shard, store, exports, reply));
                 }
                 Apply::Restore { index, data } => {
                     machine = self.apply(std::mem::take(&mut entries), machine).await?;
@@ -543,7 +544,7 @@ impl ApplyTask {
             self.pause = Pause::new(self.pause.quiet_after);
         }
         let store = self.store.clone();
-        let (mut machine, replies, left) = run_blocking(move || apply_together(machine, entries, &*store)).await??;
+        let (mut machine, replies, left) = blocking::run(move || apply_together(machine, entries, &*store)).await??;
         left.into_iter().for_each(|left| self.jobs.discard(left));
         self.publish(&mut machine);
         for (reply, applied) in replies {
@@ -648,7 +649,7 @@ impl ApplyTask {
     async fn give_lead_away(&self) {
         let Some(status) = self.replica.group_status() else { return };
         let map = self.indexing.peers.map();
-        let heir = map.shards.get(&self.replica.shard).and_then(|shard| members::successor(shard, &status));
+        let heir = map.shards.get(&self.replica.shard).and_then(|shard| members::heir(shard, &status));
         if let Some(heir) = heir {
             let deadline = tokio::time::Instant::now() + RETRY_AFTER;
             // Tried again as long as it leads.

@@ -7,14 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use prost::Message as _;
 use shoal_consensus::Consensus;
-use shoal_model::{Classify as _, ClusterMap, Epoch, ErrorKind, NodeId, Shard, ShardId};
+use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{map_from_wire, map_to_wire};
 use shoal_runtime::{Batch, Store, Table};
@@ -39,14 +39,20 @@ type ReplicaTask = JoinHandle<Result<(), NodeError>>;
 /// The apply tasks of open replicas.
 type Applying = JoinSet<(ShardId, Result<(), NodeError>)>;
 
+/// What is open of a shard.
+#[derive(Clone)]
+enum Open {
+    Replica(Arc<Replica>),
+    Witness(Witness),
+}
+
 /// The open replicas of a node.
 pub(crate) struct Replicas {
     node: NodeId,
     store: Arc<dyn Store>,
     consensus: Consensus<Applied>,
     indexing: Indexing,
-    open: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
-    witnesses: RwLock<BTreeMap<ShardId, Witness>>,
+    open: RwLock<BTreeMap<ShardId, Open>>,
     /// The map version that `open` reflects.
     followed: watch::Sender<Epoch>,
 }
@@ -89,7 +95,7 @@ impl Replicas {
     /// Nothing is open yet.
     pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, consensus: Consensus<Applied>, indexing: Indexing) -> Self {
         let (followed, _) = watch::channel(Epoch::default());
-        Self { node, store, consensus, indexing, open: RwLock::default(), witnesses: RwLock::default(), followed }
+        Self { node, store, consensus, indexing, open: RwLock::default(), followed }
     }
 
     /// Follows `maps` until `stop`; returns an error when a replica cannot go on.
@@ -153,7 +159,7 @@ impl Replicas {
         if own.witness {
             let (witness, task) = Witness::open(shard, own.id, &self.consensus, &*self.store).await?;
             tracing::info!(shard = shard.id.0, "witness open");
-            self.witnesses.write().unwrap_or_else(PoisonError::into_inner).insert(shard.id, witness);
+            self.write_open().insert(shard.id, Open::Witness(witness));
             return Ok((shard.id, task));
         }
         Ok((shard.id, self.open_replica(map, shard).await?))
@@ -167,7 +173,7 @@ impl Replicas {
             Replica::open(shard, &collection.index, self.node, &self.consensus, &self.store, &self.indexing).await?;
         let view = replica.view();
         tracing::info!(shard = shard.id.0, collection = collection.name, points = view.points.len(), "replica open");
-        self.write_open().insert(shard.id, replica);
+        self.write_open().insert(shard.id, Open::Replica(replica));
         Ok(task)
     }
 
@@ -202,7 +208,7 @@ impl Replicas {
         let (shard, result) = ended.map_err(|error| NodeError::Task(error.to_string()))?;
         match result {
             // What is wrong with the store concerns the whole node.
-            Err(error) if error.kind() == ErrorKind::Corruption => Err(error),
+            Err(error) if error.is_store_damage() => Err(error),
             Err(error) => Err(NodeError::ReplicaStopped { shard, reason: error.to_string() }),
             Ok(()) if self.is_open(shard) => {
                 Err(NodeError::ReplicaStopped { shard, reason: "its Raft group was closed".to_owned() })
@@ -235,12 +241,19 @@ impl Replicas {
 
     /// The replica of `shard`, if it is open.
     pub(crate) fn get(&self, shard: ShardId) -> Option<Arc<Replica>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
+        match self.read_open().get(&shard)? {
+            Open::Replica(replica) => Some(replica.clone()),
+            Open::Witness(_) => None,
+        }
     }
 
     /// All open replicas.
     pub(crate) fn all(&self) -> Vec<Arc<Replica>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let replica = |open: &Open| match open {
+            Open::Replica(replica) => Some(replica.clone()),
+            Open::Witness(_) => None,
+        };
+        self.read_open().values().filter_map(replica).collect()
     }
 
     /// The map version that the open replicas reflect.
@@ -250,26 +263,32 @@ impl Replicas {
 
     /// All open witnesses.
     pub(crate) fn witnesses(&self) -> Vec<Witness> {
-        self.witnesses.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let witness = |open: &Open| match open {
+            Open::Replica(_) => None,
+            Open::Witness(witness) => Some(witness.clone()),
+        };
+        self.read_open().values().filter_map(witness).collect()
     }
 
     fn ids(&self) -> Vec<ShardId> {
-        let witnesses = self.witnesses().into_iter().map(|witness| witness.shard);
-        self.open.read().unwrap_or_else(PoisonError::into_inner).keys().copied().chain(witnesses).collect()
+        self.read_open().keys().copied().collect()
     }
 
     fn is_open(&self, shard: ShardId) -> bool {
-        self.get(shard).is_some() || self.witnesses.read().unwrap_or_else(PoisonError::into_inner).contains_key(&shard)
+        self.read_open().contains_key(&shard)
     }
 
     /// Nobody finds what is open of a shard any more; tells whether anything was.
     fn forget(&self, shard: ShardId) -> bool {
-        let witness = self.witnesses.write().unwrap_or_else(PoisonError::into_inner).remove(&shard).is_some();
-        self.write_open().remove(&shard).is_some() || witness
+        self.write_open().remove(&shard).is_some()
     }
 
-    fn write_open(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<ShardId, Arc<Replica>>> {
-        // Every change is one call on the map, so a poisoned one is whole.
+    // Every change is one call on the map, so a poisoned one is whole.
+    fn read_open(&self) -> RwLockReadGuard<'_, BTreeMap<ShardId, Open>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_open(&self) -> RwLockWriteGuard<'_, BTreeMap<ShardId, Open>> {
         self.open.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,6 +15,7 @@ use shoal_runtime::Store;
 use tokio::sync::oneshot;
 
 use crate::NodeError;
+use crate::blocking;
 use crate::fetch::{self, FetchError};
 use crate::replica::Indexing;
 use crate::shard::machine::{self, Restoring, ShardMachine};
@@ -35,7 +36,7 @@ pub(crate) async fn make(
     node: NodeId,
     shard: ShardId,
     store: Arc<dyn Store>,
-    exports: &Exports,
+    exports: Arc<Exports>,
     reply: oneshot::Sender<(LogIndex, Bytes)>,
 ) {
     let checkpoint = move || {
@@ -43,8 +44,7 @@ pub(crate) async fn make(
         let snapshot = machine::snapshot_of(&*checkpoint, shard)?;
         Ok::<_, NodeError>((checkpoint, snapshot))
     };
-    let made = tokio::task::spawn_blocking(checkpoint).await;
-    match made.unwrap_or_else(|error| Err(NodeError::Task(error.to_string()))) {
+    match blocking::run(checkpoint).await.flatten() {
         Ok((checkpoint, mut snapshot)) => {
             snapshot.node_id = node.0;
             snapshot.snapshot_id = exports.keep(shard, checkpoint);
@@ -68,29 +68,16 @@ pub(crate) async fn restore(
 ) -> Result<Restored, FetchError> {
     let malformed = |_| NodeError::Malformed { shard, what: "snapshot" };
     let snapshot = wire::ShardSnapshot::decode(data).map_err(malformed)?;
-    try_restore(shard, spec, &snapshot, &store, indexing).await
-}
-
-async fn try_restore(
-    shard: ShardId,
-    spec: &IndexSpec,
-    snapshot: &wire::ShardSnapshot,
-    store: &Arc<dyn Store>,
-    indexing: &Indexing,
-) -> Result<Restored, FetchError> {
-    let root = indexing.folder.clone();
-    let files = fetch_files(shard, snapshot, indexing).await?;
-    let wanted = snapshot.parts.iter().filter(|part| part.segment.is_some()).count();
-    let lacking = wanted - files.len();
-    let node = NodeId(snapshot.node_id);
+    let files = fetch_files(shard, &snapshot, indexing).await?;
+    let lacking = snapshot.parts.iter().filter(|part| part.segment.is_some()).count() - files.len();
+    let (maker, number) = (NodeId(snapshot.node_id), snapshot.snapshot_id);
     // Writes are short: each lot is some megabyte.
-    let mut restoring = Restoring::begin(store.clone(), shard, snapshot.clone())?;
-    fetch::records(&indexing.peers, shard, node, snapshot.snapshot_id, |records| restoring.write(records)).await?;
+    let mut restoring = Restoring::begin(store.clone(), shard, snapshot)?;
+    fetch::records(&indexing.peers, shard, maker, number, |records| restoring.write(records)).await?;
     restoring.finish(&files)?;
-    let (store, spec, policy) = (store.clone(), spec.clone(), indexing.policy);
+    let (spec, policy, root) = (spec.clone(), indexing.policy, indexing.folder.clone());
     let open = move || ShardMachine::open(&*store, shard, &spec, policy, root.as_deref());
-    let opened = tokio::task::spawn_blocking(open).await.map_err(|error| NodeError::Task(error.to_string()))?;
-    let (machine, _) = opened?;
+    let (machine, _) = blocking::run(open).await??;
     Ok(Restored { machine, lacking })
 }
 

@@ -5,18 +5,20 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use shoal_index::segment::Segment;
 use shoal_model::{ErrorKind, LogIndex, NodeId, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::replica_service_server::ReplicaService;
 use shoal_proto::status::{RemoteError, to_status};
 use shoal_runtime::Store;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::NodeError;
+use crate::blocking;
 use crate::fetch::checksum_of;
 use crate::peers::{CHUNK_BYTES, Peers};
 use crate::replica::{Errand, Replica};
@@ -24,8 +26,6 @@ use crate::replicas::Replicas;
 use crate::shard::machine;
 use crate::shard::parts::Manifest;
 
-/// Chunks that wait for a slow receiver.
-const AHEAD: usize = 2;
 /// How long a snapshot is kept that nobody reads.
 const SNAPSHOT_KEPT: Duration = Duration::from_secs(60);
 /// How long a follower may take to fetch what it is offered.
@@ -99,7 +99,8 @@ fn not_found(what: impl Into<String>) -> Status {
     to_status(&RemoteError { kind: ErrorKind::NotFound, field: String::new(), message: what.into() })
 }
 
-type Chunks<T> = ReceiverStream<Result<T, Status>>;
+/// Made as it is sent; ends with the call.
+type Chunks<T> = BoxStream<'static, Result<T, Status>>;
 
 #[tonic::async_trait]
 impl ReplicaService for ReplicaCalls {
@@ -115,7 +116,7 @@ impl ReplicaService for ReplicaCalls {
         let manifest = Manifest::from_wire(segment.unwrap_or_default());
         let (reply, replied) = oneshot::channel();
         let errand = Errand::Fetch { node: NodeId(node_id), replaced, manifest, reply };
-        replica.send(errand).await.map_err(|error| to_status(&error))?;
+        replica.send(errand).map_err(|error| to_status(&error))?;
         let gone = || Err(NodeError::NotReady { shard: ShardId(shard_id) });
         let fetched = tokio::time::timeout(OFFER_WITHIN, replied).await;
         let late = || Err(NodeError::Deadline { doing: "fetching a segment" });
@@ -131,70 +132,46 @@ impl ReplicaService for ReplicaCalls {
         let segment = self.replica(shard_id)?.segment(checksum);
         let segment = segment.ok_or_else(|| not_found(format!("segment {checksum:016x} is not here")))?;
         let is_graph = file == i32::from(wire::SegmentFile::Graph);
-        let (sender, stream) = mpsc::channel(AHEAD);
         let peers = self.peers.clone();
-        // Ends with the stream, or with the file.
-        tokio::spawn(async move {
-            let mut at = usize::try_from(offset).unwrap_or(usize::MAX);
-            loop {
-                let segment = segment.clone();
-                let read = move || {
-                    let image = if is_graph { segment.graph_image() } else { segment.stored_image() };
-                    let bytes = image.bytes();
-                    let (from, to) = (at.min(bytes.len()), at.saturating_add(CHUNK_BYTES).min(bytes.len()));
-                    Bytes::copy_from_slice(&bytes[from..to])
-                };
+        let next = move |at| {
+            let (segment, peers) = (segment.clone(), peers.clone());
+            async move {
                 // A mapped file may have to be read.
-                let Ok(bytes) = tokio::task::spawn_blocking(read).await else { return };
+                let bytes = blocking::run(move || chunk_of(&segment, is_graph, at)).await.map_err(|e| to_status(&e))?;
                 if bytes.is_empty() {
-                    return;
+                    return Ok(None);
                 }
-                at += bytes.len();
                 peers.pace(bytes.len()).await;
-                let checksum = xxh3_64(&bytes);
-                if sender.send(Ok(wire::FetchFileResponse { bytes, checksum })).await.is_err() {
-                    return;
-                }
+                let (after, checksum) = (at + bytes.len(), xxh3_64(&bytes));
+                Ok(Some((wire::FetchFileResponse { bytes, checksum }, after)))
             }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        Ok(Response::new(stream::try_unfold(from, next).boxed()))
     }
 
     async fn fetch_records(
         &self,
         request: Request<wire::FetchRecordsRequest>,
     ) -> Result<Response<Self::FetchRecordsStream>, Status> {
-        let wire::FetchRecordsRequest { shard_id, snapshot_id, mut after } = request.into_inner();
+        let wire::FetchRecordsRequest { shard_id, snapshot_id, after } = request.into_inner();
         let shard = ShardId(shard_id);
         let none = move || not_found(format!("snapshot {snapshot_id} of shard {shard} is not here (any more)"));
         self.exports.find(shard, snapshot_id).ok_or_else(none)?;
-        let (sender, stream) = mpsc::channel(AHEAD);
         let (peers, exports) = (self.peers.clone(), self.exports.clone());
-        // Ends with the stream, or with the records.
-        tokio::spawn(async move {
-            while let Some(store) = exports.find(shard, snapshot_id) {
-                let from = after.clone();
-                let read = move || read_lot(&*store, shard, from.as_deref());
-                let lot =
-                    tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(NodeError::Task(e.to_string())));
-                let records = match lot {
-                    Ok(records) if records.is_empty() => return,
-                    Ok(records) => records,
-                    Err(error) => {
-                        let _ = sender.send(Err(to_status(&error))).await; // or nobody listens
-                        return;
-                    }
-                };
-                after = records.last().map(|record| record.key.clone());
+        let next = move |after: Option<Bytes>| {
+            let (peers, store) = (peers.clone(), exports.find(shard, snapshot_id));
+            async move {
+                let store = store.ok_or_else(none)?;
+                let read = move || read_lot(&*store, shard, after.as_deref());
+                let records = blocking::run(read).await.flatten().map_err(|error| to_status(&error))?;
+                let Some(last) = records.last().map(|record| record.key.clone()) else { return Ok(None) };
                 peers.pace(records.iter().map(|record| record.vector.len() + record.payload.len()).sum()).await;
                 let checksum = checksum_of(&records);
-                if sender.send(Ok(wire::FetchRecordsResponse { records, checksum })).await.is_err() {
-                    return;
-                }
+                Ok(Some((wire::FetchRecordsResponse { records, checksum }, Some(last))))
             }
-            let _ = sender.send(Err(none())).await; // or nobody listens
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        };
+        Ok(Response::new(stream::try_unfold(after, next).boxed()))
     }
 
     async fn get_digests(
@@ -215,10 +192,17 @@ impl ReplicaService for ReplicaCalls {
         let wire::PositionDigest { applied_index, digest } = digest.unwrap_or_default();
         let is_it = |(index, own): &(LogIndex, u128)| index.0 == applied_index && own.to_be_bytes()[..] == digest[..];
         if replica.digests().iter().any(is_it) {
-            replica.send(Errand::Rebuild).await.map_err(|error| to_status(&error))?;
+            replica.send(Errand::Rebuild).map_err(|error| to_status(&error))?;
         }
         Ok(Response::new(wire::RebuildResponse {}))
     }
+}
+
+/// The bytes of a segment's file from `at` on that travel together; none at its end.
+fn chunk_of(segment: &Segment, is_graph: bool, at: usize) -> Bytes {
+    let image = if is_graph { segment.graph_image() } else { segment.stored_image() };
+    let rest = image.bytes().get(at..).unwrap_or_default();
+    Bytes::copy_from_slice(&rest[..rest.len().min(CHUNK_BYTES)])
 }
 
 fn read_lot(store: &dyn Store, shard: ShardId, after: Option<&[u8]>) -> Result<Vec<wire::PointRecord>, NodeError> {

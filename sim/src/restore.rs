@@ -10,8 +10,8 @@ use rand::Rng;
 use shoal_consensus::ConsensusError;
 use shoal_model::{LogIndex, NodeId, ShardId};
 use shoal_node::simulation::{
-    Manifest, Name, Restoring, SegmentFiles, ShardMachine, erase_files, group_of, remove_files, scan_records,
-    snapshot_of, successor,
+    Manifest, Name, Restoring, SegmentFiles, ShardMachine, erase_files, group_of, heir, remove_files, scan_records,
+    snapshot_of,
 };
 use shoal_proto::internal::v1 as wire;
 use shoal_runtime::Store as _;
@@ -155,7 +155,7 @@ impl Node {
     fn give_lead_away(&mut self, shard: ShardId, host: &mut Host) {
         let Some(core) = &mut host.core else { return };
         let entry = self.map.shards.get(&shard).zip(core.status(group_of(shard)));
-        if let Some(heir) = entry.and_then(|(entry, status)| successor(entry, &status)) {
+        if let Some(heir) = entry.and_then(|(entry, status)| heir(entry, &status)) {
             // Tried again as long as it leads.
             drop(core.transfer_leader(group_of(shard), heir));
         }

@@ -61,7 +61,7 @@ impl Node {
                     host.change(group_of(shard), &changes, Waiting::Change);
                 }
                 Some(MembershipStep::HandOver) => {
-                    if let Some((heir, core)) = heir(entry, &status.members.voters).zip(host.core.as_mut()) {
+                    if let Some((heir, core)) = heir(entry, &status).zip(host.core.as_mut()) {
                         // Whether it was taken shows in the status.
                         drop(core.transfer_leader(group_of(shard), heir));
                     }
