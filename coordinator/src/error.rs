@@ -69,12 +69,6 @@ pub enum CoordinatorError {
         /// The cap.
         max: u32,
     },
-    /// Part of the API, not served yet.
-    #[error("{what} is part of the API but not served yet")]
-    NotServedYet {
-        /// What was asked for.
-        what: String,
-    },
     /// No leader could be reached in time.
     #[error("no leader among the coordinators within the deadline; check with `shoal status` that most of them run")]
     NoLeader,
@@ -98,7 +92,6 @@ impl Classify for CoordinatorError {
             Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
             Self::OtherCluster { .. } | Self::TooFewNodes { .. } => ErrorKind::Precondition,
             Self::TooManyCollections { .. } => ErrorKind::Overloaded,
-            Self::NotServedYet { .. } => ErrorKind::Unimplemented,
             Self::NoLeader | Self::Stopping => ErrorKind::Unavailable,
             Self::Server(_) | Self::Task(_) => ErrorKind::Internal,
         }

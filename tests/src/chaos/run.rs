@@ -243,7 +243,7 @@ pub fn run(options: &Options) -> Result<Ending, String> {
     let to_ns = loaded.clock.now_ns();
     loaded.end_load();
     let settled = settle(&mut loaded, &mut nemesis, &mut cluster, &mut screen);
-    let ending = conclude(&options.clone(), &folder, &loaded, &nemesis, settled, to_ns, &mut screen)?;
+    let ending = conclude(options, &folder, &loaded, &nemesis, settled, to_ns, &mut screen)?;
     if ending == Ending::Fail {
         folder.keep();
     }
