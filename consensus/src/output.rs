@@ -103,7 +103,7 @@ pub struct MemberProgress {
     pub committed: LogIndex,
     /// Whether it was heard within twice `election_ticks`.
     pub active: bool,
-    /// Whether it is being sent a snapshot, and so nothing else.
+    /// Whether it is being sent a snapshot, or has asked for one of late, as its state is damaged: it cannot serve.
     pub gets_snapshot: bool,
 }
 

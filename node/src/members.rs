@@ -7,11 +7,12 @@
 //! Beside that, leads go to where the map spreads them: the first replica of a shard should lead it, once it is well and has
 //! all entries.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_consensus::{Consensus, ConsensusError, GroupStatus, MemberChange, MemberProgress, Role};
-use shoal_model::{ClusterMap, MembershipStep, ReplicaId, Shard, ShardReplica, Standing};
+use shoal_model::{ClusterMap, MembershipStep, ReplicaId, Shard, ShardId, ShardReplica, Standing};
 use tokio::time::Instant;
 
 use crate::replica::{Replica, group_of};
@@ -23,6 +24,30 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long a step may take before it is looked at again.
 const STEP_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a leader stays that has just begun, before the lead goes to the map's first: it may not know yet that the
+/// content of that one is damaged, and would get the lead back at once.
+const LEADS_FIRST: Duration = Duration::from_secs(3);
+
+/// How long the terms have lasted that are led here.
+#[derive(Debug, Default)]
+pub struct Reigns(BTreeMap<ShardId, (u64, Duration)>);
+
+impl Reigns {
+    /// How long a term has been led at `now`, by a clock that only grows, since this was first asked.
+    pub fn length(&mut self, shard: ShardId, term: u64, now: Duration) -> Duration {
+        let reign = self.0.entry(shard).or_insert((term, now));
+        if reign.0 != term {
+            *reign = (term, now);
+        }
+        now.saturating_sub(reign.1)
+    }
+
+    /// Forgets shards that are gone.
+    pub fn retain(&mut self, map: &ClusterMap) {
+        self.0.retain(|shard, _| map.shards.contains_key(shard));
+    }
+}
+
 /// Follows the map until dropped. `map` gives the newest one.
 pub(crate) async fn follow(
     replicas: Arc<Replicas>,
@@ -31,13 +56,16 @@ pub(crate) async fn follow(
 ) {
     let mut interval = tokio::time::interval(LOOK_EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (began, mut reigns) = (Instant::now(), Reigns::default());
     loop {
         interval.tick().await;
         let map = map();
+        reigns.retain(&map);
         for replica in replicas.all() {
             let Some(status) = replica.group_status().filter(|status| status.role == Role::Leader) else { continue };
             let Some(shard) = map.shards.get(&replica.shard) else { continue };
-            if let Some(step) = next_step(shard, &status)
+            let reign = reigns.length(shard.id, status.term, began.elapsed());
+            if let Some(step) = next_step(shard, &status, reign)
                 && let Err(error) = take(&consensus, shard, &replica, &status, &step).await
             {
                 tracing::debug!(shard = shard.id.0, ?step, %error, "a change of members has to wait");
@@ -46,14 +74,15 @@ pub(crate) async fn follow(
     }
 }
 
-/// What is to be done next; nothing while a change is under way.
-pub fn next_step(shard: &Shard, status: &GroupStatus) -> Option<MembershipStep> {
+/// What is to be done next by one that has led for as long as `reign`; nothing while a change is under way.
+pub fn next_step(shard: &Shard, status: &GroupStatus, reign: Duration) -> Option<MembershipStep> {
     let members = &status.members;
     if !members.leaving.is_empty() {
         return None;
     }
     let step = shard.next_membership_step(status.me, &members.voters, &members.learners);
-    step.or_else(|| first_can_lead(shard, status).then_some(MembershipStep::HandOver))
+    let is_for_another = || reign >= LEADS_FIRST && first_can_lead(shard, status);
+    step.or_else(|| is_for_another().then_some(MembershipStep::HandOver))
 }
 
 /// Whether another leads than the map has first, and that one is well and has all entries.
@@ -106,7 +135,7 @@ async fn take(
 #[cfg(test)]
 mod tests {
     use shoal_consensus::Members;
-    use shoal_model::{CollectionId, Epoch, GroupId, HashRange, LogIndex, NodeId, ShardId};
+    use shoal_model::{CollectionId, Epoch, GroupId, HashRange, LogIndex, NodeId};
 
     use super::*;
 

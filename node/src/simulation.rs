@@ -7,7 +7,7 @@
 pub use crate::builder::{Lane, parameters};
 pub use crate::compare::{Compared, Digests, Odd, odd_ones};
 pub use crate::jobs::pause_after;
-pub use crate::members::{heir, next_step};
+pub use crate::members::{Reigns, heir, next_step};
 pub use crate::reads::read_point;
 pub use crate::replica::{group_of, group_spec};
 pub use crate::replicas::{save_map, saved_map, stored_shards};

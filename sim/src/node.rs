@@ -9,7 +9,7 @@ use shoal_consensus::{Answer as Fate, GroupStatus, Ticket};
 use shoal_index::segment::Scratch;
 use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{ClusterMap, Epoch, GroupId, NodeId, ReplicaId, Reply, Shard, ShardId, StoreId};
-use shoal_node::simulation::{erase, group_of, remove_files, save_map, saved_map, stored_shards};
+use shoal_node::simulation::{Reigns, erase, group_of, remove_files, save_map, saved_map, stored_shards};
 use shoal_runtime::Store;
 
 use crate::event::{Answer, Call, CallId, Failure, Outside, Own};
@@ -52,6 +52,7 @@ pub(crate) struct Node {
     following: Arc<ClusterMap>,
     pub(crate) followed: Epoch,
     pub(crate) replicas: BTreeMap<ShardId, Replica>,
+    pub(crate) reigns: Reigns,
     dropping: BTreeMap<ShardId, Dropping>,
     pub(crate) reads: BTreeMap<u64, Reading>,
     last_key: u64,
@@ -72,6 +73,7 @@ impl Node {
             folder,
             map: Arc::default(),
             following: Arc::default(),
+            reigns: Reigns::default(),
             followed: Epoch(0),
             replicas: BTreeMap::new(),
             dropping: BTreeMap::new(),

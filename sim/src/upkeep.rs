@@ -2,6 +2,7 @@
 //! `membership::heartbeats`, `members` and `compare`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use shoal_consensus::{GroupStatus, MemberChange, Role as Standing};
 use shoal_model::{LogIndex, MembershipStep, NodeId, ShardId};
@@ -51,7 +52,8 @@ impl Node {
             let status = host.core.as_ref().and_then(|core| core.status(group_of(shard)));
             let Some(status) = status.filter(|status| status.role == Standing::Leader) else { continue };
             let Some(entry) = map.shards.get(&shard) else { continue };
-            match next_step(entry, &status) {
+            let reign = self.reigns.length(shard, status.term, Duration::from_nanos(out.now));
+            match next_step(entry, &status, reign) {
                 Some(MembershipStep::AddLearner(id)) => {
                     host.change(group_of(shard), &[MemberChange::AddLearner(id)], Waiting::Change);
                 }

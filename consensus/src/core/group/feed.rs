@@ -46,6 +46,11 @@ impl Asked {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Whether a member has asked, and has not got what it asked for as far as is known.
+    pub(super) fn by(&self, member: u64) -> bool {
+        self.0.contains_key(&member)
+    }
 }
 
 impl Group {

@@ -53,7 +53,7 @@ impl Group {
                 matched: LogIndex(progress.matched),
                 committed: LogIndex(if is_self { raft.raft_log.committed } else { progress.committed_index }),
                 active: is_self || self.is_vouched_for(ReplicaId(*id)) || self.was_heard(*id, tick, config),
-                gets_snapshot: progress.state == ProgressState::Snapshot,
+                gets_snapshot: progress.state == ProgressState::Snapshot || self.asked.by(*id),
             }
         };
         let mut all: Vec<_> = raft.prs().iter().map(of).collect();
