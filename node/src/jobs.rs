@@ -22,6 +22,7 @@ use crate::NodeError;
 use crate::blocking;
 use crate::builder::{Builder, Cancel, Lane, Unfinished};
 use crate::fetch::{self, FetchError};
+use crate::lead;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::shard::machine::{Begun, Replaced, ShardMachine};
@@ -99,6 +100,8 @@ pub(crate) enum Event {
     Ended(Box<Ended>),
     /// A segment was fetched, or not.
     Fetched(Box<Fetched>),
+    /// The install of a segment that was offered is late, if it has not come.
+    Overdue(JobId),
     /// A lane has rested.
     Rested,
     /// What was replaced is gone.
@@ -333,11 +336,16 @@ impl Jobs {
     pub(crate) async fn handle(
         &mut self,
         event: Event,
-        machine: ShardMachine,
+        mut machine: ShardMachine,
     ) -> Result<(ShardMachine, Option<Made>), NodeError> {
         match event {
             Event::Ended(ended) => self.end(*ended, machine).await,
             Event::Fetched(fetched) => Ok((self.take_fetched(*fetched, machine)?, None)),
+            Event::Overdue(job) => {
+                let left = machine.forget_overdue(job);
+                self.discard(left);
+                Ok((machine, None))
+            }
             Event::Rested => {
                 let now = Instant::now();
                 let lanes = self.lanes.values_mut().chain([&mut self.mending]);
@@ -399,7 +407,8 @@ impl Jobs {
         self.metrics.fetched_segment();
         match purpose {
             Purpose::Offered(reply) => {
-                machine.hold(product, number)?;
+                let (_, manifest) = machine.hold(product, number)?;
+                self.expect_install(job, manifest);
                 let _ = reply.send(Ok(())); // or nobody waits
             }
             Purpose::Missing(name) => {
@@ -410,6 +419,18 @@ impl Jobs {
             }
         }
         Ok(machine)
+    }
+
+    /// A segment that waits for an install in vain keeps its parts from being fetched or built.
+    fn expect_install(&mut self, job: JobId, manifest: Option<Manifest>) {
+        let (within, cancel) = (lead::installs_within(manifest.unwrap_or_default()), self.cancel.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(within) => {}
+                () = cancel.cancelled() => {}
+            }
+            Event::Overdue(job)
+        });
     }
 
     fn not_fetched(

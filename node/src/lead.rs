@@ -34,6 +34,17 @@ const SLOWEST: u64 = 16 << 20;
 /// Pause before a follower is asked again that was not ready to fetch.
 const OFFER_AGAIN: Duration = Duration::from_millis(50);
 
+/// How long followers are given to fetch a segment.
+fn patience(manifest: Manifest) -> Duration {
+    OFFER_PATIENCE + Duration::from_secs((manifest.graph_bytes + manifest.stored_bytes) / SLOWEST)
+}
+
+/// How long after a follower has fetched a segment its install may come. Later it hardly will: whoever offered the segment
+/// leads no more.
+pub(crate) fn installs_within(manifest: Manifest) -> Duration {
+    patience(manifest) + 2 * PROPOSE_WITHIN
+}
+
 /// Proposals under way.
 pub(crate) struct Lead {
     shard: ShardId,
@@ -105,8 +116,7 @@ async fn propose(consensus: &Consensus<Applied>, shard: ShardId, entry: Bytes) -
 
 /// Has followers fetch a segment, all at once, for as long as that is worth waiting for.
 async fn offer(peers: &Arc<Peers>, shard: ShardId, replaced: &[Name], manifest: Manifest) {
-    let seconds = (manifest.graph_bytes + manifest.stored_bytes) / SLOWEST;
-    let patience = OFFER_PATIENCE + Duration::from_secs(seconds);
+    let patience = patience(manifest);
     let mut offers = JoinSet::new();
     for node in peers.of(shard) {
         let (peers, replaced) = (peers.clone(), replaced.to_vec());

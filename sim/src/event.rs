@@ -10,6 +10,7 @@ use shoal_checker::history::Write;
 use shoal_consensus::{RequestId, Ticket};
 use shoal_coordinator::simulation::Voters;
 use shoal_index::segment::{Segment, Target};
+use shoal_index::set::JobId;
 use shoal_model::{
     ClusterMap, CollectionSpec, Epoch, LogIndex, MapError, NodeId, OperationId, PointId, Reply, ShardId, StoreId,
 };
@@ -82,6 +83,10 @@ pub(crate) enum Own {
         key: u64,
     },
     LaneRested(ShardId),
+    InstallOverdue {
+        shard: ShardId,
+        job: JobId,
+    },
     Quiet {
         shard: ShardId,
         since: Ns,

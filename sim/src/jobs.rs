@@ -24,6 +24,8 @@ use crate::replica::discard;
 pub(crate) const PROPOSE_WITHIN: Ns = 10 * SEC;
 /// How long followers are given to fetch a segment before it is installed without them.
 const OFFER_PATIENCE: Ns = 5 * SEC;
+/// How long a segment that was offered is kept without its install. Mirrors `lead::installs_within`.
+const INSTALLS_WITHIN: Ns = OFFER_PATIENCE + 2 * PROPOSE_WITHIN;
 /// Pause before a follower is asked again that was not ready to fetch.
 const OFFER_AGAIN: Ns = 50 * MS;
 /// Silence after which a stream counts as broken.
@@ -328,6 +330,14 @@ impl Node {
         self.begin_what_is_due(shard, host, out);
     }
 
+    /// Mirrors how `Jobs::handle` takes `Event::Overdue`.
+    pub(crate) fn install_overdue(&mut self, shard: ShardId, job: JobId, host: &mut Host, out: &mut Outside) {
+        let Some(replica) = self.replicas.get_mut(&shard) else { return };
+        let Some(machine) = &mut replica.machine else { return };
+        discard(machine.forget_overdue(job), host, out);
+        self.begin_what_is_due(shard, host, out);
+    }
+
     /// What ended while the content was being replaced.
     pub(crate) fn look_at_deferred(&mut self, shard: ShardId, host: &mut Host, out: &mut Outside) {
         let Some(replica) = self.replicas.get_mut(&shard) else { return };
@@ -384,6 +394,7 @@ impl Node {
         let was_made = made.is_some();
         let done = match (made.filter(|_| machine.runs(job)), purpose) {
             (Some(product), Purpose::Offered(to)) => machine.hold(product, begun.number).map(|_| {
+                out.own(host.id(), INSTALLS_WITHIN, Own::InstallOverdue { shard, job });
                 out.answer(host.number, to, Answer::Taken);
             }),
             (Some(product), Purpose::Missing(name)) => {

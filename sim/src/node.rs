@@ -121,6 +121,7 @@ impl Node {
             Own::Apply(shard) => self.apply_turn(shard, host, out),
             Own::MakeSnapshot(shard) => self.make_snapshot(shard, host, out),
             Own::JobEnds { shard, key } => self.job_ends(shard, key, host, out),
+            Own::InstallOverdue { shard, job } => self.install_overdue(shard, job, host, out),
             Own::LaneRested(shard) => self.begin_what_is_due(shard, host, out),
             Own::Quiet { shard, since } => self.grow_quiet(shard, since, host, out),
             Own::OfferAgain { shard, install, node } => self.offer(shard, install, node, host, out),

@@ -523,6 +523,16 @@ impl ShardMachine {
         left
     }
 
+    /// Forgets what a job made if no entry has installed it by now.
+    pub fn forget_overdue(&mut self, job: JobId) -> Replaced {
+        let mut left = Replaced::default();
+        let overdue = self.ready.values().find(|ready| ready.product.job() == job);
+        if let Some(names) = overdue.map(|ready| ready.replaced.clone()) {
+            self.abandon_on(&names, &mut left);
+        }
+        left
+    }
+
     fn malformed(&self, what: &'static str) -> NodeError {
         NodeError::Malformed { shard: self.shard, what }
     }

@@ -25,7 +25,7 @@ use crate::NodeError;
 pub type Name = u64;
 
 /// What a segment's files are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Manifest {
     /// Of the graph's file; stands for every byte of both.
     pub checksum: u64,

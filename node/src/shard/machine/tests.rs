@@ -213,6 +213,29 @@ fn an_entry_no_node_would_propose_stops_the_replica() {
 }
 
 #[test]
+fn a_segment_whose_install_does_not_come_frees_its_parts() {
+    let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
+    let mut machine = open(&store, SHARD, Some(root.path())).0;
+    let mut log = vec![entry(&(0..50).map(|number| (number, 1.0)).collect::<Vec<_>>(), &[])];
+    apply(&mut machine, &store, &log);
+    log.push(machine.wants_seal(true).expect("it is worth a segment"));
+    apply(&mut machine, &store, &log);
+    let plan = |machine: &ShardMachine| machine.plan(Lane::Build, &BTreeSet::new(), false);
+    let names = plan(&machine).expect("a sealed delta");
+    let (begun, _) = machine.begin(&names).expect("its parts are there");
+    let job = begun.input.id();
+    let product = begun.input.execute(&parameters(&spec()), &begun.target, &|| false).expect("made");
+    machine.hold(product, begun.number).expect("it runs");
+    assert_eq!(plan(&machine), None, "it waits for its install");
+    let left = machine.forget_overdue(job);
+    assert_eq!(left.files.len(), 1, "its files go");
+    assert_eq!(plan(&machine), Some(names), "another may be made");
+    assert!(machine.forget_overdue(job).files.is_empty(), "once");
+    work_all(&mut machine, &store, &mut log);
+    assert_eq!(segments(&machine).len(), 1);
+}
+
+#[test]
 fn erasing_leaves_the_neighbours() {
     let (store, root) = (MemoryStore::new(), tempfile::tempdir().expect("a temporary folder"));
     let points: Vec<(u64, f32)> = (0..50).map(|number| (number, 1.0)).collect();
