@@ -63,7 +63,7 @@ pub struct AnswerInfo {
     pub epoch: u64,
     /// How much of the collection the answer covers.
     pub coverage: Coverage,
-    /// Upper bound of how far behind its leader any answering replica was.
+    /// Upper bound of how far behind its leader any answering replica was; `u32::MAX` if one never found that out.
     pub staleness_ms: u32,
     /// A read that presents it sees at least what this answer has seen.
     pub token: Token,

@@ -583,6 +583,7 @@ impl ApplyTask {
 
     /// Fetches the content anew from another replica.
     async fn rebuild(&mut self, machine: ShardMachine) -> Result<Option<ShardMachine>, NodeError> {
+        self.indexing.metrics.damaged();
         let applied = machine.applied();
         self.put_down(machine)?;
         match self.next_snapshot(applied).await? {
