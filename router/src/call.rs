@@ -132,6 +132,7 @@ impl Shared {
             patience: if errand.of_leaders { PATIENCE_FOR_LEADERS } else { PATIENCE },
             coverage_min: errand.coverage_min,
             ends_at: call.time_for_nodes(),
+            silent: self.air.hearing.silent(),
             seed: rand::random(),
         };
         let flown = self.air.fly(plan, located.map.clone(), call.begun, ask).await;

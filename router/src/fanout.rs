@@ -6,7 +6,8 @@
 //! What holds, whatever comes in and in whatever order:
 //! - it finishes exactly once, at the latest at [`Plan::ends_at`], and does nothing afterwards;
 //! - every shard asked for is either answered or a gap with a reason;
-//! - a shard has one open call at most, and counts as answered with its first answer; a later error changes nothing;
+//! - a replica has one open call at most, and a shard has several only where all but the last are to silent nodes;
+//! - a shard counts as answered with its first answer; what comes later changes nothing;
 //! - until it finishes there is an open call or a time to wake at.
 //!
 //! Does not know about: what is searched or written, addresses, the wire.
@@ -36,7 +37,7 @@ pub(crate) struct Fanout {
     plan: Plan,
     map: Arc<ClusterMap>,
     parts: BTreeMap<ShardId, Part>,
-    calls: BTreeMap<CallId, Vec<Target>>,
+    calls: BTreeMap<CallId, Open>,
     last_call: u32,
     refused: Option<Failure>,
     retries: BTreeMap<Cause, u64>,
@@ -44,22 +45,38 @@ pub(crate) struct Fanout {
     finished: bool,
 }
 
+/// An open call.
+#[derive(Debug)]
+struct Open {
+    node: NodeId,
+    targets: Vec<Target>,
+    /// Whether its node is known to be silent.
+    silent: bool,
+}
+
 /// Where one shard stands.
 #[derive(Debug)]
 struct Part {
     state: State,
-    /// Position of the replica to ask among [`candidates`], modulo their number.
-    replica: usize,
+    /// Position of the next replica in turn among [`candidates`], modulo their number.
+    turn: usize,
+    /// Node that is said to lead.
+    leader: Option<NodeId>,
+    /// How often nodes were asked.
+    asked: BTreeMap<NodeId, u32>,
     failures: u32,
     /// When the first of them came.
     failing_since: Option<Duration>,
     last: Option<Failure>,
+    /// Nodes with an open call about it.
+    open: Vec<NodeId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// To be called at once.
     Ready,
+    /// Nothing to do but to wait for open calls.
     Called,
     /// To be called later; at once when the shard's entry in the map is no longer that of `refused`.
     Resting {
@@ -78,14 +95,22 @@ impl Fanout {
         // One turn for all shards: those that share their nodes still share calls.
         let turn = random.random_range(0..TURNS);
         let first = |shard: &ShardId| match &plan.first {
-            First::Any => turn,
-            First::Leader(leaders) => {
-                let known = map.shards.get(shard).zip(leaders.get(shard));
-                known.and_then(|(shard, node)| position_on(shard, *node)).unwrap_or(0)
-            }
+            First::Any => (turn, None),
+            First::Leader(leaders) => (0, leaders.get(shard).copied()),
         };
         let part = |shard: &ShardId| {
-            (*shard, Part { state: State::Ready, replica: first(shard), failures: 0, failing_since: None, last: None })
+            let (turn, leader) = first(shard);
+            let part = Part {
+                state: State::Ready,
+                turn,
+                leader,
+                asked: BTreeMap::new(),
+                failures: 0,
+                failing_since: None,
+                last: None,
+                open: Vec::new(),
+            };
+            (*shard, part)
         };
         Self {
             parts: plan.shards.iter().map(part).collect(),
@@ -122,6 +147,7 @@ impl Fanout {
             Event::Deadline => over = true,
             Event::Map(map) => self.take_map(map),
             Event::Answered { call, answered, failed } => refresh = self.take_answer(at, call, &answered, failed),
+            Event::Silent { call } => self.take_silence(at, call),
             Event::CallFailed { call, failure } => refresh = self.take_failure(at, call, &failure),
         }
         self.wake(at);
@@ -162,7 +188,7 @@ impl Fanout {
         answered: &[ShardId],
         failed: Vec<(ShardId, Failure)>,
     ) -> bool {
-        let Some(targets) = self.calls.remove(&call) else { return false };
+        let targets = self.close(call);
         let mut failed: BTreeMap<ShardId, Failure> = failed.into_iter().collect();
         let mut refresh = false;
         for target in targets {
@@ -178,9 +204,40 @@ impl Fanout {
     }
 
     fn take_failure(&mut self, at: Duration, call: CallId, failure: &Failure) -> bool {
-        let targets = self.calls.remove(&call).unwrap_or_default();
+        let targets = self.close(call);
         let fail = |refresh, target| self.fail(at, target, failure.clone()) || refresh;
         targets.into_iter().fold(false, fail)
+    }
+
+    /// Asks others about what a silent node was asked.
+    fn take_silence(&mut self, at: Duration, call: CallId) {
+        let Some(call) = self.calls.get_mut(&call).filter(|call| !call.silent) else { return };
+        call.silent = true;
+        let (node, targets) = (call.node, call.targets.clone());
+        self.plan.silent.insert(node);
+        for target in targets {
+            if self.parts.get(&target.shard).is_some_and(|part| part.waits_for_silent(&self.plan)) {
+                self.fail(at, target, Failure::new(Cause::Silent, format!("node {node} says nothing")));
+            }
+        }
+    }
+
+    /// Whether an answer about some shards is the first about each: nodes answer for all their shards together, so
+    /// that it cannot count for some of them alone.
+    pub(crate) fn counts(&self, answered: &[ShardId]) -> bool {
+        let is_answered = |shard| self.parts.get(shard).is_some_and(|part| part.state == State::Answered);
+        !answered.iter().any(is_answered)
+    }
+
+    /// What a call that is over was about.
+    fn close(&mut self, call: CallId) -> Vec<Target> {
+        let Some(Open { node, targets, .. }) = self.calls.remove(&call) else { return Vec::new() };
+        for target in &targets {
+            if let Some(part) = self.parts.get_mut(&target.shard) {
+                part.open.retain(|open| *open != node);
+            }
+        }
+        targets
     }
 
     fn set(&mut self, shard: ShardId, state: State) {
@@ -196,7 +253,6 @@ impl Fanout {
         };
         let entry = self.map.shards.get(&target.shard);
         let replicas = entry.map_or(0, |shard| candidates(shard).count()).max(1);
-        let leader = entry.zip(failure.leader).and_then(|(shard, node)| position_on(shard, node));
         let cause = failure.cause;
         part.failures = part.failures.saturating_add(1);
         part.last = Some(failure.clone());
@@ -207,16 +263,22 @@ impl Fanout {
             let until = at + rest;
             if until < give_up_at { State::Resting { until, refused } } else { State::Lost }
         };
-        part.state = match cause {
+        let state = match cause {
             Cause::StaleEpoch if entry.is_none_or(|shard| shard.epoch != target.epoch) => State::Ready,
             Cause::StaleEpoch => resting(Some(target.epoch)),
-            Cause::NotReady | Cause::NotLeader | Cause::Unreachable => {
-                part.replica = leader.unwrap_or(part.replica.wrapping_add(1));
+            Cause::NotReady | Cause::NotLeader | Cause::Unreachable | Cause::Silent => {
+                part.leader = failure.leader;
                 let all_asked = (part.failures as usize).is_multiple_of(replicas);
                 if all_asked { resting(None) } else { State::Ready }
             }
             Cause::Overloaded | Cause::Deadline | Cause::Invalid | Cause::Internal => State::Lost,
         };
+        // An error does not beat an answer that is on its way, and the last one not even an answer that may be.
+        let waits = match state {
+            State::Lost => !part.open.is_empty(),
+            _ => part.open.iter().any(|node| !self.plan.silent.contains(node)),
+        };
+        part.state = if waits { State::Called } else { state };
         if part.state != State::Lost {
             *self.retries.entry(cause).or_default() += 1;
         }
@@ -227,7 +289,11 @@ impl Fanout {
     }
 
     fn wake(&mut self, at: Duration) {
-        for part in self.parts.values_mut() {
+        let Self { parts, plan, .. } = self;
+        for part in parts.values_mut() {
+            if given_up_at(part, plan).is_some_and(|give_up_at| give_up_at <= at) {
+                part.state = State::Lost;
+            }
             if matches!(part.state, State::Resting { until, .. } if until <= at) {
                 part.state = State::Ready;
             }
@@ -237,7 +303,7 @@ impl Fanout {
     fn next_wake(&self) -> Option<Duration> {
         let until = |part: &Part| match part.state {
             State::Resting { until, .. } => Some(until),
-            _ => None,
+            _ => given_up_at(part, &self.plan),
         };
         self.parts.values().filter_map(until).min()
     }
@@ -250,39 +316,61 @@ impl Fanout {
         for shard in ready {
             if let Some((node, target)) = self.place(at, shard) {
                 let own = (self.plan.grouping == Grouping::PerShard).then_some(shard);
+                self.called(node, target.shard);
                 groups.entry((node, own)).or_default().push(target);
             }
         }
         for ((node, _), targets) in groups {
-            let call = self.new_call(targets.clone());
+            let call = self.new_call(node, targets.clone());
             actions.push(Action::Call { call, node, targets });
         }
     }
 
-    fn new_call(&mut self, targets: Vec<Target>) -> CallId {
+    fn new_call(&mut self, node: NodeId, targets: Vec<Target>) -> CallId {
         self.last_call += 1;
         let call = CallId(self.last_call);
-        targets.iter().for_each(|target| self.set(target.shard, State::Called));
-        self.calls.insert(call, targets);
+        self.calls.insert(call, Open { node, targets, silent: false });
         call
     }
 
-    /// The node to ask for a shard; `None` if the map has none to ask, which counts as a failure.
+    fn called(&mut self, node: NodeId, shard: ShardId) {
+        if let Some(part) = self.parts.get_mut(&shard) {
+            part.state = State::Called;
+            part.open.push(node);
+            *part.asked.entry(node).or_default() += 1;
+        }
+    }
+
+    /// The node to ask for a shard; `None` if there is none to ask: without open calls that counts as a failure.
     fn place(&mut self, at: Duration, shard: ShardId) -> Option<(NodeId, Target)> {
         let entry = self.map.shards.get(&shard)?;
         let target = Target { shard, epoch: entry.epoch };
-        let nodes: Vec<NodeId> = candidates(entry).collect();
-        for _ in 0..nodes.len().max(1) {
-            let position = self.parts.get(&shard)?.replica;
-            let node = nodes.get(position % nodes.len().max(1)).copied();
-            if let Some(node) = node.filter(|node| self.map.nodes.contains_key(node)) {
-                return Some((node, target));
+        let candidates: Vec<NodeId> = candidates(entry).collect();
+        let part = self.parts.get_mut(&shard)?;
+        let in_turn = (0..candidates.len()).map(|ahead| part.turn.wrapping_add(ahead) % candidates.len());
+        let free = |at: &usize| self.map.nodes.contains_key(&candidates[*at]) && !part.open.contains(&candidates[*at]);
+        // Of equals the first in turn.
+        let best = in_turn.filter(free).min_by_key(|at| {
+            let node = candidates[*at];
+            let silent = self.plan.silent.contains(&node);
+            (silent || part.leader != Some(node), part.asked.get(&node).copied().unwrap_or(0), silent)
+        });
+        if let Some(at) = best {
+            part.turn = at + 1;
+            return Some((candidates[at], target));
+        }
+        if part.open.is_empty() {
+            let message = match candidates.first() {
+                Some(node) => format!("node {node} is not in the map"),
+                None => "has no replica".to_owned(),
+            };
+            let failure = Failure::new(Cause::Unreachable, message);
+            // A whole round fails at once.
+            while self.parts.get(&shard)?.state == State::Ready {
+                self.fail(at, target, failure.clone());
             }
-            let message = node.map_or("has no replica".to_owned(), |node| format!("node {node} is not in the map"));
-            self.fail(at, target, Failure::new(Cause::Unreachable, message));
-            if self.parts.get(&shard)?.state != State::Ready {
-                return None;
-            }
+        } else {
+            part.state = State::Called;
         }
         None
     }
@@ -332,14 +420,21 @@ impl Fanout {
     }
 }
 
+impl Part {
+    /// Whether nothing is left of it but calls to silent nodes.
+    fn waits_for_silent(&self, plan: &Plan) -> bool {
+        self.state == State::Called && self.open.iter().all(|node| plan.silent.contains(node))
+    }
+}
+
 /// Nodes whose replica of a shard can be asked: those with points that are members.
 fn candidates(shard: &Shard) -> impl Iterator<Item = NodeId> {
     shard.full_replicas().filter(|replica| replica.standing != Standing::Joining).map(|replica| replica.node)
 }
 
-/// Position among [`candidates`] of the replica on a node.
-fn position_on(shard: &Shard, node: NodeId) -> Option<usize> {
-    candidates(shard).position(|candidate| candidate == node)
+/// When a shard is given up of which nothing is left but calls to silent nodes.
+fn given_up_at(part: &Part, plan: &Plan) -> Option<Duration> {
+    part.failing_since.filter(|_| part.waits_for_silent(plan)).map(|since| since + plan.patience)
 }
 
 /// Rest after `round` rounds through the replicas: doubling, bounded, with jitter so that requests spread.

@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::fanout::{Action, CallId, Cause, Event, Failure, Fanout, First, Outcome, Plan, Target};
+use crate::hearing::Hearing;
 use crate::leaders::Leaders;
 use crate::metrics::Metrics;
 use crate::nodes::{Nodes, call_failure, shard_failure};
@@ -28,6 +29,7 @@ pub(crate) struct Airspace {
     pub(crate) nodes: Nodes,
     pub(crate) metrics: Metrics,
     pub(crate) leaders: Leaders,
+    pub(crate) hearing: Hearing,
 }
 
 /// A call to one node.
@@ -73,6 +75,7 @@ impl Airspace {
         let to_leaders = matches!(plan.first, First::Leader(_));
         let mut fanout = Fanout::new(plan, map);
         let mut calls = FuturesUnordered::new();
+        let mut silences = FuturesUnordered::new();
         let mut nodes = BTreeMap::new();
         let mut answers = Vec::new();
         let mut wake_at = ends_at;
@@ -86,6 +89,7 @@ impl Airspace {
                         let channel = self.channel(fanout.map(), node);
                         let made = channel.map(|channel| call(NodeCall { node, channel, targets, within }));
                         calls.push(outcome_of(id, node, made));
+                        silences.push(self.silence_of(id, node));
                     }
                     Action::RefreshMap { beyond } => self.refresh(beyond),
                     Action::WakeAt(at) => wake_at = ends_at.min(begun + at),
@@ -99,11 +103,12 @@ impl Airspace {
             event = tokio::select! {
                 biased;
                 Some((call, result)) = calls.next() => {
-                    let event = self.heard(call, result, &mut answers);
-                    let node = nodes.remove(&call).filter(|_| to_leaders);
-                    node.inspect(|node| self.leaders.hear(*node, &event));
+                    let node = nodes.remove(&call);
+                    let event = self.heard(&fanout, call, node, result, &mut answers);
+                    node.filter(|_| to_leaders).inspect(|node| self.leaders.hear(*node, &event));
                     event
                 }
+                Some(call) = silences.next() => Event::Silent { call },
                 // Fails only without a sender, and `self.watch` holds one.
                 _ = maps.changed() => Event::Map(maps.borrow_and_update().clone()),
                 () = sleep_until(wake_at) => {
@@ -114,25 +119,45 @@ impl Airspace {
         }
     }
 
-    /// Counts what became of a call and keeps its answer, if it answers for any shard.
+    /// Counts what became of a call and keeps its answer, if it is the first about any shard.
     fn heard<T>(
         &self,
+        fanout: &Fanout,
         call: CallId,
+        node: Option<NodeId>,
         result: Result<NodeAnswer<T>, Failure>,
         answers: &mut Vec<NodeAnswer<T>>,
     ) -> Event {
         self.metrics.node_call(result.as_ref().err().map(|failure| failure.cause));
+        node.inspect(|node| self.listen_to(*node, &result));
         match result {
             Err(failure) => Event::CallFailed { call, failure },
             Ok(mut answer) => {
                 let failed = std::mem::take(&mut answer.failures).into_iter().map(shard_failure).collect();
-                let answered: Vec<_> = answer.answered.iter().map(|answer| ShardId(answer.shard_id)).collect();
+                let mut answered: Vec<_> = answer.answered.iter().map(|answer| ShardId(answer.shard_id)).collect();
+                if !fanout.counts(&answered) {
+                    answered.clear();
+                }
                 if !answered.is_empty() {
                     answers.push(answer);
                 }
                 Event::Answered { call, answered, failed }
             }
         }
+    }
+
+    fn listen_to<T>(&self, node: NodeId, result: &Result<NodeAnswer<T>, Failure>) {
+        match result.as_ref().map_err(|failure| failure.cause) {
+            Err(Cause::Unreachable) => self.hearing.doubt(node),
+            // Nothing was heard before the time was up.
+            Err(Cause::Deadline) => {}
+            Ok(_) | Err(_) => self.hearing.hear(node),
+        }
+    }
+
+    async fn silence_of(&self, call: CallId, node: NodeId) -> CallId {
+        self.hearing.silence(node, Instant::now()).await;
+        call
     }
 
     fn refresh(&self, beyond: Epoch) {

@@ -4,7 +4,8 @@
 //! - `flight`: carrying that out: calls to nodes, timers, maps.
 //! - `check`: everything a request may say wrongly, refused before anything is sent.
 //! - `lookup`: from a collection's name to its place in the map.
-//! - `split`: which shard holds an id; `leaders`: which node leads a shard, as far as answers have told.
+//! - `split`: which shard holds an id; `leaders`: which node leads a shard, as far as answers have told;
+//!   `hearing`: which nodes are silent.
 //! - `freshness`: how fresh an answer must be, and how fresh it is.
 //! - `batch`: several searches at once; `coalesce`: those of their calls that go to one node as one.
 //! - `points`, `search`: the gRPC services for data; `forward`: those that coordinators answer.
@@ -23,6 +24,7 @@ mod fanout;
 mod flight;
 mod forward;
 mod freshness;
+mod hearing;
 mod leaders;
 mod lookup;
 mod metrics;

@@ -76,7 +76,7 @@ impl Metrics {
             lookups: Counter::default(),
         };
         // Present from the start, so that a rate over them is 0 and not unknown until the first retry.
-        for cause in [Cause::StaleEpoch, Cause::NotReady, Cause::NotLeader, Cause::Unreachable] {
+        for cause in [Cause::StaleEpoch, Cause::NotReady, Cause::NotLeader, Cause::Unreachable, Cause::Silent] {
             drop(metrics.retries.get_or_create(&Reason { reason: cause.name() }));
         }
         drop(metrics.batched.get_or_create(&Batched { result: "ok" }));

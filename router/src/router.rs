@@ -23,6 +23,7 @@ use crate::call::Shared;
 use crate::coordinators::Coordinators;
 use crate::flight::Airspace;
 use crate::forward::{Cluster, Collections};
+use crate::hearing::Hearing;
 use crate::leaders::Leaders;
 use crate::lookup::Pacer;
 use crate::metrics::Metrics;
@@ -63,6 +64,7 @@ impl Router {
                 nodes: Nodes::default(),
                 metrics: Metrics::register(registry),
                 leaders: Leaders::default(),
+                hearing: Hearing::default(),
             },
             lookups: Pacer::default(),
             admission: Semaphore::new(config.in_flight_max as usize),
@@ -72,7 +74,8 @@ impl Router {
         report(&health, ServingStatus::NotServing).await;
         let routes = services(routes, &shared);
         tasks.spawn("map watch", watching);
-        tasks.spawn("map duties", follow(shared, health, stop.clone()));
+        tasks.spawn("map duties", follow(shared.clone(), health, stop.clone()));
+        tasks.spawn("signs of life", listen(shared, stop.clone()));
         tasks.spawn("server", async move {
             if let Err(error) = server::serve(listener, routes, stop).await {
                 tracing::error!(%error, "the router's server failed");
@@ -128,6 +131,11 @@ async fn follow(shared: Arc<Shared>, health: HealthReporter, stop: CancellationT
             _ = maps.changed() => {}
         }
     }
+}
+
+async fn listen(shared: Arc<Shared>, stop: CancellationToken) {
+    let Airspace { hearing, nodes, watch, .. } = &shared.air;
+    hearing.listen(nodes, watch, stop).await;
 }
 
 async fn report(health: &HealthReporter, status: ServingStatus) {

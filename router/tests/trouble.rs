@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fakes::{
-    FakeCoordinator, FakeNode, PATIENCE, Rig, Trouble, channel, id, map, refusal, search, start_router, touch, upsert,
+    FakeCoordinator, FakeNode, PATIENCE, Rig, Trouble, channel, id, map, place, refusal, search, start_router, touch,
+    upsert,
 };
 use shoal_model::ErrorKind;
 use shoal_proto::internal::v1::ShardFailureKind as Kind;
 use shoal_proto::v1;
 use shoal_proto::v1::cluster_service_client::ClusterServiceClient;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -80,6 +81,38 @@ async fn a_node_may_be_down_and_come_back_within_the_deadline() {
     timeout(PATIENCE, writing).await.expect("in time").expect("no panic").expect("the write waits for the node");
     let count = v1::CountRequest { collection: "c".into(), ..Default::default() };
     assert_eq!(rig.points().count(count).await.expect("served").into_inner().count, 10);
+}
+
+#[tokio::test]
+async fn a_stopped_node_holds_nobody_up_for_long() {
+    let (up, stopped) = (FakeNode::start().await, FakeNode::stopped().await);
+    let mut map = map(&[stopped.address.clone(), up.address.clone()], 1);
+    let replicas: Vec<_> = map.nodes.keys().copied().collect();
+    place(&mut map, "two", vec![replicas; 2]);
+    up.follow(&map);
+    stopped.follow(&map);
+    let coordinator = FakeCoordinator::start(map).await;
+    let (router, registry) = start_router(vec![coordinator.address.clone()], |_| {}).await;
+    let rig = Rig { coordinator, nodes: vec![stopped, up], router, registry };
+    let search = || v1::SearchRequest { collection: "two".into(), timeout_ms: 5_000, ..search(&[1.0, 0.0], 10) };
+    let mut write = upsert((0..10).map(|n| fakes::point(n, &[1.0, 1.0])).collect());
+    write.collection = "two".into();
+    write.timeout_ms = 5_000;
+    rig.points().upsert(write).await.expect("the replica that is taken for the leader is stopped, the other is not");
+    assert!(rig.metrics().contains(r#"shard_retries_total{reason="silent"}"#), "{}", rig.metrics());
+    let began = Instant::now();
+    for _ in 0..50 {
+        let found = rig.searches().search(search()).await.expect("one replica is there").into_inner();
+        assert_eq!(found.hits.len(), 10);
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "50 searches took {:?}; who is silent is known", began.elapsed());
+    rig.nodes[0].go_on();
+    let asked = async {
+        while rig.nodes[0].calls().is_empty() {
+            rig.searches().search(search()).await.expect("both are there");
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("a node that goes on is asked again");
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) coverage_min: f64,
     /// When the request ends with what there is, since it began.
     pub(crate) ends_at: Duration,
+    /// Nodes that are silent: the others are asked first.
+    pub(crate) silent: BTreeSet<NodeId>,
     /// Seed of the jitter of rests.
     pub(crate) seed: u64,
 }
@@ -64,6 +66,8 @@ pub(crate) enum Event {
     Started,
     /// A node answered for some shards of a call, and said why not for others.
     Answered { call: CallId, answered: Vec<ShardId>, failed: Vec<(ShardId, Failure)> },
+    /// The node of an open call is silent. The call may be answered yet.
+    Silent { call: CallId },
     /// A call failed as a whole.
     CallFailed { call: CallId, failure: Failure },
     /// There is another map.
@@ -134,6 +138,8 @@ pub(crate) enum Cause {
     NotLeader,
     /// The node cannot be reached: the next one, then a rest.
     Unreachable,
+    /// The node says nothing: the next one, while the call stays open.
+    Silent,
     /// The node has too much to do: a retry would add to it.
     Overloaded,
     /// Time ran out.
@@ -150,7 +156,7 @@ impl Cause {
         match self {
             Self::StaleEpoch | Self::NotReady | Self::NotLeader | Self::Unreachable => ErrorKind::Unavailable,
             Self::Overloaded => ErrorKind::Overloaded,
-            Self::Deadline => ErrorKind::DeadlineExceeded,
+            Self::Silent | Self::Deadline => ErrorKind::DeadlineExceeded,
             Self::Invalid => ErrorKind::Invalid,
             Self::Internal => ErrorKind::Internal,
         }
@@ -163,6 +169,7 @@ impl Cause {
             Self::NotReady => "not_ready",
             Self::NotLeader => "not_leader",
             Self::Unreachable => "unreachable",
+            Self::Silent => "silent",
             Self::Overloaded => "overloaded",
             Self::Deadline => "deadline",
             Self::Invalid => "invalid",

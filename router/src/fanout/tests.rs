@@ -53,7 +53,17 @@ fn fanout(map: &Arc<ClusterMap>, collection: CollectionId, coverage_min: f64, gr
     let shards = map.shards.values().filter(|shard| shard.collection == collection).map(|shard| shard.id).collect();
     let first = First::Leader(BTreeMap::new());
     let patience = ms(2_000);
-    let plan = Plan { collection, shards, grouping, first, patience, coverage_min, ends_at: ENDS_AT, seed: 1 };
+    let plan = Plan {
+        collection,
+        shards,
+        grouping,
+        first,
+        patience,
+        coverage_min,
+        ends_at: ENDS_AT,
+        silent: BTreeSet::new(),
+        seed: 1,
+    };
     Fanout::new(plan, map.clone())
 }
 
@@ -281,12 +291,69 @@ fn a_node_missing_from_the_map_is_passed_over() {
     assert_eq!(only_call(&request.decide(ms(0), Event::Started)).1, NodeId(2));
 }
 
+#[test]
+fn while_a_node_is_silent_others_are_asked_and_the_first_answer_counts() {
+    let (map, collection) = map(3, &[&[1, 2, 3]]);
+    let [shard] = shards(&map)[..] else { panic!("one shard") };
+    for silent_answers_first in [false, true] {
+        let mut request = fanout(&map, collection, 1.0, Grouping::PerNode);
+        let (silent, ..) = only_call(&request.decide(ms(0), Event::Started));
+        let (other, node, _) = only_call(&request.decide(ms(1), Event::Silent { call: silent }));
+        assert_eq!(node, NodeId(2));
+        assert_eq!(request.decide(ms(2), Event::Silent { call: silent }), [], "that is known");
+        let first = if silent_answers_first { silent } else { other };
+        assert_eq!(finish(&request.decide(ms(3), answer(first, vec![shard]))), &Outcome::Answered { gaps: vec![] });
+    }
+}
+
+#[test]
+fn a_silent_node_that_answers_counts_after_the_others_have_failed() {
+    let (map, collection) = map(2, &[&[1, 2]]);
+    let [shard] = shards(&map)[..] else { panic!("one shard") };
+    let mut request = fanout(&map, collection, 1.0, Grouping::PerNode);
+    let (silent, ..) = only_call(&request.decide(ms(0), Event::Started));
+    let (other, ..) = only_call(&request.decide(ms(1), Event::Silent { call: silent }));
+    let waits = request.decide(ms(2), refuse(other, shard, Cause::Internal));
+    assert_eq!(calls(&waits), [], "nobody is left to ask");
+    assert_eq!(finish(&request.decide(ms(3), answer(silent, vec![shard]))), &Outcome::Answered { gaps: vec![] });
+}
+
+#[test]
+fn a_shard_of_which_all_nodes_are_silent_is_given_up_in_time() {
+    let (map, collection) = map(2, &[&[1, 2]]);
+    let [shard] = shards(&map)[..] else { panic!("one shard") };
+    let mut request = fanout(&map, collection, 1.0, Grouping::PerNode);
+    request.plan.patience = ms(300);
+    let (call, ..) = only_call(&request.decide(ms(0), Event::Started));
+    let (call, ..) = only_call(&request.decide(ms(100), Event::Silent { call }));
+    // Both have a call by now, so that the rest after the round ends with nobody to ask.
+    let rested = wake(&request.decide(ms(150), Event::Silent { call }));
+    let given_up_at = wake(&request.decide(rested, Event::Woke));
+    assert_eq!(given_up_at, ms(100) + request.plan.patience, "since the first silence");
+    let actions = request.decide(given_up_at, Event::Woke);
+    let Outcome::TooFew { answered: 0, gaps } = finish(&actions) else { panic!("nobody answered: {actions:?}") };
+    assert_eq!((gaps[0].shard, gaps[0].failure.cause), (shard, Cause::Silent));
+}
+
+#[test]
+fn silent_nodes_are_asked_last() {
+    let (map, collection) = map(3, &[&[1, 2, 3]]);
+    let [shard] = shards(&map)[..] else { panic!("one shard") };
+    let mut request = fanout(&map, collection, 1.0, Grouping::PerNode);
+    request.plan.silent = BTreeSet::from([NodeId(1), NodeId(2)]);
+    let (call, node, _) = only_call(&request.decide(ms(0), Event::Started));
+    assert_eq!(node, NodeId(3));
+    let (_, node, _) = only_call(&request.decide(ms(1), refuse(call, shard, Cause::NotReady)));
+    assert_eq!(node, NodeId(1));
+}
+
 /// A cluster that answers, fails, keeps silent and changes at random, in a random order.
 struct World {
     random: SmallRng,
     map: Arc<ClusterMap>,
     open: Vec<(CallId, NodeId, Vec<Target>)>,
     ended: Vec<CallId>,
+    silent: BTreeSet<NodeId>,
     wake_at: Option<Duration>,
     answered: BTreeSet<ShardId>,
     now: Duration,
@@ -325,6 +392,11 @@ impl World {
                 let (call, ..) = self.take();
                 Event::CallFailed { call, failure: failed(self.cause()) }
             }
+            5 => {
+                let (call, node, _) = self.open[self.random.random_range(0..self.open.len())];
+                self.silent.insert(node);
+                Event::Silent { call }
+            }
             _ => self.some_answer(),
         }
     }
@@ -341,6 +413,9 @@ impl World {
         let (call, _, targets) = self.take();
         let (mut answered, mut refused) = (vec![ShardId(u64::MAX)], vec![]);
         for target in targets {
+            if self.answered.contains(&target.shard) {
+                continue;
+            }
             match self.random.random_range(0..3) {
                 0 => {
                     answered.push(target.shard);
@@ -376,9 +451,11 @@ impl World {
     }
 
     fn called(&mut self, call: CallId, node: NodeId, targets: Vec<Target>) {
-        let open: BTreeSet<ShardId> = self.open.iter().flat_map(|(_, _, open)| open).map(|open| open.shard).collect();
         for target in &targets {
-            assert!(!open.contains(&target.shard), "a shard has one open call at most");
+            for (_, other, targets) in self.open.iter().filter(|(_, _, open)| open.contains(target)) {
+                assert!(self.silent.contains(other), "a second call about {targets:?}, and {other} is not silent");
+                assert_ne!(*other, node, "a replica has one open call at most");
+            }
             assert!(!self.answered.contains(&target.shard), "an answered shard is not asked again");
             let entry = &self.map.shards[&target.shard];
             assert!(entry.replicas.iter().any(|replica| replica.node == node), "a node is asked for what it holds");
@@ -403,8 +480,16 @@ fn whatever_happens_it_ends_once_and_accounts_for_every_shard() {
         let coverage_min = [0.0, 0.3, 0.5, 1.0][random.random_range(0..4)];
         let grouping = if random.random_bool(0.5) { Grouping::PerNode } else { Grouping::PerShard };
         let mut request = fanout(&map, collection, coverage_min, grouping);
-        let mut world =
-            World { random, map, open: vec![], ended: vec![], wake_at: None, answered: BTreeSet::new(), now: ms(0) };
+        let mut world = World {
+            random,
+            map,
+            open: vec![],
+            ended: vec![],
+            silent: BTreeSet::new(),
+            wake_at: None,
+            answered: BTreeSet::new(),
+            now: ms(0),
+        };
         let mut event = Event::Started;
         let outcome = loop {
             let over = matches!(event, Event::Deadline);

@@ -123,16 +123,22 @@ pub fn map(addresses: &[String], shards: u32) -> ClusterMap {
 
 pub fn create(map: &mut ClusterMap, name: &str, shards: u32) {
     let nodes: Vec<NodeId> = map.nodes.keys().copied().collect();
+    place(map, name, (0..shards as usize).map(|shard| vec![nodes[shard % nodes.len()]]).collect());
+}
+
+/// Creates a collection whose shard `i` has its replicas on the nodes of `placement[i]`.
+pub fn place(map: &mut ClusterMap, name: &str, placement: Vec<Vec<NodeId>>) {
+    let count = |items: usize| u32::try_from(items).expect("few");
     let created = map.apply(Command::CreateCollection {
         operation: OperationId(map.epoch.0.into()),
         spec: CollectionSpec {
             name: name.into(),
-            shards,
-            replicas: 1,
+            shards: count(placement.len()),
+            replicas: count(placement[0].len()),
             witness: false,
             index: IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT },
         },
-        placement: (0..shards as usize).map(|shard| vec![nodes[shard % nodes.len()]]).collect(),
+        placement,
     });
     assert!(created.reply.is_ok(), "{created:?}");
 }

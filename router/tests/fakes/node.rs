@@ -35,6 +35,7 @@ pub struct FakeNode {
 #[derive(Default)]
 struct State {
     down: Option<TcpSocket>,
+    stopped: Option<TcpListener>,
     points: BTreeMap<u64, BTreeMap<PointId, v1::Point>>,
     log_index: u64,
     epochs: BTreeMap<u64, u64>,
@@ -70,6 +71,19 @@ impl FakeNode {
     pub fn come_back(&self) {
         let socket = self.state().down.take().expect("it was down");
         self.serve(socket.listen(64).expect("it is bound"));
+    }
+
+    /// A node that is stopped: the kernel takes connections for it, and nothing is ever said on them.
+    pub async fn stopped() -> Self {
+        let (listener, address) = server::listen("127.0.0.1:0").await.expect("a free port");
+        let state = State { stopped: Some(listener), ..State::default() };
+        Self { address: format!("http://{address}"), state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Lets a node that is stopped go on.
+    pub fn go_on(&self) {
+        let listener = self.state().stopped.take().expect("it was stopped");
+        self.serve(listener);
     }
 
     fn serve(&self, listener: TcpListener) {
