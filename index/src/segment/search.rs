@@ -110,7 +110,7 @@ impl From<Work> for WalkStats {
 }
 
 impl Segment {
-    /// The nearest `k` points, nearly all of them, nearest first, ties by offset.
+    /// The nearest `k` points, nearly all of them, nearest first, ties by id.
     ///
     /// With a score limit a large `k` costs no more than what lies within the limit: few are looked for at first, and
     /// more as long as most that were found are near enough.
@@ -324,9 +324,19 @@ impl Segment {
         if let Some(limit) = query.score_limit {
             hits.retain(|hit| metric.compare(hit.score, limit) != Ordering::Greater);
         }
-        sort(metric, &mut hits);
+        hits.sort_unstable_by(|a, b| metric.compare(a.score, b.score).then(a.offset.cmp(&b.offset)));
+        self.order_ties(metric, &mut hits);
         hits.truncate(k);
         (hits, refined)
+    }
+
+    /// Puts hits of one score in the order of their ids, which are read for no others.
+    fn order_ties(&self, metric: Metric, hits: &mut [Hit]) {
+        for tied in hits.chunk_by_mut(|a, b| metric.compare(a.score, b.score) == Ordering::Equal) {
+            if tied.len() > 1 {
+                tied.sort_by_cached_key(|hit| self.id(hit.offset));
+            }
+        }
     }
 
     /// Scores the nearest, whose distances are as good as their vectors.
@@ -367,8 +377,4 @@ fn visits_for(ns: f32) -> u64 {
 /// Whether so many points pass that a walk among them is tried first.
 fn is_wide(passing: u32, points: u32) -> bool {
     passing > points / WIDE_SHARE
-}
-
-fn sort(metric: Metric, hits: &mut [Hit]) {
-    hits.sort_unstable_by(|a, b| metric.compare(a.score, b.score).then(a.offset.cmp(&b.offset)));
 }

@@ -91,6 +91,23 @@ fn the_nearest_are_found_under_every_metric_and_dimension() {
     }
 }
 
+#[test]
+fn points_of_one_score_come_in_the_order_of_their_ids() {
+    for (metric, precision) in METRICS.into_iter().flat_map(|metric| TIERS.map(|tier| (metric, tier))) {
+        let mut rng = StdRng::seed_from_u64(SEED);
+        let distinct = clustered(16, 100, &mut rng);
+        let vectors: Vec<Vec<f32>> = (0..600).map(|number| distinct[number % 100].clone()).collect();
+        let segment = build_with(metric, precision, 16, &vectors, 2);
+        for vector in distinct.iter().take(20) {
+            let (hits, _) = ask(&segment, &query(vector, 10));
+            let by_id = |a: &Hit, b: &Hit| {
+                (metric.compare(a.score, b.score)).then_with(|| segment.id(a.offset).cmp(&segment.id(b.offset)))
+            };
+            assert!(hits.is_sorted_by(|a, b| by_id(a, b).is_lt()), "{metric:?} {precision:?}: {hits:?}");
+        }
+    }
+}
+
 /// A mistake of whoever embeds, and everything else as usual.
 #[test]
 fn a_vector_that_is_far_from_all_others_spoils_none_of_them() {
