@@ -310,7 +310,7 @@ pub fn group_spec(shard: &Shard, me: ReplicaId, state_machine: StateMachine) -> 
 }
 
 /// Members that vote and have no points.
-pub(crate) fn witnesses_of(shard: &Shard) -> Vec<ReplicaId> {
+pub fn witnesses_of(shard: &Shard) -> Vec<ReplicaId> {
     shard.replicas.iter().filter(|replica| replica.witness).map(|replica| replica.id).collect()
 }
 

@@ -9,7 +9,7 @@ pub use crate::compare::{Compared, Digests, Odd, odd_ones};
 pub use crate::jobs::pause_after;
 pub use crate::members::{Reigns, heir, next_step};
 pub use crate::reads::read_point;
-pub use crate::replica::{group_of, group_spec};
+pub use crate::replica::{group_of, group_spec, witnesses_of};
 pub use crate::replicas::{save_map, saved_map, stored_shards};
 pub use crate::shard::command::{Refusal, encode, encode_install, encode_seal};
 pub use crate::shard::machine::{
@@ -18,3 +18,4 @@ pub use crate::shard::machine::{
 pub use crate::shard::parts::{Manifest, Name};
 pub use crate::shard::segment_files::{SegmentFiles, erase as erase_files, remove as remove_files};
 pub use crate::shard::state::ShardState;
+pub use crate::witness::note as note_witness;

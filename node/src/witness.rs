@@ -30,10 +30,7 @@ impl Witness {
         consensus: &Consensus<Applied>,
         store: &dyn Store,
     ) -> Result<(Self, JoinHandle<Result<(), NodeError>>), NodeError> {
-        // As long as the store knows the shard, a crash has the rest of a drop done at the next start.
-        let mut batch = Batch::default();
-        batch.put(Table::Meta, keys::state(shard.id), ShardState::default().encode());
-        store.write(batch)?;
+        note(shard.id, store)?;
         let work = consensus.open_group(group_spec(shard, me, StateMachine::Witness)).await?;
         Ok((Self { shard: shard.id, consensus: consensus.clone() }, tokio::spawn(until_closed(work))))
     }
@@ -42,6 +39,13 @@ impl Witness {
     pub(crate) fn group_status(&self) -> Option<GroupStatus> {
         self.consensus.status(group_of(self.shard))
     }
+}
+
+/// Has the store know the shard, so that a crash has the rest of a drop done at the next start.
+pub fn note(shard: ShardId, store: &dyn Store) -> Result<(), NodeError> {
+    let mut batch = Batch::default();
+    batch.put(Table::Meta, keys::state(shard), ShardState::default().encode());
+    Ok(store.write(batch)?)
 }
 
 /// There is no work for a witness; its mailbox is held for as long as the group is open.

@@ -8,7 +8,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use shoal_consensus::Role as Standing_;
 use shoal_model::planted::{Bug, is_planted};
-use shoal_model::{NodeId, ShardId, Standing, StoreId};
+use shoal_model::{ShardId, ShardReplica, Standing, StoreId};
 use shoal_node::simulation::group_of;
 use shoal_runtime::Table;
 
@@ -208,17 +208,18 @@ impl World {
         let settled = map.shards.values().all(|shard| {
             shard.replicas.iter().all(|replica| {
                 let process = map.nodes.get(&replica.node).and_then(|node| crate::node::process_at(&node.address));
-                let holds = process.is_some_and(|number| self.holds(number, replica.node, shard.id));
+                let holds = process.is_some_and(|number| self.holds(number, replica, shard.id));
                 replica.standing == Standing::Member && holds
             })
         });
         settled && self.damaged.is_none() && map.nodes.values().all(|node| !node.replaced)
     }
 
-    /// Whether a replica is open there with its content.
-    fn holds(&self, number: usize, node: NodeId, shard: ShardId) -> bool {
+    /// Whether a replica is open there, with its content if it is to have any.
+    fn holds(&self, number: usize, replica: &ShardReplica, shard: ShardId) -> bool {
         let Role::Node(own) = &self.processes[number].role else { return false };
-        own.member == Some(node) && own.replicas.get(&shard).is_some_and(|replica| replica.mode.is_open())
+        let is_open = own.replicas.get(&shard).is_some_and(|replica| replica.mode.is_open());
+        own.member == Some(replica.node) && (is_open || replica.witness && own.witnesses.contains(&shard))
     }
 
     /// A node that holds something.

@@ -1,15 +1,17 @@
 //! A node: which shards are open, following the map; what is asked of it and what it has asked. Mirrors `shoal_node`'s
 //! `node::Node::start`, `replicas` and `membership::register`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use shoal_consensus::{Answer as Fate, GroupStatus, Ticket};
+use shoal_consensus::{Answer as Fate, BEACON_GROUP, ConsensusError, GroupStatus, StateMachine, Ticket};
 use shoal_index::segment::Scratch;
 use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{ClusterMap, Epoch, GroupId, NodeId, ReplicaId, Reply, Shard, ShardId, StoreId};
-use shoal_node::simulation::{Reigns, erase, group_of, remove_files, save_map, saved_map, stored_shards};
+use shoal_node::simulation::{
+    Reigns, erase, group_of, group_spec, note_witness, remove_files, save_map, saved_map, stored_shards, witnesses_of,
+};
 use shoal_runtime::Store;
 
 use crate::event::{Answer, Call, CallId, Failure, Outside, Own};
@@ -52,6 +54,8 @@ pub(crate) struct Node {
     following: Arc<ClusterMap>,
     pub(crate) followed: Epoch,
     pub(crate) replicas: BTreeMap<ShardId, Replica>,
+    /// Shards of which this node has the witness.
+    pub(crate) witnesses: BTreeSet<ShardId>,
     pub(crate) reigns: Reigns,
     dropping: BTreeMap<ShardId, Dropping>,
     pub(crate) reads: BTreeMap<u64, Reading>,
@@ -76,6 +80,7 @@ impl Node {
             reigns: Reigns::default(),
             followed: Epoch(0),
             replicas: BTreeMap::new(),
+            witnesses: BTreeSet::new(),
             dropping: BTreeMap::new(),
             reads: BTreeMap::new(),
             last_key: 0,
@@ -204,7 +209,11 @@ impl Node {
         process_at(&self.map.nodes.get(&node)?.address)
     }
 
+    /// The process that a message is for. Processes call each other by their numbers.
     pub(crate) fn process_of(&self, group: GroupId, member: ReplicaId) -> Option<usize> {
+        if group == BEACON_GROUP {
+            return usize::try_from(member.0).ok();
+        }
         let shard = self.map.shards.get(&ShardId(group.0))?;
         self.process_of_node(shard.replica(member)?.node)
     }
@@ -288,7 +297,7 @@ impl Node {
         let map = self.following.clone();
         let wanted: BTreeMap<ShardId, &Shard> = map.shards_on(me).map(|shard| (shard.id, shard)).collect();
         let stored = stored_shards(&*host.disk).expect("the simulated disk does not fail");
-        let open = self.replicas.keys().copied();
+        let open = self.replicas.keys().chain(&self.witnesses).copied();
         let gone: Vec<ShardId> = stored.into_iter().chain(open).filter(|id| !wanted.contains_key(id)).collect();
         for shard in gone {
             self.drop_replica(shard, host, out);
@@ -297,13 +306,38 @@ impl Node {
             return;
         }
         for (id, shard) in wanted {
-            match self.replicas.get_mut(&id) {
-                Some(replica) => replica.epoch = shard.epoch,
-                None => self.open_replica(&map, shard, host, out),
+            let is_open = self.witnesses.contains(&id) || self.replicas.contains_key(&id);
+            match shard.replica_on(me) {
+                Some(own) if own.witness && !is_open => self.open_witness(shard, own.id, host, out),
+                _ if !is_open => self.open_replica(&map, shard, host, out),
+                _ => self.know_witnesses(shard, host, out),
+            }
+            if let Some(replica) = self.replicas.get_mut(&id) {
+                replica.epoch = shard.epoch;
             }
         }
         self.followed = map.epoch;
         self.look_at_parked(host, out);
+    }
+
+    /// Mirrors `witness::Witness::open`.
+    fn open_witness(&mut self, shard: &Shard, me: ReplicaId, host: &mut Host, out: &mut Outside) {
+        note_witness(shard.id, &*host.disk).expect("the simulated disk does not fail");
+        let spec = group_spec(shard, me, StateMachine::Witness);
+        let opened = host.core.as_mut().map_or(Err(ConsensusError::Stopped), |core| core.open_group(&spec));
+        if let Err(error) = opened {
+            return out.truth.breaks(format!("process {} stops: witness of {}: {error}", host.number, shard.id));
+        }
+        out.trace.tell(out.now, || format!("process {} opens the witness of shard {}", host.number, shard.id));
+        out.tally.witnesses += 1;
+        self.witnesses.insert(shard.id);
+    }
+
+    fn know_witnesses(&mut self, shard: &Shard, host: &mut Host, out: &mut Outside) {
+        let Some(core) = &mut host.core else { return };
+        if let Err(error) = core.set_witnesses(group_of(shard.id), &witnesses_of(shard)) {
+            out.truth.breaks(format!("process {} stops: shard {}: {error}", host.number, shard.id));
+        }
     }
 
     /// Mirrors `replicas::Replicas::drop_replica`, up to where that waits.
@@ -312,6 +346,7 @@ impl Node {
             return;
         }
         let replica = self.replicas.remove(&shard);
+        self.witnesses.remove(&shard);
         out.trace.tell(out.now, || format!("process {} drops shard {shard}", host.number));
         if let Some(core) = &mut host.core
             && let Err(error) = core.close_group(group_of(shard), true)

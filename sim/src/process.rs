@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use shoal_consensus::{
-    Answer as Fate, ConsensusError, ElectionJitter, MultiRaft, Output, RaftConfig, RequestId, Ticket, Work,
+    Answer as Fate, ConsensusError, ElectionJitter, MultiRaft, Output, ProcessId, RaftConfig, RequestId, Ticket, Work,
 };
 use shoal_model::{GroupId, LogIndex, ReplicaId, ShardId};
 use shoal_runtime::{Envelope, MemoryStore, Store as _};
@@ -186,7 +186,8 @@ impl Process {
         (host.issued, host.persisted) = Default::default();
         host.syncs_until = 0;
         host.disk.sync().expect("the simulated disk does not fail");
-        let config = host.config(out);
+        let named = out.shape.sleeps && matches!(self.role, Role::Node(_));
+        let config = RaftConfig { process: named.then_some(ProcessId(host.number as u64)), ..host.config(out) };
         let core = MultiRaft::new(host.disk.clone(), config);
         host.core = Some(core.expect("settings are valid"));
         out.own(host.id(), host.tick_ns / 2, Own::Tick);

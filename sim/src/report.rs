@@ -32,6 +32,10 @@ pub struct Tally {
     pub member_changes: u64,
     /// Writes that were known already when they were applied again.
     pub repeated_writes: u64,
+    /// Witnesses that were opened.
+    pub witnesses: u64,
+    /// Groups that were asleep, summed over looks at each process every half second.
+    pub asleep: u64,
     /// Terms that had a leader.
     pub leaders: u64,
 }
@@ -79,6 +83,8 @@ impl Tally {
             (&mut self.found_damaged, other.found_damaged),
             (&mut self.member_changes, other.member_changes),
             (&mut self.repeated_writes, other.repeated_writes),
+            (&mut self.witnesses, other.witnesses),
+            (&mut self.asleep, other.asleep),
             (&mut self.leaders, other.leaders),
         ] {
             *mine += theirs;

@@ -24,6 +24,10 @@ pub struct Shape {
     pub clients: usize,
     /// Shards of the collection that is checked.
     pub shards: u32,
+    /// Two full replicas and a witness, rather than three full ones.
+    pub witness: bool,
+    /// Groups fall asleep that nobody uses.
+    pub(crate) sleeps: bool,
     /// Different ids that are written.
     pub ids: u64,
     pub(crate) metric: Metric,
@@ -74,6 +78,8 @@ impl Shape {
             coordinators: 3,
             clients: rng.random_range(2..=5),
             shards: rng.random_range(1..=3),
+            witness: rng.random_bool(0.25),
+            sleeps: rng.random_bool(0.6),
             ids: rng.random_range(20..=120),
             metric: *metrics.choose(rng).unwrap_or(&Metric::Cosine),
             dim: rng.random_range(2..=6),

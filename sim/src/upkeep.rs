@@ -34,6 +34,10 @@ impl Node {
     pub(crate) fn heartbeat(&mut self, host: &mut Host, out: &mut Outside) {
         out.own(host.id(), HEARTBEAT_EVERY, Own::Heartbeat);
         let Some(node) = self.member else { return };
+        let sleeps = |shard: &&ShardId| {
+            host.core.as_ref().and_then(|core| core.status(group_of(**shard))).is_some_and(|status| status.sleeps)
+        };
+        out.tally.asleep += self.replicas.keys().chain(&self.witnesses).filter(sleeps).count() as u64;
         let settled = |status: &GroupStatus| status.role == Standing::Leader && status.members.leaving.is_empty();
         let voters = self.replicas.keys().filter_map(|shard| {
             let status = host.core.as_ref()?.status(group_of(*shard)).filter(settled)?;

@@ -264,6 +264,12 @@ impl World {
             }
             let number = map.nodes.get(&member.node).and_then(|node| process_at(&node.address))?;
             let Process { host, role: Role::Node(node), .. } = &self.processes[number] else { return None };
+            if member.witness {
+                if !node.witnesses.contains(&id) {
+                    return Some(format!("shard {id}: witness {} is not open", member.id));
+                }
+                continue;
+            }
             let Some(replica) = node.replicas.get(&id).filter(|replica| replica.mode.is_open()) else {
                 return Some(format!("shard {id}: replica {} is not open", member.id));
             };
@@ -417,5 +423,6 @@ impl Admin {
 fn specification(name: &str, shards: u32, out: &Outside) -> CollectionSpec {
     let graph = GraphSpec { ef_construction: 16, ..GraphSpec::DEFAULT };
     let index = IndexSpec { dim: out.shape.dim, metric: out.shape.metric, embedding: String::new(), graph };
-    CollectionSpec { name: name.to_owned(), shards, replicas: 3, witness: false, index }
+    let witness = out.shape.witness;
+    CollectionSpec { name: name.to_owned(), shards, replicas: if witness { 2 } else { 3 }, witness, index }
 }

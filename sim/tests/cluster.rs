@@ -42,7 +42,16 @@ fn what_was_acknowledged_is_there_and_nobody_differs() {
     for kind in FaultKind::ALL {
         assert!(sum.faults.get(&kind).is_some_and(|count| *count >= 10), "hardly any {kind}");
     }
-    let met = [sum.restores, sum.jobs, sum.fetches, sum.broken_fetches, sum.found_damaged, sum.member_changes];
+    let met = [
+        sum.restores,
+        sum.jobs,
+        sum.fetches,
+        sum.broken_fetches,
+        sum.found_damaged,
+        sum.member_changes,
+        sum.witnesses,
+        sum.asleep,
+    ];
     assert!(met.into_iter().all(|count| count > 20) && sum.repeated_writes > 20, "the runs met too little: {sum:?}");
     assert!(hours >= 10.0, "{hours:.1} hours are too few");
 }
