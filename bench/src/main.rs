@@ -3,7 +3,7 @@
 //! `cargo xtask bench` prepares what it needs and starts it. One file for each bench; they share the reading of data
 //! sets, the contenders, the rules for recall and throughput, and the form of the report.
 //!
-//! `cluster` and `ingest` start clusters; the others know nothing of clusters and the wire: what they
+//! `cluster`, `ingest`, `restart` and `idle` start clusters; the others know nothing of clusters and the wire: what they
 //! measure runs in this process or in a peer's.
 
 mod ann;
@@ -16,6 +16,7 @@ mod error;
 mod exact;
 mod filter;
 mod hnsw_rs;
+mod idle;
 mod ingest;
 mod machine;
 mod merge;
@@ -23,6 +24,7 @@ mod npy;
 mod peer;
 mod processes;
 mod report;
+mod restart;
 mod segment;
 mod set;
 mod settle;
@@ -51,8 +53,10 @@ enum Bench {
     Cluster(cluster::Args),
     Delta(delta::Args),
     Filter(filter::Args),
+    Idle(idle::Args),
     Ingest(ingest::Args),
     Merge(merge::Args),
+    Restart(restart::Args),
 }
 
 fn main() -> ExitCode {
@@ -69,8 +73,10 @@ fn run(bench: &Bench) -> ExitCode {
         Bench::Cluster(args) => cluster::run(args),
         Bench::Delta(args) => delta::run(args),
         Bench::Filter(args) => filter::run(args),
+        Bench::Idle(args) => idle::run(args),
         Bench::Ingest(args) => ingest::run(args),
         Bench::Merge(args) => merge::run(args),
+        Bench::Restart(args) => restart::run(args),
     };
     match outcome {
         Ok(report) if report.gates_met() => ExitCode::SUCCESS,

@@ -13,7 +13,7 @@ use crate::{Outcome, become_it, prepared, report, setup};
 const REQUIREMENTS: &str = "bench/peers/requirements.txt";
 
 /// The benches that start the `shoal` built beside them.
-const OF_PROCESSES: [&str; 2] = ["cluster", "ingest"];
+const OF_PROCESSES: [&str; 4] = ["cluster", "idle", "ingest", "restart"];
 
 /// In a whole environment, and only there.
 const WHOLE: &str = "whole";
