@@ -59,6 +59,15 @@ pub(crate) enum BenchError {
     /// A cluster never came to rest.
     #[error("collection {collection} is still being built or merged after {seconds} s; see `shoal status`")]
     Unsettled { collection: String, seconds: u64 },
+    /// What was written is not what is there.
+    #[error("collection {collection} has {got} points, {want} were acknowledged: this is a bug")]
+    Lost { collection: String, want: u64, got: u64 },
+    /// What was written does not become visible.
+    #[error("a point that was acknowledged is not found by node {node} after {seconds} s: this is a bug")]
+    Hidden { node: u64, seconds: u64 },
+    /// Data would be kept in memory.
+    #[error("the temporary folder is on {file_system}, where a sync costs nothing; set TMPDIR to a folder on a disk")]
+    NoDisk { file_system: String },
     /// A task of ours panicked.
     #[error("a task ended early: {0}")]
     Task(String),
@@ -82,10 +91,11 @@ impl Classify for BenchError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Set { .. } | Self::UnknownPeer { .. } | Self::PeerMetric { .. } => ErrorKind::Invalid,
-            Self::NoPython | Self::PeerStart { .. } | Self::Pin { .. } => ErrorKind::Precondition,
+            Self::NoPython | Self::NoDisk { .. } | Self::PeerStart { .. } | Self::Pin { .. } => ErrorKind::Precondition,
             Self::PeerSilent { .. } | Self::Unsettled { .. } => ErrorKind::DeadlineExceeded,
             Self::Index(error) => error.kind(),
             Self::Cluster(error) => error.kind(),
+            Self::Lost { .. } | Self::Hidden { .. } => ErrorKind::Internal,
             Self::Build(_) | Self::Job(_) | Self::Threads(_) | Self::Task(_) => ErrorKind::Internal,
             Self::PeerFailed { .. } | Self::PeerGone { .. } | Self::PeerGarbage { .. } | Self::Io { .. } => {
                 ErrorKind::Internal

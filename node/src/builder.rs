@@ -5,8 +5,9 @@
 //! scans meanwhile, does not wait for a merge of minutes. Lanes are first come, first served, and a shard has one job
 //! in each at most, so that shards take turns.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use shoal_index::segment::{Parameters, Precision};
@@ -36,6 +37,8 @@ pub(crate) struct Builder {
     pool: ThreadPool,
     builds: Semaphore,
     merges: Semaphore,
+    /// What the system calls its threads.
+    threads: Arc<Mutex<Vec<u32>>>,
 }
 
 /// Tells jobs to end: those that wait by waking them, those that run when they ask.
@@ -93,13 +96,24 @@ impl Cancel {
 impl Builder {
     /// Starts `threads`, at least one.
     pub(crate) fn start(threads: usize) -> Result<Self, NodeError> {
+        let ids = Arc::<Mutex<Vec<u32>>>::default();
+        let started = ids.clone();
+        let note = move || started.lock().unwrap_or_else(PoisonError::into_inner).push(own_thread_id());
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|number| format!("build-{number}"))
-            .start_handler(|_| lower_priority())
+            .start_handler(move |_| {
+                lower_priority();
+                note();
+            })
             .build()
             .map_err(|error| NodeError::Task(format!("start build threads: {error}")))?;
-        Ok(Self { pool, builds: Semaphore::new(1), merges: Semaphore::new(1) })
+        Ok(Self { pool, builds: Semaphore::new(1), merges: Semaphore::new(1), threads: ids })
+    }
+
+    /// Time that its threads have had on a core, all together; 0 where the system does not tell.
+    pub(crate) fn core_time(&self) -> Duration {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|id| core_time_of(*id)).sum()
     }
 
     /// Runs `work` on the threads of the builder once the lane is free.
@@ -139,6 +153,18 @@ fn lower_priority() {
     }
 }
 
+/// The calling thread, as the system numbers it.
+fn own_thread_id() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
+/// Time that a thread of this process has had on a core.
+fn core_time_of(thread: u32) -> Duration {
+    let told = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap_or_default();
+    let nanos = told.split_whitespace().next().and_then(|first| first.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
 /// How the segments of a collection are built.
 pub fn parameters(spec: &IndexSpec) -> Parameters {
     Parameters {
@@ -146,5 +172,26 @@ pub fn parameters(spec: &IndexSpec) -> Parameters {
         precision: Precision::of(spec.graph.quantization),
         ef_construction: spec.graph.ef_construction as usize,
         seed: spec.graph.seed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn time_on_cores_is_that_of_its_threads() {
+        let builder = Arc::new(Builder::start(1).expect("threads start"));
+        let spin = || {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_millis(50) {}
+        };
+        spin();
+        let before = builder.core_time();
+        builder.clone().run(Lane::Build, &Cancel::default(), spin).await.expect("it ends by itself");
+        let spent = builder.core_time() - before;
+        assert!(spent > Duration::ZERO && spent < Duration::from_millis(60), "{spent:?}");
     }
 }

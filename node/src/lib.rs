@@ -8,6 +8,7 @@
 //! - `jobs`, `builder`: making segments; `lead`: what a leader does beside ordering writes.
 //! - `peers`, `fetch`, `transfer`, `restore`: segments and snapshots on their way between replicas.
 //! - `compare`: whether replicas hold the same.
+//! - `metrics`: what it tells of itself; `timed_store`: how long syncs take.
 //! - `reads` and `service`: the calls of routers; `freshness`: how old an answer may be.
 //! - `simulation`: what the simulation shares with a real node.
 //!
@@ -37,6 +38,7 @@ mod restore;
 mod service;
 mod shard;
 pub mod simulation;
+mod timed_store;
 mod transfer;
 mod witness;
 

@@ -1,5 +1,6 @@
 //! What a node tells about itself; `docs/metrics.md` lists the same names.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -61,6 +62,8 @@ pub(crate) struct Metrics {
     sealed_deltas: Gauge,
     jobs: Family<Job, Counter>,
     job_seconds: Family<Kind, Histogram>,
+    build_cpu_seconds: Counter<f64, AtomicU64>,
+    sync_seconds: Histogram,
     jobs_under_way: Gauge,
     bad_segments: Counter,
     fetched_segments: Counter,
@@ -91,6 +94,9 @@ impl Metrics {
             jobs: Family::default(),
             // 10 ms to 1.5 hours.
             job_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(10e-3, 2.0, 20))),
+            build_cpu_seconds: Counter::default(),
+            // 50 µs to 1.6 s.
+            sync_seconds: Histogram::new(exponential_buckets(50e-6, 2.0, 16)),
             jobs_under_way: Gauge::default(),
             bad_segments: Counter::default(),
             fetched_segments: Counter::default(),
@@ -124,6 +130,12 @@ impl Metrics {
             "Segments that were missing or bad when opened",
             metrics.bad_segments.clone(),
         );
+        registry.register(
+            "build_cpu_seconds",
+            "Time on cores of the threads that build and merge",
+            metrics.build_cpu_seconds.clone(),
+        );
+        registry.register("sync_seconds", "Time that syncs of the log took", metrics.sync_seconds.clone());
         metrics.register_replication(registry);
         registry.register(
             "index_jobs_under_way",
@@ -215,8 +227,15 @@ impl Metrics {
         self.digest_differences.inc_by(differences as u64);
     }
 
-    /// Takes stock of the open replicas.
-    pub(crate) fn observe(&self, replicas: &Replicas) {
+    /// Counts a sync of the log.
+    pub(crate) fn synced(&self, took: Duration) {
+        self.sync_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Takes stock of the open replicas, and of the time on cores of what builds their segments.
+    pub(crate) fn observe(&self, replicas: &Replicas, building: Duration) {
+        let before = self.build_cpu_seconds.get();
+        self.build_cpu_seconds.inc_by((building.as_secs_f64() - before).max(0.0));
         let all = replicas.all();
         let total = |count: &dyn Fn(&crate::replica::Replica) -> usize| -> i64 {
             let sum: usize = all.iter().map(|replica| count(replica)).sum();

@@ -33,6 +33,7 @@ use crate::replica::Indexing;
 use crate::replicas::{Replicas, saved_map};
 use crate::service::ShardCalls;
 use crate::shard::machine::Applied;
+use crate::timed_store::TimedStore;
 use crate::transfer::{Exports, ReplicaCalls};
 use crate::{NodeConfig, NodeError};
 
@@ -92,12 +93,14 @@ impl Node {
         back.spawn("map watch", watching);
 
         let lanes = RaftLanes::new(Box::new(resolver(map_watch.clone())));
-        let (consensus, thread) = Consensus::<Applied>::start(store.clone(), lanes, raft_config(&config, member.1))?;
-        let raft = tokio::spawn(thread.ended_or_tell(failure.clone()));
         let metrics = Metrics::register(registry);
+        let log: Arc<dyn Store> = Arc::new(TimedStore::new(store.clone(), metrics.clone()));
+        let (consensus, thread) = Consensus::<Applied>::start(log, lanes, raft_config(&config, member.1))?;
+        let raft = tokio::spawn(thread.ended_or_tell(failure.clone()));
         let peers = Arc::new(Peers::new(member.1, map_watch.clone(), config.transfer_bytes_per_second));
         let exports = Arc::new(Exports::default());
         let indexing = indexing(&config, segments, metrics.clone(), peers.clone(), exports.clone())?;
+        let builder = indexing.builder.clone();
         let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone(), indexing));
         let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
         let reads =
@@ -114,7 +117,7 @@ impl Node {
         let maps = map_watch.clone();
         let members = members::follow(replicas.clone(), consensus.clone(), move || maps.current());
         back.spawn("members", until(stop.clone(), members));
-        back.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone(), exports)));
+        back.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone(), builder, exports)));
         serve(
             &mut front,
             listener,
@@ -236,12 +239,12 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-async fn observe(metrics: Metrics, replicas: Arc<Replicas>, exports: Arc<Exports>) {
+async fn observe(metrics: Metrics, replicas: Arc<Replicas>, builder: Arc<Builder>, exports: Arc<Exports>) {
     let mut interval = tokio::time::interval(OBSERVE_EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        metrics.observe(&replicas);
+        metrics.observe(&replicas, builder.core_time());
         exports.tidy();
     }
 }

@@ -242,6 +242,12 @@ impl Cluster {
         self.running.contains_key(&role)
     }
 
+    /// Number of a process that runs.
+    #[must_use]
+    pub fn process_id(&self, role: Role) -> Option<u32> {
+        self.running.get(&role).map(Process::id)
+    }
+
     /// Stops a process that runs as it stands.
     pub fn pause(&self, role: Role) {
         if let Some(process) = self.running.get(&role) {

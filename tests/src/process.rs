@@ -136,6 +136,12 @@ impl Process {
         }
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Stops it as it stands, until it is resumed.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

@@ -12,6 +12,9 @@ use crate::{Outcome, become_it, prepared, report, setup};
 /// What the peers are: PyPI packages, each at one version.
 const REQUIREMENTS: &str = "bench/peers/requirements.txt";
 
+/// The benches that start the `shoal` built beside them.
+const OF_PROCESSES: [&str; 4] = ["cluster", "idle", "ingest", "restart"];
+
 /// In a whole environment, and only there.
 const WHOLE: &str = "whole";
 
@@ -20,7 +23,7 @@ pub(crate) fn run(args: &[&str]) -> Outcome<Infallible> {
     let with_peers = wants_peers(args);
     let workspace = prepared(if with_peers { setup::FOR_PEERS } else { setup::FOR_BUILDS })?;
     workspace.build("shoal-bench")?;
-    if args.first() == Some(&"cluster") {
+    if args.first().is_some_and(|bench| OF_PROCESSES.contains(bench)) {
         workspace.build("shoal")?;
     }
     let mut bench = Command::new(workspace.binary("shoal-bench"));

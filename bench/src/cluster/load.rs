@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use shoal_client::{Client, ClientError, NewCollection, ReplicaReport};
+use shoal_client::{Client, ClientError, NewCollection};
 use shoal_model::{Point, PointId};
 use tokio::task::JoinSet;
 
 use crate::error::BenchError;
 use crate::set::Set;
+use crate::settle::{ASK_EVERY, reports, settle};
 
 /// Points of a write.
 const BATCH: usize = 256;
@@ -17,12 +18,6 @@ const CONCURRENCY: usize = 4;
 /// Points a second of a service whose collection changes, and how many a write of it has.
 const STEADY_RATE: usize = 1_000;
 const STEADY_BATCH: usize = 50;
-/// How often the cluster is asked how far it is: reports come once a second.
-const ASK_EVERY: Duration = Duration::from_millis(250);
-/// How long nothing must have changed.
-const QUIET_FOR: Duration = Duration::from_secs(6);
-/// What it may take at most.
-const SETTLE_WITHIN: Duration = Duration::from_secs(600);
 
 /// Moments, ascending, and whether jobs were under way then.
 #[derive(Debug, Default)]
@@ -76,7 +71,7 @@ impl Loader<'_> {
     /// Writes every point, and waits until all is built.
     pub(super) async fn all_and_settle(&self, collection: &str) -> Result<(), BenchError> {
         self.all(collection).await?;
-        self.settle(collection).await
+        settle(self.client, collection).await
     }
 
     /// Writes one of `parts` of all points again, as many a second as a service would.
@@ -100,7 +95,7 @@ impl Loader<'_> {
     ) -> Result<(), BenchError> {
         let work = async {
             write.await?;
-            self.settle(collection).await
+            settle(self.client, collection).await
         };
         tokio::select! {
             done = work => done,
@@ -111,7 +106,7 @@ impl Loader<'_> {
     /// Notes when jobs are under way, until it is dropped: reports come once a second.
     async fn watch(&self, collection: &str, jobs: &mut Jobs) -> Result<(), BenchError> {
         loop {
-            let is_busy = self.reports(collection).await?.iter().any(|report| !report.jobs.is_empty());
+            let is_busy = reports(self.client, collection).await?.iter().any(|report| !report.jobs.is_empty());
             jobs.0.push((Instant::now(), is_busy));
             tokio::time::sleep(ASK_EVERY).await;
         }
@@ -125,29 +120,6 @@ impl Loader<'_> {
             payload: BTreeMap::new(),
         };
         rows.map(point).collect()
-    }
-
-    /// Waits until the collection's replicas have reported the same for a while, with no job under way.
-    async fn settle(&self, collection: &str) -> Result<(), BenchError> {
-        let started = Instant::now();
-        let mut last: (Vec<ReplicaReport>, Instant) = (Vec::new(), started);
-        while started.elapsed() < SETTLE_WITHIN {
-            tokio::time::sleep(ASK_EVERY).await;
-            let reports = self.reports(collection).await?;
-            let busy = reports.is_empty() || reports.iter().any(|report| !report.jobs.is_empty());
-            if busy || reports != last.0 {
-                last = (reports, Instant::now());
-            } else if last.1.elapsed() >= QUIET_FOR {
-                return Ok(());
-            }
-        }
-        Err(BenchError::Unsettled { collection: collection.to_owned(), seconds: SETTLE_WITHIN.as_secs() })
-    }
-
-    async fn reports(&self, collection: &str) -> Result<Vec<ReplicaReport>, ClientError> {
-        let collection = self.client.describe_collection(collection).await?;
-        let replicas = collection.shards.into_iter().flat_map(|shard| shard.replicas);
-        Ok(replicas.filter_map(|replica| replica.report).collect())
     }
 }
 

@@ -1,0 +1,67 @@
+//! The store as the log of all groups writes to it: how long each sync takes is told as a metric.
+//!
+//! A sync is what every write waits for, and how many writes share one decides how fast a node takes them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use shoal_runtime::{Batch, Store, StoreError, Table, Visit};
+
+use crate::metrics::Metrics;
+
+/// A store whose syncs are timed.
+pub(crate) struct TimedStore {
+    store: Arc<dyn Store>,
+    metrics: Metrics,
+}
+
+impl TimedStore {
+    /// The same store.
+    pub(crate) fn new(store: Arc<dyn Store>, metrics: Metrics) -> Self {
+        Self { store, metrics }
+    }
+}
+
+impl Store for TimedStore {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.store.get(table, key)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.store.scan(table, from, to, visit)
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        self.store.write(batch)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let began = Instant::now();
+        self.store.sync()?;
+        self.metrics.synced(began.elapsed());
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
+        self.store.checkpoint()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.store.disk_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+    use shoal_runtime::MemoryStore;
+
+    use super::*;
+
+    #[test]
+    fn keeps_the_contract_of_stores() {
+        let metrics = Metrics::register(&mut Registry::default());
+        shoal_runtime::store_contract::check(&TimedStore::new(Arc::new(MemoryStore::new()), metrics));
+    }
+}
