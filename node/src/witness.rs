@@ -4,6 +4,7 @@
 //! nobody else has the whole log.
 
 use shoal_consensus::{Apply, Consensus, GroupStatus, StateMachine};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ReplicaId, Shard, ShardId};
 use shoal_runtime::{Batch, Store, Table};
 use tokio::sync::mpsc;
@@ -31,6 +32,7 @@ impl Witness {
         store: &dyn Store,
     ) -> Result<(Self, JoinHandle<Result<(), NodeError>>), NodeError> {
         // As long as the store knows the shard, a crash has the rest of a drop done at the next start.
+        meet(Failpoint::NodeWitnessOpen)?;
         let mut batch = Batch::default();
         batch.put(Table::Meta, keys::state(shard.id), ShardState::default().encode());
         store.write(batch)?;
