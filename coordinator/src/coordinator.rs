@@ -113,7 +113,11 @@ impl Coordinator {
 
     /// Completes only if the coordinator cannot go on; says why. The process must end then.
     pub async fn failed(&mut self) -> String {
-        self.failure.told().await.reason
+        tokio::select! {
+            told = self.failure.told() => told.reason,
+            ended = self.front.failed() => ended.to_string(),
+            ended = self.back.failed() => ended.to_string(),
+        }
     }
 
     /// Refuses new calls, lets open ones finish, and syncs the log.
