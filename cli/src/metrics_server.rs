@@ -35,7 +35,10 @@ impl MetricsServer {
         let registry = Arc::new(registry);
         let answer = move || std::future::ready(scrape(&registry));
         let stop = CancellationToken::new();
-        let serving = axum::serve(listener, Router::new().route("/metrics", get(answer)));
+        let routes = Router::new().route("/metrics", get(answer));
+        #[cfg(feature = "failpoints")]
+        let routes = routes.route("/failpoints", axum::routing::put(arm));
+        let serving = axum::serve(listener, routes);
         let task = tokio::spawn(serving.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future());
         Ok(Self { address, stop, task })
     }
@@ -52,6 +55,12 @@ impl MetricsServer {
             self.task.abort();
         }
     }
+}
+
+/// Takes `NAME=ACTIONS`.
+#[cfg(feature = "failpoints")]
+async fn arm(body: String) -> Result<(), (StatusCode, String)> {
+    shoal_model::failpoints::arm(&body).map_err(|problem| (StatusCode::BAD_REQUEST, problem))
 }
 
 fn scrape(registry: &Registry) -> Response {

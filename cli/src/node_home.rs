@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{Classify as _, ErrorKind, StoreId};
 use shoal_runtime::{Store, StoreError};
 use shoal_storage::RocksStore;
@@ -113,6 +114,7 @@ impl NodeHome {
         self.save()?;
         for entry in fs::read_dir(&aside).map_err(failed)? {
             let entry = entry.map_err(failed)?;
+            meet(Failpoint::HomePutBack).map_err(io::Error::from).map_err(failed)?;
             fs::rename(entry.path(), self.folder.join(entry.file_name())).map_err(failed)?;
         }
         Ok(())
@@ -134,7 +136,8 @@ impl NodeHome {
             self.notes.replaces = std::mem::take(&mut self.notes.store);
         }
         self.notes.damaged = false;
-        self.save()
+        self.save()?;
+        meet(Failpoint::HomeBeginAnew).map_err(|injected| self.failure(&injected.into()))
     }
 
     fn aside(&self, store: &str) -> PathBuf {
@@ -151,6 +154,7 @@ impl NodeHome {
             }
         }
         for path in own_entries(&self.folder)? {
+            meet(Failpoint::HomeSetAside)?;
             let name = path.file_name().map(PathBuf::from).unwrap_or_default();
             fs::rename(&path, aside.join(name))?;
         }
@@ -166,7 +170,8 @@ impl NodeHome {
     }
 
     fn save(&self) -> Result<(), Failure> {
-        write_json(&self.folder, NOTES, &self.notes)
+        let met = meet(Failpoint::HomeNote).map_err(io::Error::from);
+        met.and_then(|()| write_json(&self.folder, NOTES, &self.notes))
             .map_err(|error| Failure::new(format!("write {NOTES} in {}: {error}", self.folder.display())))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Envelope, Store};
@@ -105,6 +106,7 @@ impl MultiRaft {
         if spec.me == ReplicaId(0) || spec.voters.contains(&ReplicaId(0)) {
             return Err(ConsensusError::BadChange { group: spec.group, problem: "replica 0 cannot be".into() });
         }
+        meet(Failpoint::ConsensusOpen)?;
         self.incarnations += 1;
         let mut batch = Batch::default();
         let group = Group::open(&self.store, spec, &self.config, self.incarnations, &mut batch)?;
@@ -119,6 +121,9 @@ impl MultiRaft {
     /// Closes a group; what is open in it is answered. `destroy` deletes its log and records as well, whether it is
     /// open or not.
     pub fn close_group(&mut self, group: GroupId, destroy: bool) -> Result<(), ConsensusError> {
+        if destroy {
+            meet(Failpoint::ConsensusDestroy)?;
+        }
         let closed = self.remove(group);
         if closed.is_none() && !destroy {
             return Err(ConsensusError::UnknownGroup { group });

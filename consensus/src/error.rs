@@ -1,5 +1,6 @@
 //! Why a group did not do as asked.
 
+use shoal_model::failpoints::Injected;
 use shoal_model::{Classify, ErrorKind, GroupId, LogIndex, ReplicaId};
 use shoal_runtime::StoreError;
 
@@ -151,6 +152,12 @@ pub enum ConsensusError {
     /// A bug: the thread that runs the groups panicked, could not start, or raft refused what it must take.
     #[error("consensus failed: {0}")]
     Internal(String),
+}
+
+impl From<Injected> for ConsensusError {
+    fn from(injected: Injected) -> Self {
+        Self::Store(injected.into())
+    }
 }
 
 impl Classify for ConsensusError {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use shoal_consensus::{Consensus, ConsensusError, GroupSpec, RaftConfig, StateMachine};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterId, ClusterMap, Command, LogIndex, NodeId, ReplicaId, ShardId, ShardReplica, Standing};
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorServiceServer;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
@@ -112,7 +113,11 @@ impl Coordinator {
 
     /// Completes only if the coordinator cannot go on; says why. The process must end then.
     pub async fn failed(&mut self) -> String {
-        self.failure.told().await.reason
+        tokio::select! {
+            told = self.failure.told() => told.reason,
+            ended = self.front.failed() => ended.to_string(),
+            ended = self.back.failed() => ended.to_string(),
+        }
     }
 
     /// Refuses new calls, lets open ones finish, and syncs the log.
@@ -211,7 +216,11 @@ async fn settle(shared: &Shared) {
     let map = shared.maps.borrow().clone();
     for (shard, voters) in settled(&map, &shared.heard_lately()) {
         let command = Command::SettleShard { shard, voters };
-        if let Err(error) = shared.execute(&command, Instant::now() + NAME_WITHIN).await {
+        let settled = match meet(Failpoint::CoordinatorSettle) {
+            Ok(()) => shared.execute(&command, Instant::now() + NAME_WITHIN).await.map(drop),
+            Err(injected) => Err(injected.into()),
+        };
+        if let Err(error) = settled {
             tracing::debug!(shard = shard.0, %error, "settling a shard failed; trying again");
             return;
         }

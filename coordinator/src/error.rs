@@ -1,6 +1,7 @@
 //! Everything that can go wrong on a coordinator.
 
 use shoal_consensus::ConsensusError;
+use shoal_model::failpoints::Injected;
 use shoal_model::{Classify, ErrorKind, InputError, MapError};
 use shoal_proto::map::MapDecodeError;
 use shoal_proto::server::ServerError;
@@ -104,6 +105,12 @@ impl Classify for CoordinatorError {
             Self::TooFewNodes { .. } => "replicas",
             _ => "",
         }
+    }
+}
+
+impl From<Injected> for CoordinatorError {
+    fn from(injected: Injected) -> Self {
+        Self::Store(injected.into())
     }
 }
 

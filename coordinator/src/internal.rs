@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use shoal_consensus::Role;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterId, ClusterMap, Command, Epoch, NodeId, ReplicaId, Reply, ShardId, StoreId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
@@ -57,6 +58,7 @@ impl Internal {
         request: wire::RegisterNodeRequest,
         attempt: Attempt,
     ) -> Result<wire::RegisterNodeResponse, CoordinatorError> {
+        meet(Failpoint::CoordinatorRegister)?;
         let map = self.shared.fresh_map(attempt.deadline).await?;
         if map.cluster == ClusterId::default() {
             // The new leader names the cluster first.
@@ -86,6 +88,7 @@ impl Internal {
     }
 
     fn hear(&self, request: &wire::HeartbeatRequest) -> Result<wire::HeartbeatResponse, CoordinatorError> {
+        meet(Failpoint::CoordinatorHeartbeat)?;
         let map = self.shared.maps.borrow().clone();
         check_cluster(&map, &request.cluster)?;
         let node = NodeId(request.node_id);
@@ -181,7 +184,7 @@ async fn stream_changes(
         let map = maps.borrow_and_update().clone();
         if map.epoch > epoch {
             for message in news(&map, epoch) {
-                if sender.send(Ok(message)).await.is_err() {
+                if meet(Failpoint::CoordinatorWatch).is_err() || sender.send(Ok(message)).await.is_err() {
                     return;
                 }
             }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shoal_consensus::{Consensus, ConsensusError};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterMap, Command, ErrorKind, Limits, LogIndex, MapError, NodeId, ReplicaId, Reply};
 use shoal_proto::map::encode_command;
 use shoal_proto::server::{self, deadline};
@@ -135,6 +136,7 @@ impl Shared {
 
     /// Agrees on a command and applies it here. Call it on the leader.
     pub(crate) async fn execute(&self, command: &Command, deadline: Instant) -> Result<Reply, CoordinatorError> {
+        meet(Failpoint::CoordinatorPropose)?;
         let applied = self.consensus.propose(GROUP, encode_command(command), deadline.into()).await?;
         tracing::debug!(epoch = applied.epoch.0, ?command, "map command applied");
         Ok(applied.reply.map_err(|error: MapError| error)?)

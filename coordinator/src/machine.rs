@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use shoal_consensus::{Apply, Consensus};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterMap, Epoch, GroupId, LogIndex, MapError, Reply};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{MapDecodeError, decode_command, map_from_wire, map_to_wire};
@@ -125,6 +126,7 @@ pub(crate) async fn apply_all(
         let mut answer = None;
         match next {
             Apply::Entry { index, data, reply } => {
+                meet(Failpoint::CoordinatorApply)?;
                 let applied = machine.apply(index, data)?;
                 answer = reply.zip(applied);
             }
@@ -135,7 +137,9 @@ pub(crate) async fn apply_all(
                 continue;
             }
         }
+        meet(Failpoint::CoordinatorSave)?;
         machine.save(&*store)?;
+        meet(Failpoint::CoordinatorSaved)?;
         published.announce(&machine);
         consensus.applied(GROUP, machine.applied());
         if let Some((reply, applied)) = answer {

@@ -11,6 +11,7 @@ mod cluster_map;
 mod collection;
 mod effort;
 mod error;
+pub mod failpoints;
 mod filter;
 mod hash_range;
 mod ids;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_consensus::Role;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{LogIndex, NodeId};
 use shoal_proto::internal::v1 as wire;
 use tokio::task::JoinSet;
@@ -99,13 +100,18 @@ async fn digests_of(peers: &Peers, shard: shoal_model::ShardId, node: NodeId) ->
     let mut request = Request::new(wire::GetDigestsRequest { shard_id: shard.0 });
     request.set_timeout(ANSWER_WITHIN);
     let answer = client.get_digests(request).await.ok()?.into_inner();
+    let differs = u128::from(meet(Failpoint::NodeCompare).is_err());
     let digest = |told: wire::PositionDigest| {
-        Some((LogIndex(told.applied_index), u128::from_be_bytes(told.digest[..].try_into().ok()?)))
+        Some((LogIndex(told.applied_index), u128::from_be_bytes(told.digest[..].try_into().ok()?) ^ differs))
     };
     Some(answer.digests.into_iter().filter_map(digest).collect())
 }
 
 async fn rebuild(peers: &Peers, replica: &Replica, odd: Odd) {
+    if let Err(injected) = meet(Failpoint::NodeRebuildAsk) {
+        tracing::warn!(shard = replica.shard.0, node = odd.node.0, %injected, "a replica that differs is not rebuilt yet");
+        return;
+    }
     let Ok(mut client) = peers.client(replica.shard, odd.node) else { return };
     let digest =
         wire::PositionDigest { applied_index: odd.index.0, digest: Bytes::copy_from_slice(&odd.digest.to_be_bytes()) };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use shoal_consensus::ConsensusError;
 use shoal_index::IndexError;
 use shoal_index::set::SetError;
+use shoal_model::failpoints::Injected;
 use shoal_model::{Classify, ErrorKind, InputError, NodeId, ShardId};
 use shoal_proto::server::ServerError;
 use shoal_proto::status::RemoteError;
@@ -149,6 +150,12 @@ impl Classify for NodeError {
             Self::Input(error) => error.field(),
             _ => "",
         }
+    }
+}
+
+impl From<Injected> for NodeError {
+    fn from(injected: Injected) -> Self {
+        Self::Store(injected.into())
     }
 }
 

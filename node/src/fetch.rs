@@ -9,6 +9,7 @@ use std::path::Path;
 
 use shoal_index::file::FileError;
 use shoal_index::segment::{Segment, Target};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{NodeId, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::status::{RemoteError, from_status};
@@ -201,7 +202,7 @@ impl Sink {
     fn new(path: Option<&Path>, wanted: u64) -> Result<Self, FetchError> {
         let create = |path: &Path| {
             let name = path.display().to_string();
-            match File::create(path) {
+            match meet(Failpoint::NodeFetchFile).map_err(Into::into).and_then(|()| File::create(path)) {
                 Ok(file) => Ok((name, file)),
                 Err(source) => Err(FetchError::Io { path: name, source }),
             }
@@ -215,7 +216,11 @@ impl Sink {
             self.memory.extend_from_slice(&bytes);
             return Ok(());
         };
-        let (written, file) = blocking::run(move || (file.write_all(&bytes), file)).await?;
+        let write = move || {
+            let met = meet(Failpoint::NodeFetchWrite).map_err(Into::into);
+            (met.and_then(|()| file.write_all(&bytes)), file)
+        };
+        let (written, file) = blocking::run(write).await?;
         written.map_err(|source| FetchError::Io { path: path.clone(), source })?;
         self.file = Some((path, file));
         Ok(())
@@ -226,6 +231,7 @@ impl Sink {
         let Some((path, file)) = self.file else { return Ok(Some(self.memory)) };
         let folder = Path::new(&path).parent().map(Path::to_owned);
         let sync = move || {
+            meet(Failpoint::NodeFetchSync)?;
             file.sync_all()?;
             folder.map_or(Ok(()), |folder| File::open(folder)?.sync_all())
         };

@@ -4,6 +4,7 @@
 //! is the same node, and an empty one is a new node, whatever its name and address say.
 
 use bytes::Bytes;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterId, NodeId, ShardId, StoreId};
 use shoal_runtime::{Batch, Store, Table};
 
@@ -34,6 +35,7 @@ impl Identity {
 
     /// Makes the identity durable.
     pub(crate) fn save(&self, store: &dyn Store) -> Result<(), NodeError> {
+        meet(Failpoint::NodeIdentity)?;
         let mut batch = Batch::default();
         batch.put(Table::Meta, keys::IDENTITY, self.encode());
         store.write(batch)?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use shoal_index::segment::{BuildError, Parameters, Target};
 use shoal_index::set::{Job, JobError, JobId, JobInput, Product, Retired};
+use shoal_model::failpoints::{Failpoint, Injected, meet};
 use shoal_model::{NodeId, ShardId};
 use shoal_runtime::Store;
 use tokio::sync::oneshot;
@@ -152,6 +153,8 @@ enum Failure {
     Job(#[from] JobError),
     #[error(transparent)]
     Unfinished(#[from] Unfinished),
+    #[error(transparent)]
+    Injected(#[from] Injected),
 }
 
 impl Failure {
@@ -582,17 +585,19 @@ async fn run(
     let stop = cancel.clone();
     let work = move || {
         let started = Instant::now();
-        let made = input.execute(&parameters, &target, &|| stop.is_set_after_others());
-        made.map(|product| (product, started.elapsed()))
+        meet(Failpoint::NodeBuild)?;
+        let product = input.execute(&parameters, &target, &|| stop.is_set_after_others())?;
+        meet(Failpoint::NodeBuilt)?;
+        Ok((product, started.elapsed()))
     };
-    Ok(builder.run(lane, cancel, work).await??)
+    builder.run(lane, cancel, work).await?
 }
 
 /// Removes files that are listed no more once that is durable, and gives back the memory of parts that no view shows.
 async fn reclaim(replaced: Replaced, store: Arc<dyn Store>, cancel: Cancel) -> Event {
     let Replaced { retired, files } = replaced;
     if !files.is_empty() {
-        let remove = move || match store.sync() {
+        let remove = move || match meet(Failpoint::NodeReclaim).map_err(Into::into).and_then(|()| store.sync()) {
             Ok(()) => files.iter().for_each(segment_files::remove),
             Err(error) => tracing::warn!(%error, "files of replaced segments stay until the next start"),
         };

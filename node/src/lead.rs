@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_consensus::{Consensus, ConsensusError};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{NodeId, ShardId};
 use shoal_proto::internal::v1 as wire;
 use tokio::task::JoinSet;
@@ -74,7 +75,8 @@ impl Lead {
             return;
         }
         let (consensus, shard) = (self.consensus.clone(), self.shard);
-        self.under_way.spawn(async move { Proposed::Seal(propose(&consensus, shard, entry).await) });
+        self.under_way
+            .spawn(async move { Proposed::Seal(propose(&consensus, shard, Failpoint::NodeSealPropose, entry).await) });
     }
 
     /// Offers a segment to the followers, waits a while for them to fetch it, and has the log install it.
@@ -85,7 +87,7 @@ impl Lead {
                 offer(&peers, shard, &made.replaced, manifest).await;
             }
             let entry = command::encode_install(&made.replaced, made.manifest);
-            Proposed::Install(propose(&consensus, shard, entry).await)
+            Proposed::Install(propose(&consensus, shard, Failpoint::NodeInstallPropose, entry).await)
         });
     }
 
@@ -105,8 +107,16 @@ impl Lead {
 }
 
 /// Proposes an entry; returns once it is applied here. It is no write, so the state machine's answer says nothing.
-async fn propose(consensus: &Consensus<Applied>, shard: ShardId, entry: Bytes) -> Result<(), ConsensusError> {
-    let answer = consensus.propose(group_of(shard), entry, Instant::now() + PROPOSE_WITHIN).await;
+async fn propose(
+    consensus: &Consensus<Applied>,
+    shard: ShardId,
+    before: Failpoint,
+    entry: Bytes,
+) -> Result<(), ConsensusError> {
+    let answer = match meet(before) {
+        Ok(()) => consensus.propose(group_of(shard), entry, Instant::now() + PROPOSE_WITHIN).await,
+        Err(injected) => Err(injected.into()),
+    };
     if answer.is_err() {
         // Refusals come at once, and whoever waits for the end of this one proposes again.
         sleep(PROPOSE_AGAIN).await;
@@ -136,7 +146,9 @@ async fn offer_to(peers: &Peers, shard: ShardId, node: NodeId, replaced: &[Name]
             replaced: replaced.to_vec(),
             segment: Some(manifest.to_wire()),
         };
-        if let Ok(mut client) = peers.client(shard, node) {
+        if meet(Failpoint::NodeOffer).is_ok()
+            && let Ok(mut client) = peers.client(shard, node)
+        {
             match client.offer_segment(Request::new(offer)).await {
                 Ok(_) => return,
                 Err(status) => tracing::debug!(shard = shard.0, node = node.0, %status, "offer refused; again"),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_consensus::{Consensus, ConsensusError, GroupStatus, MemberChange, MemberProgress, Role};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterMap, MembershipStep, ReplicaId, Shard, ShardId, ShardReplica, Standing};
 use tokio::time::Instant;
 
@@ -115,6 +116,7 @@ async fn take(
     status: &GroupStatus,
     step: &MembershipStep,
 ) -> Result<(), ConsensusError> {
+    meet(Failpoint::NodeMembersStep)?;
     let (group, deadline) = (group_of(replica.shard), Instant::now() + STEP_WITHIN);
     match step {
         MembershipStep::AddLearner(id) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shoal_consensus::Role;
 use shoal_index::set::PartKind;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{Classify as _, ClusterId, ErrorKind, NodeId, StoreId};
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 use shoal_proto::internal::v1::{HeartbeatRequest, RegisterNodeRequest, ShardReport};
@@ -70,6 +71,7 @@ pub(crate) async fn register(
     };
     let mut told = Instant::now();
     loop {
+        meet(Failpoint::NodeRegister)?;
         match coordinators.current().register_node(timed(request.clone())).await {
             Ok(response) => {
                 let response = response.into_inner();
@@ -116,6 +118,9 @@ pub(crate) async fn heartbeats(
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
+        if meet(Failpoint::NodeHeartbeat).is_err() {
+            continue;
+        }
         let request = HeartbeatRequest {
             node_id: member.1.0,
             cluster: id_to_bytes(member.0.0),

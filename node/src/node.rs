@@ -145,7 +145,12 @@ impl Node {
 
     /// Completes only if the node cannot go on; says why. The process must end then.
     pub async fn failed(&mut self) -> Told {
-        self.failure.told().await
+        let ended = tokio::select! {
+            told = self.failure.told() => return told,
+            ended = self.front.failed() => ended,
+            ended = self.back.failed() => ended,
+        };
+        Told { reason: ended.to_string(), is_damage: false }
     }
 
     /// Refuses new calls, lets open ones finish, closes the replicas and syncs the log.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use shoal_consensus::{Apply, Consensus, ConsensusError, GroupSpec, GroupStatus, Role, StateMachine};
 use shoal_index::segment::Segment;
 use shoal_index::set::Policy;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, InputError, LogIndex, NodeId, ReplicaId, Shard, ShardId};
 use shoal_runtime::{Batch, Store};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -583,6 +584,7 @@ impl ApplyTask {
 
     /// Fetches the content anew from another replica.
     async fn rebuild(&mut self, machine: ShardMachine) -> Result<Option<ShardMachine>, NodeError> {
+        meet(Failpoint::NodeRebuild)?;
         self.indexing.metrics.damaged();
         let applied = machine.applied();
         self.put_down(machine)?;
@@ -681,6 +683,7 @@ fn apply_together(
     entries: Vec<Entry>,
     store: &dyn Store,
 ) -> Result<(ShardMachine, Replies, Vec<Replaced>), NodeError> {
+    meet(Failpoint::NodeApply)?;
     let mut batch = Batch::default();
     let (mut replies, mut left) = (Vec::new(), Vec::new());
     for (index, data, reply) in entries {
@@ -690,6 +693,8 @@ fn apply_together(
         replies.extend(reply.map(|reply| (reply, applied.unwrap_or(Applied::At(index)))));
     }
     machine.seal(&mut batch);
+    meet(Failpoint::NodeApplyWrite)?;
     store.write(batch)?;
+    meet(Failpoint::NodeApplyWritten)?;
     Ok((machine, replies, left))
 }

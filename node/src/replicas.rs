@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use prost::Message as _;
 use shoal_consensus::Consensus;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{map_from_wire, map_to_wire};
@@ -83,6 +84,7 @@ pub fn saved_map(store: &dyn Store) -> Result<ClusterMap, NodeError> {
 /// Keeps a map for the next start.
 pub fn save_map(map: &ClusterMap, store: &dyn Store) -> Result<(), NodeError> {
     // Changes are for watchers; the node asks again from this epoch.
+    meet(Failpoint::NodeMapSave)?;
     let mut map = map_to_wire(map);
     map.recent.clear();
     let mut batch = Batch::default();

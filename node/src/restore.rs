@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{IndexSpec, LogIndex, NodeId, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_runtime::Store;
@@ -40,8 +41,10 @@ pub(crate) async fn make(
     reply: oneshot::Sender<(LogIndex, Bytes)>,
 ) {
     let checkpoint = move || {
+        meet(Failpoint::NodeSnapshot)?;
         let checkpoint = store.checkpoint()?;
         let snapshot = machine::snapshot_of(&*checkpoint, shard)?;
+        meet(Failpoint::NodeSnapshotMade)?;
         Ok::<_, NodeError>((checkpoint, snapshot))
     };
     match blocking::run(checkpoint).await.flatten() {
@@ -66,6 +69,7 @@ pub(crate) async fn restore(
     store: Arc<dyn Store>,
     indexing: &Indexing,
 ) -> Result<Restored, FetchError> {
+    meet(Failpoint::NodeRestore).map_err(NodeError::from)?;
     let malformed = |_| NodeError::Malformed { shard, what: "snapshot" };
     let snapshot = wire::ShardSnapshot::decode(data).map_err(malformed)?;
     let files = fetch_files(shard, &snapshot, indexing).await?;

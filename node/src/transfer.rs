@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use shoal_index::segment::Segment;
+use shoal_model::failpoints::{Failpoint, Injected, meet};
 use shoal_model::{ErrorKind, LogIndex, NodeId, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::replica_service_server::ReplicaService;
@@ -95,6 +96,10 @@ impl ReplicaCalls {
     }
 }
 
+fn refused(injected: Injected) -> Status {
+    to_status(&NodeError::from(injected))
+}
+
 fn not_found(what: impl Into<String>) -> Status {
     to_status(&RemoteError { kind: ErrorKind::NotFound, field: String::new(), message: what.into() })
 }
@@ -112,6 +117,7 @@ impl ReplicaService for ReplicaCalls {
         request: Request<wire::OfferSegmentRequest>,
     ) -> Result<Response<wire::OfferSegmentResponse>, Status> {
         let wire::OfferSegmentRequest { shard_id, node_id, replaced, segment } = request.into_inner();
+        meet(Failpoint::NodeOffered).map_err(refused)?;
         let replica = self.replica(shard_id)?;
         let manifest = Manifest::from_wire(segment.unwrap_or_default());
         let (reply, replied) = oneshot::channel();
@@ -136,6 +142,7 @@ impl ReplicaService for ReplicaCalls {
         let next = move |at| {
             let (segment, peers) = (segment.clone(), peers.clone());
             async move {
+                meet(Failpoint::NodeSendFile).map_err(refused)?;
                 // A mapped file may have to be read.
                 let bytes = blocking::run(move || chunk_of(&segment, is_graph, at)).await.map_err(|e| to_status(&e))?;
                 if bytes.is_empty() {
@@ -178,6 +185,7 @@ impl ReplicaService for ReplicaCalls {
         &self,
         request: Request<wire::GetDigestsRequest>,
     ) -> Result<Response<wire::GetDigestsResponse>, Status> {
+        meet(Failpoint::NodeDigests).map_err(refused)?;
         let replica = self.replica(request.into_inner().shard_id)?;
         let digests = replica.digests().into_iter().map(|(index, digest)| wire::PositionDigest {
             applied_index: index.0,
@@ -206,6 +214,7 @@ fn chunk_of(segment: &Segment, is_graph: bool, at: usize) -> Bytes {
 }
 
 fn read_lot(store: &dyn Store, shard: ShardId, after: Option<&[u8]>) -> Result<Vec<wire::PointRecord>, NodeError> {
+    meet(Failpoint::NodeSendRecords)?;
     let (mut records, mut bytes) = (Vec::new(), 0);
     machine::scan_records(store, shard, after, &mut |record| {
         bytes += record.key.len() + record.vector.len() + record.payload.len();

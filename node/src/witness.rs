@@ -4,6 +4,7 @@
 //! nobody else has the whole log.
 
 use shoal_consensus::{Apply, Consensus, GroupStatus, StateMachine};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ReplicaId, Shard, ShardId};
 use shoal_runtime::{Batch, Store, Table};
 use tokio::sync::mpsc;
@@ -43,6 +44,7 @@ impl Witness {
 
 /// Has the store know the shard, so that a crash has the rest of a drop done at the next start.
 pub fn note(shard: ShardId, store: &dyn Store) -> Result<(), NodeError> {
+    meet(Failpoint::NodeWitnessOpen)?;
     let mut batch = Batch::default();
     batch.put(Table::Meta, keys::state(shard), ShardState::default().encode());
     Ok(store.write(batch)?)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shoal_model::failpoints::{Failpoint, Injected, meet};
 use shoal_model::{OperationId, PointId, ShardId, Token};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::shard_service_client::ShardServiceClient;
@@ -85,7 +86,12 @@ impl Shared {
             let (shard, mut write) = own.unwrap_or_default();
             write.target = targets.first().map(|asked| target.target(*asked));
             let mut node = self.client(channel);
-            async move { Ok(write_answer(shard, node.write(timed(write, within)).await?.into_inner())) }
+            async move {
+                meet(Failpoint::RouterWrite).map_err(lost)?;
+                let answer = node.write(timed(write, within)).await?.into_inner();
+                meet(Failpoint::RouterWritten).map_err(lost)?;
+                Ok(write_answer(shard, answer))
+            }
         });
         let answers = written.await?.answers;
         Ok(Freshness::default().token(answers.iter().flat_map(|answer| &answer.answered)))
@@ -189,6 +195,11 @@ impl Errand {
 fn operation(named: &str) -> Result<Bytes, RouterError> {
     let named = convert::operation_id(named)?.filter(|id| *id != OperationId::default());
     Ok(id_to_bytes(named.map_or_else(|| uuid::Uuid::new_v4().as_u128(), |id| id.0)))
+}
+
+/// As if the connection had broken.
+fn lost(injected: Injected) -> Status {
+    Status::unavailable(injected.to_string())
 }
 
 fn write_answer(shard: ShardId, answer: wire::WriteResponse) -> NodeAnswer<()> {

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shoal_model::failpoints::Injected;
 use shoal_model::{Classify, ErrorKind};
 
 /// The tables of a store. Each is ordered by key, and all share one write-ahead log.
@@ -132,6 +133,12 @@ pub enum StoreError {
         /// What the store said.
         detail: String,
     },
+}
+
+impl From<Injected> for StoreError {
+    fn from(injected: Injected) -> Self {
+        Self::Io { detail: injected.to_string() }
+    }
 }
 
 impl Classify for StoreError {

@@ -57,6 +57,17 @@ impl Tasks {
         Some(self.set.join_next().await?.map_err(|error| TaskError::Panicked(error.to_string())))
     }
 
+    /// Completes only if a task panics: what it did, nobody does any more. Safe to drop.
+    pub async fn failed(&mut self) -> TaskError {
+        loop {
+            match self.next_ended().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Tells all tasks to stop and waits for them, at most `within`; then aborts the rest.
     pub async fn shut_down(mut self, within: Duration) -> Result<(), TaskError> {
         self.stop.cancel();
@@ -100,5 +111,9 @@ mod tests {
         let mut tasks = Tasks::new();
         tasks.spawn("panics", async { panic!("on purpose") });
         assert!(matches!(tasks.shut_down(Duration::from_secs(1)).await, Err(TaskError::Panicked(_))));
+        let mut tasks = Tasks::new();
+        tasks.spawn("ends", async {});
+        tasks.spawn("panics", async { panic!("on purpose") });
+        assert!(matches!(tasks.failed().await, TaskError::Panicked(_)), "while others have ended in order");
     }
 }

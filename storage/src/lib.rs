@@ -18,6 +18,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_runtime::{Batch, Store, StoreError, Table, Visit, Write};
 
 use self::watermark::Watermark;
@@ -64,6 +65,7 @@ impl RocksStore {
     ///
     /// Errors: `InUse` if another process has it open, `Corruption` if its files do not read back or lack what was synced.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        meet(Failpoint::StorageOpen)?;
         std::fs::create_dir_all(path).map_err(|e| StoreError::Io { detail: format!("{}: {e}", path.display()) })?;
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let tables = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
@@ -96,11 +98,13 @@ fn handle(db: &DB, table: Table) -> Result<&ColumnFamily, StoreError> {
 }
 
 fn get(db: &DB, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    meet(Failpoint::StorageGet)?;
     let value = db.get_cf(handle(db, table)?, key).map_err(|e| store_error(&e))?;
     Ok(value.map(Bytes::from))
 }
 
 fn scan(db: &DB, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    meet(Failpoint::StorageScan)?;
     if from >= to {
         return Ok(());
     }
@@ -224,12 +228,16 @@ impl Store for RocksStore {
                 Write::DeleteRange { table, from, to } => writes.delete_range_cf(handle(&self.db, table)?, from, to),
             }
         }
-        self.db.write_opt(writes, &WriteOptions::default()).map_err(|e| store_error(&e))
+        meet(Failpoint::StorageWrite)?;
+        self.db.write_opt(writes, &WriteOptions::default()).map_err(|e| store_error(&e))?;
+        Ok(meet(Failpoint::StorageWritten)?)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
         let sequence = self.db.latest_sequence_number();
+        meet(Failpoint::StorageSync)?;
         self.db.flush_wal(true).map_err(|e| store_error(&e))?;
+        meet(Failpoint::StorageWatermark)?;
         self.synced.raise(sequence).map_err(|e| StoreError::Io { detail: format!("note what was synced: {e}") })
     }
 
@@ -238,9 +246,11 @@ impl Store for RocksStore {
         std::fs::create_dir_all(&folder)
             .map_err(|e| StoreError::Io { detail: format!("{}: {e}", folder.display()) })?;
         let path = folder.join(self.checkpoints.fetch_add(1, Ordering::Relaxed).to_string());
+        meet(Failpoint::StorageCheckpoint)?;
         let maker = Checkpoint::new(&self.db).map_err(|e| store_error(&e))?;
         // Files are shared by hard links; what is in memory is written out first.
         maker.create_checkpoint(&path).map_err(|e| store_error(&e))?;
+        meet(Failpoint::StorageCheckpointOpen)?;
         let cache = Cache::new_lru_cache(CHECKPOINT_CACHE_BYTES);
         let tables = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
         let opened = DB::open_cf_descriptors_read_only(&Options::default(), &path, tables, false);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{RawNode, Ready, StateRole};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Store};
@@ -234,6 +235,7 @@ impl Group {
         if self.backlog.bytes() > config.backlog_bytes_max {
             return Err(self.overloaded("entries to apply"));
         }
+        meet(Failpoint::ConsensusPropose)?;
         let entry = Entry { data, ..Entry::default() };
         let (index, term) = self.append(entry)?;
         self.proposals.push(index, term, request);
@@ -270,6 +272,7 @@ impl Group {
         if self.reads.len() >= config.reads_in_flight_max {
             return Err(self.overloaded("reads"));
         }
+        meet(Failpoint::ConsensusReadIndex)?;
         self.reads.push(request, tick);
         Ok(())
     }
@@ -403,6 +406,7 @@ impl Group {
             return Err(ConsensusError::BadChange { group: self.id, problem });
         }
         if to != self.me {
+            meet(Failpoint::ConsensusTransfer)?;
             self.raft.transfer_leader(to.0);
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{GroupId, LogIndex};
 use shoal_runtime::{Store, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -91,6 +92,9 @@ impl<R> Driver<R> {
             self.busy.insert(group);
         }
         for envelope in arrivals.envelopes {
+            if meet(Failpoint::ConsensusReceive).is_err() {
+                continue;
+            }
             if let Err(error) = self.core.step(&envelope) {
                 tracing::debug!(group = envelope.group.0, from = envelope.from.0, %error, "message dropped");
             }
@@ -191,9 +195,12 @@ impl<R> Driver<R> {
 
     fn carry_out(&mut self, out: Output) -> Result<(), ConsensusError> {
         for envelope in out.messages {
-            self.transport.send(envelope);
+            if meet(Failpoint::ConsensusSend).is_ok() {
+                self.transport.send(envelope);
+            }
         }
         if !out.batch.is_empty() {
+            meet(Failpoint::ConsensusWrite)?;
             self.store.write(out.batch)?;
         }
         // Before the answers: who is told that a change is done sees it in the status.
@@ -203,6 +210,7 @@ impl<R> Driver<R> {
             }
         }
         for work in out.work {
+            meet(Failpoint::ConsensusHandOut)?;
             self.hand(work);
         }
         for (request, answer) in out.answers {
@@ -215,7 +223,9 @@ impl<R> Driver<R> {
         if out.must_sync {
             // State machines get their work before the sync, and apply while it runs.
             self.serve_ports();
+            meet(Failpoint::ConsensusSync)?;
             self.store.sync()?;
+            meet(Failpoint::ConsensusSynced)?;
         }
         self.core.persisted(out.ticket);
         Ok(())

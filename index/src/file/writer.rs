@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use shoal_model::failpoints::{Failpoint, meet};
+
 use super::header::{HEADER_BYTES, Header, Section};
 use super::image::{Image, Open, no_memory};
 use super::memory::Memory;
@@ -218,6 +220,7 @@ impl Unfinished {
     }
 
     fn append(&mut self, block: &[u8]) -> Result<(), Fault> {
+        meet(Failpoint::IndexFileWrite).map_err(io::Error::from).map_err(Fault::io("write"))?;
         self.file.write_all(block).map_err(Fault::io("write"))?;
         self.blocks += 1;
         if self.blocks.is_multiple_of(SYNC_BLOCKS) {
@@ -233,9 +236,12 @@ impl Unfinished {
             file.write_all(header)
         };
         write(&mut self.file).map_err(Fault::io("write"))?;
+        meet(Failpoint::IndexFileSync).map_err(io::Error::from).map_err(Fault::io("sync"))?;
         self.file.sync_all().map_err(Fault::io("sync"))?;
+        meet(Failpoint::IndexFileRename).map_err(io::Error::from).map_err(Fault::io("rename"))?;
         fs::rename(&self.path, path).map_err(Fault::io("rename"))?;
         self.is_renamed = true;
+        meet(Failpoint::IndexFileRenamed).map_err(io::Error::from).map_err(Fault::io("sync the folder"))?;
         sync_folder_of(path).map_err(Fault::io("sync the folder"))
     }
 }

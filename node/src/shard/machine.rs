@@ -22,6 +22,7 @@ use shoal_index::set::{
     self, Died, Installed, Job, JobId, JobInput, Part, PartId, PartKind, PointSet, Policy, Product, Restart, Retired,
     SetError,
 };
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{IndexSpec, LogIndex, PointId, ShardId};
 use shoal_proto::convert;
@@ -128,6 +129,7 @@ impl ShardMachine {
         policy: Policy,
         root: Option<&Path>,
     ) -> Result<(Self, u64), NodeError> {
+        meet(Failpoint::NodeReplicaOpen)?;
         let state = match read_state(store, shard)? {
             Some(state) => state,
             None => {
@@ -279,6 +281,7 @@ impl ShardMachine {
         if replaced.is_empty() || !replaced.iter().all(|name| self.parts.contains_key(name)) {
             return Ok(left);
         }
+        meet(Failpoint::NodeInstall)?;
         if is_planted(Bug::InstallWhereReady)
             && segment.is_some_and(|segment| !self.is_ready(segment.checksum, replaced))
         {
@@ -487,6 +490,7 @@ impl ShardMachine {
         number: u64,
         store: &dyn Store,
     ) -> Result<Replaced, NodeError> {
+        meet(Failpoint::NodeComplete)?;
         self.jobs.remove(&product.job());
         let Installed { part, retired, .. } = self.points.install(product)?;
         let mut left = Replaced { retired: vec![retired], files: Vec::new() };
@@ -604,8 +608,10 @@ pub fn read_state(store: &dyn Store, shard: ShardId) -> Result<Option<ShardState
 
 /// Removes everything of a shard but its log.
 pub fn erase(store: &dyn Store, shard: ShardId, root: Option<&Path>) -> Result<(), NodeError> {
+    meet(Failpoint::NodeErase)?;
     // Files first: as long as the store knows the shard, a crash has the rest removed at the next start.
     root.map_or(Ok(()), |root| segment_files::erase(root, shard))?;
+    meet(Failpoint::NodeErased)?;
     let mut batch = Batch::default();
     erase_records(shard, &mut batch);
     Ok(store.write(batch)?)
@@ -671,6 +677,7 @@ impl Restoring {
     pub fn begin(store: Arc<dyn Store>, shard: ShardId, snapshot: wire::ShardSnapshot) -> Result<Self, NodeError> {
         let state = snapshot.state.as_ref().and_then(ShardState::from_wire);
         let state = state.ok_or(NodeError::Malformed { shard, what: "snapshot" })?;
+        meet(Failpoint::NodeRestoreBegin)?;
         let mut batch = Batch::default();
         erase_records(shard, &mut batch);
         store.write(batch)?;
@@ -691,6 +698,7 @@ impl Restoring {
             batch.put(Table::Vectors, key.clone(), vector);
             batch.put(Table::Payload, key, payload);
         }
+        meet(Failpoint::NodeRestoreWrite)?;
         Ok(self.store.write(batch)?)
     }
 
@@ -702,6 +710,7 @@ impl Restoring {
         if !self.found.has_points_of(&self.state) && !is_planted(Bug::RestoreWithoutLast) {
             return Err(malformed("snapshot: its points are not those that its digest tells"));
         }
+        meet(Failpoint::NodeRestoreFinish)?;
         let mut batch = Batch::default();
         for wire::ShardPart { name, segment, versions } in &self.snapshot.parts {
             let (manifest, versions) = (segment.map(Manifest::from_wire), Versions::from_wire(versions));

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use shoal_index::file::{Fault, FileError, Residency};
 use shoal_index::segment::{Segment, Target};
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{IndexSpec, ShardId};
 use shoal_runtime::{Batch, Store};
 
@@ -78,6 +79,7 @@ impl SegmentFiles {
         let Some(root) = root else {
             return Ok(Opened { files: Self { shard, folder: None, next: 1 }, segments: Vec::new(), bad: 0 });
         };
+        meet(Failpoint::NodeSegmentsOpen)?;
         let folder = folder_of(root, shard);
         fs::create_dir_all(&folder).map_err(|source| NodeError::SegmentFolder { path: folder.clone(), source })?;
         let next = listed.values().filter_map(|part| part.file).max().map_or(1, |last| last + 1);
@@ -97,6 +99,7 @@ impl SegmentFiles {
         // Nothing is removed that a list which a power cut brings back would name.
         store.write(batch)?;
         store.sync()?;
+        meet(Failpoint::NodeSegmentsClean)?;
         files.clean(&folder, &segments, &aside).map_err(|source| NodeError::SegmentFolder { path: folder, source })?;
         Ok(Opened { files, segments, bad: aside.len() as u64 })
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{GetEntriesContext, ProgressState, Storage as _};
 use shoal_model::LogIndex;
+use shoal_model::failpoints::{Failpoint, meet};
 
 use super::Group;
 use crate::{ConsensusError, RaftConfig, StateMachine, Work};
@@ -64,6 +65,7 @@ impl Group {
             return Err(ConsensusError::NobodyToAsk { group: self.id, leads: self.leads() });
         }
         if !matches!(self.feed, Feed::Snapshot { .. }) {
+            meet(Failpoint::ConsensusSnapshotWish)?;
             self.starve();
         }
         Ok(())
@@ -146,6 +148,11 @@ impl Group {
         };
         let is_ours = raft.raft_log.term(index).is_ok_and(|here| here == term);
         if message.term < raft.term || index < floor || self.applied < floor || !is_ours {
+            return;
+        }
+        if meet(Failpoint::ConsensusSnapshotTake).is_err() {
+            // As if it had not come; another is asked for.
+            message.mut_snapshot().data.clear();
             return;
         }
         if self.state_machine == StateMachine::InMemory {

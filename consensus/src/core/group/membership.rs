@@ -5,6 +5,7 @@ use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType};
 use raft::{Changer, Progress, ProgressState};
 use shoal_model::ReplicaId;
+use shoal_model::failpoints::{Failpoint, meet};
 
 use super::Group;
 use crate::core::records::encode;
@@ -53,6 +54,7 @@ impl Group {
         }
         let proposal = proposal(changes);
         self.try_change(&proposal).map_err(refuse)?;
+        meet(Failpoint::ConsensusChange)?;
         let entry =
             Entry { entry_type: EntryType::EntryConfChangeV2, data: encode(&proposal).into(), ..Entry::default() };
         let (index, term) = self.append(entry)?;
@@ -116,6 +118,7 @@ impl Group {
             return Err(internal("a kind of change that nobody proposes".into()));
         }
         let change = ConfChangeV2::parse_from_bytes(&entry.data).map_err(|error| internal(error.to_string()))?;
+        meet(Failpoint::ConsensusChangeApply)?;
         let conf = self.raft.apply_conf_change(&change).map_err(|error| internal(error.to_string()))?;
         self.raft.mut_store().confs.push(entry.index, conf.clone());
         self.confs_are_dirty = true;

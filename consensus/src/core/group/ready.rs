@@ -3,6 +3,7 @@
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{LightReady, Ready};
 use shoal_model::LogIndex;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::planted::{Bug, is_planted};
 
 use super::feed::Feed;
@@ -41,7 +42,7 @@ impl Group {
         for state in ready.take_read_states() {
             self.reads.answer(&state.request_ctx, state.index, &mut self.answers);
         }
-        self.write(&mut ready, round);
+        self.write(&mut ready, round)?;
         self.send_or_hold(&mut ready, round);
         if !ready.snapshot().is_empty() {
             self.restoring = Some(ready);
@@ -54,13 +55,15 @@ impl Group {
     }
 
     /// Puts hard state, snapshot and entries into the batch.
-    fn write(&mut self, ready: &mut Ready, round: &mut Round<'_>) {
+    fn write(&mut self, ready: &mut Ready, round: &mut Round<'_>) -> Result<(), ConsensusError> {
         let batch = &mut round.out.batch;
         round.out.must_sync |= ready.must_sync();
         if let Some(hard) = ready.hs().filter(|_| !is_planted(Bug::VoteWithoutPersisting)) {
+            meet(Failpoint::ConsensusHardState)?;
             records::put_hard(batch, self.id, hard);
         }
         if !ready.snapshot().is_empty() {
+            meet(Failpoint::ConsensusSnapshotStore)?;
             let snapshot = ready.snapshot();
             let metadata = snapshot.get_metadata();
             let start = Position { index: metadata.index, term: metadata.term };
@@ -72,7 +75,12 @@ impl Group {
                 records::put_snapshot(batch, self.id, snapshot);
             }
         }
-        self.raft.mut_store().append(&ready.take_entries(), batch);
+        let entries = ready.take_entries();
+        if !entries.is_empty() {
+            meet(Failpoint::ConsensusAppend)?;
+        }
+        self.raft.mut_store().append(&entries, batch);
+        Ok(())
     }
 
     /// A leader's messages leave at once, so that followers write while it does; all others after what they speak

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use raft::eraftpb::Snapshot;
 use raft::{ProgressState, SnapshotStatus};
 use shoal_model::ReplicaId;
+use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::planted::{Bug, is_planted};
 use shoal_runtime::Batch;
 
@@ -92,6 +93,7 @@ impl Group {
             return Err(ConsensusError::BadChange { group: self.id, problem });
         }
         self.snapshot_asked = None;
+        meet(Failpoint::ConsensusSnapshotMade)?;
         let place = self.raft.store().term_at(index).filter(|_| index > 0 && index <= self.handed_out);
         let (Some(term), Some(conf)) = (place, self.raft.store().confs.at(index).cloned()) else {
             let problem = format!("a snapshot at {index} is not of the log's present range");
@@ -148,6 +150,9 @@ impl Group {
     }
 
     fn cut_log_through(&mut self, index: u64, batch: &mut Batch) {
+        if meet(Failpoint::ConsensusCut).is_err() {
+            return; // the next tick tries again
+        }
         let log = self.raft.mut_store();
         log.cut_through(index, batch);
         let forgot = log.confs.forget_before(index);
