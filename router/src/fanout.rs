@@ -251,41 +251,46 @@ impl Fanout {
         let Some(part) = self.parts.get_mut(&target.shard).filter(|part| part.state != State::Answered) else {
             return false;
         };
-        let entry = self.map.shards.get(&target.shard);
-        let replicas = entry.map_or(0, |shard| candidates(shard).count()).max(1);
         let cause = failure.cause;
         part.failures = part.failures.saturating_add(1);
+        part.failing_since.get_or_insert(at);
         part.last = Some(failure.clone());
-        let round = part.failures / u32::try_from(replicas).unwrap_or(u32::MAX);
-        let rest = rest(round, &mut self.random);
-        let give_up_at = self.plan.ends_at.min(*part.failing_since.get_or_insert(at) + self.plan.patience);
-        let resting = |refused| {
-            let until = at + rest;
-            if until < give_up_at { State::Resting { until, refused } } else { State::Lost }
-        };
-        let state = match cause {
-            Cause::StaleEpoch if entry.is_none_or(|shard| shard.epoch != target.epoch) => State::Ready,
-            Cause::StaleEpoch => resting(Some(target.epoch)),
-            Cause::NotReady | Cause::NotLeader | Cause::Unreachable | Cause::Silent => {
-                part.leader = failure.leader;
-                let all_asked = (part.failures as usize).is_multiple_of(replicas);
-                if all_asked { resting(None) } else { State::Ready }
-            }
-            Cause::Overloaded | Cause::Deadline | Cause::Invalid | Cause::Internal => State::Lost,
-        };
-        // An error does not beat an answer that is on its way, and the last one not even an answer that may be.
-        let waits = match state {
-            State::Lost => !part.open.is_empty(),
-            _ => part.open.iter().any(|node| !self.plan.silent.contains(node)),
-        };
-        part.state = if waits { State::Called } else { state };
-        if part.state != State::Lost {
+        if cause.is_of_one_replica() {
+            part.leader = failure.leader;
+        }
+        let state = self.after_failure(at, target, cause);
+        self.set(target.shard, state);
+        if state != State::Lost {
             *self.retries.entry(cause).or_default() += 1;
         }
         if cause == Cause::Invalid {
             self.refused = Some(failure);
         }
         cause == Cause::StaleEpoch
+    }
+
+    /// What to do about a shard after a failure.
+    fn after_failure(&mut self, at: Duration, target: Target, cause: Cause) -> State {
+        let Some(part) = self.parts.get(&target.shard) else { return State::Lost };
+        let entry = self.map.shards.get(&target.shard);
+        let replicas = entry.map_or(0, |shard| candidates(shard).count()).max(1);
+        let until = at + rest(part.failures / u32::try_from(replicas).unwrap_or(u32::MAX), &mut self.random);
+        let give_up_at = part.failing_since.unwrap_or(at) + self.plan.patience;
+        let in_time = until < self.plan.ends_at.min(give_up_at);
+        let resting = |refused| if in_time { State::Resting { until, refused } } else { State::Lost };
+        let state = match cause {
+            Cause::StaleEpoch if entry.is_none_or(|shard| shard.epoch != target.epoch) => State::Ready,
+            Cause::StaleEpoch => resting(Some(target.epoch)),
+            _ if !cause.is_of_one_replica() => State::Lost,
+            _ if (part.failures as usize).is_multiple_of(replicas) => resting(None),
+            _ => State::Ready,
+        };
+        // An error does not beat an answer that is on its way, and the last one not even an answer that may be.
+        let waits = match state {
+            State::Lost => !part.open.is_empty(),
+            _ => part.open.iter().any(|node| !self.plan.silent.contains(node)),
+        };
+        if waits { State::Called } else { state }
     }
 
     fn wake(&mut self, at: Duration) {

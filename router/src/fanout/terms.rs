@@ -151,6 +151,14 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
+    /// Whether another replica of the shard may well answer.
+    pub(super) fn is_of_one_replica(self) -> bool {
+        match self {
+            Self::NotReady | Self::NotLeader | Self::Unreachable | Self::Silent => true,
+            Self::StaleEpoch | Self::Overloaded | Self::Deadline | Self::Invalid | Self::Internal => false,
+        }
+    }
+
     /// The kind of error that a client gets for it.
     pub(crate) fn kind(self) -> ErrorKind {
         match self {
