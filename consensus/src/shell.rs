@@ -1,8 +1,9 @@
 //! The core on a thread of its own, behind async calls.
 //!
-//! One thread owns the core and all its writes. It takes what has come in, steps all groups, writes once and syncs
-//! once for all of them, and hands work to the state machines' mailboxes. It never waits for a state machine: what
-//! does not fit a mailbox is held back, and is bounded by the backlog that the core allows.
+//! One thread owns the core and all its writes. It takes what has come in, steps all groups, writes once for all of
+//! them, and hands work to the state machines' mailboxes. It never waits for a state machine: what does not fit a
+//! mailbox is held back, and is bounded by the backlog that the core allows. Nor does it wait for the disk: another
+//! thread syncs, one sync at a time for all that was written before it began.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,6 +22,7 @@ use crate::{ConsensusError, GroupSpec, GroupStatus, MemberChange, MultiRaft, Raf
 mod driver;
 mod inbox;
 mod port;
+mod syncer;
 
 /// Work for the state machine of one group, in order.
 #[derive(Debug)]
@@ -120,7 +122,7 @@ impl<R: Send + 'static> Consensus<R> {
         let statuses = Statuses::default();
         let inbox = Inbox::new(config.inbox_calls_max, config.inbox_bytes_max);
         let shared = Arc::new(Shared { inbox, statuses: Arc::clone(&statuses), ended: ended.clone() });
-        let driver = Driver::new(core, store, transport, config, Arc::clone(&shared));
+        let driver = Driver::new(core, store, transport, config, Arc::clone(&shared))?;
         let thread = std::thread::Builder::new()
             .name("consensus".into())
             .spawn(move || {

@@ -12,8 +12,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::inbox::{Arrivals, Call, Proposal, Reply};
 use super::port::Port;
+use super::syncer::Syncer;
 use super::{Apply, Shared};
-use crate::{Answer, ConsensusError, GroupSpec, MultiRaft, Output, RaftConfig, RequestId, Work};
+use crate::{Answer, ConsensusError, GroupSpec, MultiRaft, Output, RaftConfig, RequestId, Ticket, Work};
+
+/// Ticks for which a sync may last while everything else goes on: less than a follower is loyal to a silent leader.
+const SYNC_TICKS_MAX: u32 = 2;
 
 /// Who waits for a request.
 enum Waiting<R> {
@@ -33,21 +37,27 @@ pub(super) struct Driver<R> {
     busy: BTreeSet<GroupId>,
     slow: BTreeSet<GroupId>,
     waiting: HashMap<RequestId, Waiting<R>>,
-    /// Calls to be answered once this round is on disk.
+    syncer: Syncer,
+    /// Calls to be answered once this round is on disk, and those once that output is.
     closed: Vec<Reply<()>>,
+    closing: Vec<(Ticket, Reply<()>)>,
     last_request: u64,
     next_tick: Instant,
 }
 
-impl<R> Driver<R> {
+impl<R: Send + 'static> Driver<R> {
+    /// Starts the thread that syncs; the store is synced first.
+    ///
+    /// Errors: `Internal` if there is no thread to be had.
     pub(super) fn new(
         core: MultiRaft,
         store: Arc<dyn Store>,
         transport: Arc<dyn Transport>,
         config: RaftConfig,
         shared: Arc<Shared<R>>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, ConsensusError> {
+        let syncer = Syncer::start(Arc::clone(&store), Arc::clone(&shared))?;
+        Ok(Self {
             core,
             store,
             transport,
@@ -57,20 +67,23 @@ impl<R> Driver<R> {
             busy: BTreeSet::new(),
             slow: BTreeSet::new(),
             waiting: HashMap::new(),
+            syncer,
             closed: Vec::new(),
+            closing: Vec::new(),
             last_request: 0,
             next_tick: Instant::now(),
-        }
+        })
     }
 
     /// Runs until told to stop, or until the disk fails.
     pub(super) fn run(mut self) -> Result<(), ConsensusError> {
         self.store.sync()?;
         loop {
+            self.wait_if_the_disk_hangs();
             let patience = self.next_tick.saturating_duration_since(Instant::now());
             let arrivals = self.shared.inbox.take(patience, self.config.append_bytes_max);
             let stop = arrivals.stop;
-            self.take(arrivals);
+            self.take(arrivals)?;
             self.tick_if_due();
             self.pump()?;
             self.serve_ports();
@@ -80,13 +93,36 @@ impl<R> Driver<R> {
         }
     }
 
-    fn stop(mut self) -> Result<(), ConsensusError> {
-        self.serve_ports();
-        self.store.sync()?;
-        Ok(())
+    /// A process whose disk hangs falls silent, so that others take over what it leads: it could acknowledge nothing.
+    fn wait_if_the_disk_hangs(&self) {
+        if self.syncer.lasts(self.config.tick_interval * SYNC_TICKS_MAX) {
+            self.shared.inbox.wait_until_synced();
+        }
     }
 
-    fn take(&mut self, arrivals: Arrivals<R>) {
+    /// What waits for the disk is carried out before the end, so that nobody is left without an answer.
+    fn stop(mut self) -> Result<(), ConsensusError> {
+        self.serve_ports();
+        self.syncer.finish();
+        // After an error another sync may pass, and mean nothing.
+        self.shared.inbox.take_synced().transpose()?;
+        loop {
+            self.store.sync()?;
+            let written = self.syncer.written();
+            self.persisted(written);
+            self.pump()?;
+            if self.syncer.written() == written {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, arrivals: Arrivals<R>) -> Result<(), ConsensusError> {
+        if let Some(synced) = arrivals.synced {
+            synced?;
+            let ticket = self.syncer.note_synced();
+            self.persisted(ticket);
+        }
         for (group, index) in arrivals.applied {
             self.core.applied(group, index);
             self.busy.insert(group);
@@ -101,6 +137,15 @@ impl<R> Driver<R> {
         }
         for call in arrivals.calls {
             self.take_call(call);
+        }
+        Ok(())
+    }
+
+    /// The outputs up to `ticket` are on disk, as far as they must.
+    fn persisted(&mut self, ticket: Ticket) {
+        self.core.persisted(ticket);
+        for (_, reply) in self.closing.extract_if(.., |(waits_for, _)| *waits_for <= ticket) {
+            drop(reply.send(Ok(())));
         }
     }
 
@@ -178,7 +223,7 @@ impl<R> Driver<R> {
         }
     }
 
-    /// Carries out all that is ready: one write and at most one sync a time.
+    /// Carries out all that is ready: one write a time; syncs run beside it.
     fn pump(&mut self) -> Result<(), ConsensusError> {
         loop {
             let out = self.core.ready();
@@ -187,8 +232,13 @@ impl<R> Driver<R> {
             }
             self.carry_out(out)?;
         }
+        let written = self.syncer.written();
+        let is_persisted = self.syncer.is_idle();
         for reply in self.closed.drain(..) {
-            drop(reply.send(Ok(())));
+            match is_persisted {
+                true => drop(reply.send(Ok(()))),
+                false => self.closing.push((written, reply)),
+            }
         }
         Ok(())
     }
@@ -220,14 +270,9 @@ impl<R> Driver<R> {
             tracing::error!(group = group.0, %error, "group closed: it cannot go on");
             self.forget(group);
         }
-        if out.must_sync {
-            // State machines get their work before the sync, and apply while it runs.
-            self.serve_ports();
-            meet(Failpoint::ConsensusSync)?;
-            self.store.sync()?;
-            meet(Failpoint::ConsensusSynced)?;
+        if let Some(ticket) = self.syncer.note_written(out.ticket, out.must_sync) {
+            self.persisted(ticket);
         }
-        self.core.persisted(out.ticket);
         Ok(())
     }
 

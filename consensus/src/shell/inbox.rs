@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_model::{GroupId, LogIndex, ReplicaId};
-use shoal_runtime::Envelope;
+use shoal_runtime::{Envelope, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Apply;
@@ -53,6 +53,8 @@ pub(super) struct Arrivals<R> {
     pub(super) envelopes: VecDeque<Envelope>,
     /// The newest report of each group.
     pub(super) applied: BTreeMap<GroupId, LogIndex>,
+    /// How the sync that was under way has ended, if it has.
+    pub(super) synced: Option<Result<(), StoreError>>,
     /// No more calls come.
     pub(super) stop: bool,
 }
@@ -63,6 +65,7 @@ struct State<R> {
     envelopes: VecDeque<Envelope>,
     envelope_bytes: usize,
     applied: BTreeMap<GroupId, LogIndex>,
+    synced: Option<Result<(), StoreError>>,
     stop: bool,
 }
 
@@ -82,6 +85,7 @@ impl<R> Inbox<R> {
             envelopes: VecDeque::new(),
             envelope_bytes: 0,
             applied: BTreeMap::new(),
+            synced: None,
             stop: false,
         };
         Self { state: Mutex::new(state), arrived: Condvar::new(), calls_max, bytes_max }
@@ -123,6 +127,22 @@ impl<R> Inbox<R> {
         }
     }
 
+    /// A sync has ended; one runs at a time.
+    pub(super) fn push_synced(&self, synced: Result<(), StoreError>) {
+        self.state().synced = Some(synced);
+        self.arrived.notify_one();
+    }
+
+    /// Waits until a sync has ended.
+    pub(super) fn wait_until_synced(&self) {
+        drop(self.arrived.wait_while(self.state(), |state| state.synced.is_none()));
+    }
+
+    /// How a sync has ended, if one has.
+    pub(super) fn take_synced(&self) -> Option<Result<(), StoreError>> {
+        self.state().synced.take()
+    }
+
     /// No more calls; those that wait are still carried out.
     pub(super) fn stop(&self) {
         self.state().stop = true;
@@ -143,7 +163,8 @@ impl<R> Inbox<R> {
     /// `proposal_bytes`, or one.
     pub(super) fn take(&self, patience: Duration, proposal_bytes: usize) -> Arrivals<R> {
         let idle = |state: &mut State<R>| {
-            state.calls.is_empty() && state.envelopes.is_empty() && state.applied.is_empty() && !state.stop
+            let nothing = state.calls.is_empty() && state.envelopes.is_empty() && state.applied.is_empty();
+            nothing && state.synced.is_none() && !state.stop
         };
         let waited = self.arrived.wait_timeout_while(self.state(), patience, idle);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -159,6 +180,7 @@ impl<R> Inbox<R> {
             calls,
             envelopes: std::mem::take(&mut state.envelopes),
             applied: std::mem::take(&mut state.applied),
+            synced: state.synced.take(),
             stop: state.stop && state.calls.is_empty(),
         }
     }
