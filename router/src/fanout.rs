@@ -215,7 +215,7 @@ impl Fanout {
                 let all_asked = (part.failures as usize).is_multiple_of(replicas);
                 if all_asked { resting(None) } else { State::Ready }
             }
-            Cause::Overloaded | Cause::Deadline | Cause::Invalid | Cause::Internal => State::Lost,
+            Cause::Overloaded | Cause::DiskFull | Cause::Deadline | Cause::Invalid | Cause::Internal => State::Lost,
         };
         if part.state != State::Lost {
             *self.retries.entry(cause).or_default() += 1;

@@ -136,6 +136,8 @@ pub(crate) enum Cause {
     Unreachable,
     /// The node has too much to do: a retry would add to it.
     Overloaded,
+    /// A disk has no room: it has none a moment later either.
+    DiskFull,
     /// Time ran out.
     Deadline,
     /// The request is wrong.
@@ -150,6 +152,7 @@ impl Cause {
         match self {
             Self::StaleEpoch | Self::NotReady | Self::NotLeader | Self::Unreachable => ErrorKind::Unavailable,
             Self::Overloaded => ErrorKind::Overloaded,
+            Self::DiskFull => ErrorKind::DiskFull,
             Self::Deadline => ErrorKind::DeadlineExceeded,
             Self::Invalid => ErrorKind::Invalid,
             Self::Internal => ErrorKind::Internal,
@@ -164,6 +167,7 @@ impl Cause {
             Self::NotLeader => "not_leader",
             Self::Unreachable => "unreachable",
             Self::Overloaded => "overloaded",
+            Self::DiskFull => "disk_full",
             Self::Deadline => "deadline",
             Self::Invalid => "invalid",
             Self::Internal => "internal",
