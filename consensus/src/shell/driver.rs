@@ -86,6 +86,7 @@ impl<R> Driver<R> {
     }
 
     fn take(&mut self, arrivals: Arrivals<R>) {
+        self.core.set_room(arrivals.has_room);
         for (group, index) in arrivals.applied {
             self.core.applied(group, index);
             self.busy.insert(group);

@@ -53,6 +53,8 @@ pub(super) struct Arrivals<R> {
     pub(super) envelopes: VecDeque<Envelope>,
     /// The newest report of each group.
     pub(super) applied: BTreeMap<GroupId, LogIndex>,
+    /// Whether the disk has room.
+    pub(super) has_room: bool,
     /// No more calls come.
     pub(super) stop: bool,
 }
@@ -63,6 +65,7 @@ struct State<R> {
     envelopes: VecDeque<Envelope>,
     envelope_bytes: usize,
     applied: BTreeMap<GroupId, LogIndex>,
+    has_room: bool,
     stop: bool,
 }
 
@@ -82,6 +85,7 @@ impl<R> Inbox<R> {
             envelopes: VecDeque::new(),
             envelope_bytes: 0,
             applied: BTreeMap::new(),
+            has_room: true,
             stop: false,
         };
         Self { state: Mutex::new(state), arrived: Condvar::new(), calls_max, bytes_max }
@@ -123,6 +127,11 @@ impl<R> Inbox<R> {
         }
     }
 
+    /// The disk has room, or has none.
+    pub(super) fn set_room(&self, has_room: bool) {
+        self.state().has_room = has_room;
+    }
+
     /// No more calls; those that wait are still carried out.
     pub(super) fn stop(&self) {
         self.state().stop = true;
@@ -159,6 +168,7 @@ impl<R> Inbox<R> {
             calls,
             envelopes: std::mem::take(&mut state.envelopes),
             applied: std::mem::take(&mut state.applied),
+            has_room: state.has_room,
             stop: state.stop && state.calls.is_empty(),
         }
     }
