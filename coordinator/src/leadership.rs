@@ -13,6 +13,7 @@ use shoal_model::{ClusterMap, Command, ErrorKind, Limits, LogIndex, MapError, No
 use shoal_proto::map::encode_command;
 use shoal_proto::server::{self, deadline};
 use shoal_proto::status::{from_status, to_status};
+use shoal_runtime::DiskWatch;
 use tokio::sync::watch;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) maps: watch::Receiver<Arc<ClusterMap>>,
     pub(crate) applied: watch::Receiver<LogIndex>,
     pub(crate) heard: Heard,
+    /// The disk of this coordinator.
+    pub(crate) disk: Arc<DiskWatch>,
     /// Channels to the other coordinators.
     pub(crate) peers: Vec<(ReplicaId, Channel)>,
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Visit;
@@ -40,11 +41,22 @@ impl PatientStore {
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         while matches!(done, Err(StoreError::Full { .. })) && !self.stop.is_cancelled() {
-            thread::sleep(REST); // the system does not tell when there is room
+            rest();
             done = work();
         }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         done
+    }
+}
+
+/// Blocks for a while, as the system does not tell when there is room. Threads that serve calls are given others in their
+/// place.
+fn rest() {
+    match Handle::try_current() {
+        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(|| thread::sleep(REST));
+        }
+        _ => thread::sleep(REST),
     }
 }
 
