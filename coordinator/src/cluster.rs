@@ -50,7 +50,7 @@ impl Cluster {
         v1::GetStatusResponse {
             cluster_id: uuid::Uuid::from_u128(map.cluster.0).to_string(),
             epoch: map.epoch.0,
-            warnings: warnings(map, &nodes, &lately, &coordinators, stale),
+            warnings: warnings(map, &nodes, &lately, &coordinators, self.0.lacking.warnings(map, now), stale),
             coordinators,
             nodes,
             collections: describe_all(map, &lately),

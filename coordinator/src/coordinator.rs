@@ -26,6 +26,7 @@ use crate::cluster::Cluster;
 use crate::collections::Collections;
 use crate::heard::{Heard, Heartbeat};
 use crate::internal::Internal;
+use crate::lacking::Lacking;
 use crate::leadership::{Shared, connect_peers};
 use crate::machine::{Applied, GROUP, MapMachine, Published, apply_all};
 use crate::metrics::Metrics;
@@ -105,6 +106,7 @@ impl Coordinator {
             maps,
             applied,
             heard: Heard::default(),
+            lacking: Lacking::default(),
             disk: disk.clone(),
         });
 
@@ -211,6 +213,7 @@ async fn duties(shared: Arc<Shared>, metrics: Metrics, stop: CancellationToken) 
             _ = interval.tick() => {}
         }
         metrics.observe(&shared);
+        shared.lacking.note(&shared.maps.borrow(), &shared.heard_lately(), Instant::now());
         let unnamed = shared.maps.borrow().cluster == ClusterId::default();
         if unnamed && shared.leader() == Some(shared.me()) {
             let cluster = ClusterId(uuid::Uuid::new_v4().as_u128());

@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::heard::{Heard, Heartbeat};
+use crate::lacking::Lacking;
 use crate::machine::{Applied, GROUP};
 use crate::{CoordinatorConfig, CoordinatorError};
 
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) maps: watch::Receiver<Arc<ClusterMap>>,
     pub(crate) applied: watch::Receiver<LogIndex>,
     pub(crate) heard: Heard,
+    /// Replicas that nodes are to have and do not serve.
+    pub(crate) lacking: Lacking,
     /// The disk of this coordinator.
     pub(crate) disk: Arc<DiskWatch>,
     /// Channels to the other coordinators.

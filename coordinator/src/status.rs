@@ -9,6 +9,7 @@ use shoal_proto::v1;
 use shoal_runtime::Room;
 
 use crate::heard::Heartbeat;
+use crate::lacking::shards_by_name;
 
 /// How one node is.
 pub(crate) fn node_status(
@@ -33,12 +34,13 @@ pub(crate) fn node_status(
 }
 
 /// Warnings, the most urgent first: no leader (`stale`), shards without a living replica, members that are gone, disks
-/// without room, then what replicas could not build, as far as it was `heard` lately.
+/// without room, what else is `lacking`, then what replicas could not build, as far as it was `heard` lately.
 pub(crate) fn warnings(
     map: &ClusterMap,
     nodes: &[v1::NodeStatus],
     heard: &BTreeMap<NodeId, Heartbeat>,
     coordinators: &[v1::CoordinatorStatus],
+    lacking: Vec<v1::Warning>,
     stale: bool,
 ) -> Vec<v1::Warning> {
     let alive: BTreeMap<NodeId, &v1::NodeStatus> =
@@ -46,11 +48,18 @@ pub(crate) fn warnings(
     let mut warnings = Vec::new();
     for node in nodes.iter().filter(|node| !node.alive) {
         let served = |shard: &&shoal_model::Shard| shard.replicas.iter().any(|r| alive.contains_key(&r.node));
-        let unavailable = map.shards_on(NodeId(node.id)).filter(|shard| !served(shard)).count();
+        let (unserved, served): (Vec<_>, Vec<_>) = map.shards_on(NodeId(node.id)).partition(|shard| !served(shard));
+        let unavailable = unserved.len();
         let silence =
             node.silent_ms.map_or("since this leader took office".to_owned(), |ms| format!("for {} s", ms / 1000));
-        let text =
-            format!("node {} ({}) was not heard of {silence}; unavailable shards: {unavailable}", node.id, node.name);
+        let fewer: Vec<ShardId> = served.into_iter().map(|shard| shard.id).collect();
+        let fewer = if fewer.is_empty() {
+            String::new()
+        } else {
+            format!("; with one copy less: {}", shards_by_name(map, &fewer))
+        };
+        let (id, name) = (node.id, &node.name);
+        let text = format!("node {id} ({name}) was not heard of {silence}; unavailable shards: {unavailable}{fewer}");
         let next_step =
             format!("start it again on its data folder, or look at its log: it listened on {}", node.address);
         warnings.push((unavailable, v1::Warning { text, next_step }));
@@ -71,6 +80,7 @@ pub(crate) fn warnings(
     }
     warnings.extend(coordinators.iter().filter_map(coordinator_without_room));
     warnings.extend(nodes.iter().filter(|node| node.alive).filter_map(without_room));
+    warnings.extend(lacking);
     warnings.extend(nodes.iter().filter_map(|node| failed_jobs(node, heard.get(&NodeId(node.id))?)));
     warnings
 }
@@ -144,11 +154,11 @@ mod tests {
         };
         let all_well = [status(1, Some(heard(1))), status(2, Some(heard(2))), status(3, Some(heard(3)))];
         let none = BTreeMap::new();
-        assert_eq!(warnings(&map, &all_well, &none, &[], false), vec![]);
+        assert_eq!(warnings(&map, &all_well, &none, &[], vec![], false), vec![]);
 
         // Node 3 holds nothing, node 2 holds a shard.
         let two_gone = [status(1, Some(heard(0))), status(2, Some(heard(9))), status(3, None)];
-        let texts: Vec<_> = warnings(&map, &two_gone, &none, &[], false).into_iter().map(|w| w.text).collect();
+        let texts: Vec<_> = warnings(&map, &two_gone, &none, &[], vec![], false).into_iter().map(|w| w.text).collect();
         assert_eq!(
             texts,
             [
@@ -156,10 +166,22 @@ mod tests {
                 "node 3 (node-3) was not heard of since this leader took office; unavailable shards: 0",
             ]
         );
+        // Of three copies, one is gone with its node.
+        let mut more = map.clone();
+        let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
+        let spec = CollectionSpec { name: "docs".into(), shards: 1, replicas: 3, witness: false, index };
+        let placement = place(&more, 1, 3).expect("three nodes");
+        more.apply(Command::CreateCollection { operation: OperationId(2), spec, placement });
+        let docs = more.collection("docs").expect("created").shards[0];
+        let texts = warnings(&more, &two_gone[..2], &none, &[], vec![], false);
+        let want =
+            "node 2 (node-2) was not heard of for 9 s; unavailable shards: 1; with one copy less: 1 shard (docs: ";
+        assert_eq!(texts[0].text, format!("{want}{docs})"));
+
         let coordinator = |id, reachable| v1::CoordinatorStatus { id, reachable, ..Default::default() };
         let one_gone = [coordinator(1, true), coordinator(2, true), coordinator(3, false)];
         let texts: Vec<_> =
-            warnings(&map, &all_well, &none, &one_gone, false).into_iter().map(|w| w.text).collect();
+            warnings(&map, &all_well, &none, &one_gone, vec![], false).into_iter().map(|w| w.text).collect();
         assert_eq!(texts, ["coordinator 3 is out of reach; 0 more may fail before changes stop"]);
     }
 
@@ -180,7 +202,7 @@ mod tests {
             .map(|(node, room)| node_status(&map, node, Some(&heartbeat(room)), now, Duration::from_secs(3)));
         let disk = disk_to_wire(&heartbeat(Room::Low).disk);
         let coordinator = v1::CoordinatorStatus { id: 3, reachable: true, disk, ..Default::default() };
-        let told = warnings(&map, &nodes.collect::<Vec<_>>(), &BTreeMap::new(), &[coordinator], false);
+        let told = warnings(&map, &nodes.collect::<Vec<_>>(), &BTreeMap::new(), &[coordinator], vec![], false);
         let state = "has no room: 10.0 MiB of 1.0 GiB are free at /data, and 51.0 MiB are to stay free";
         let texts: Vec<&str> = told.iter().map(|warning| warning.text.as_str()).collect();
         assert_eq!(
@@ -224,7 +246,7 @@ mod tests {
                 node_status(&map, node, Some(&quiet), now, Duration::from_secs(3))
             })
             .collect();
-        let told = warnings(&map, &nodes, &heard, &[], false);
+        let told = warnings(&map, &nodes, &heard, &[], vec![], false);
         let texts: Vec<&str> = told.iter().map(|warning| warning.text.as_str()).collect();
         assert_eq!(texts, ["node 1 (node-1) cannot build or merge segments of 2 shards; shard 7: merging 2: no room"]);
     }

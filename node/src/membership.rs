@@ -179,6 +179,7 @@ fn report(replica: &Replica) -> ShardReport {
         jobs: jobs.running.clone(),
         job_failures: jobs.failures.clone(),
         missing_segments: view.lacking as u64,
+        restoring: replica.is_restoring(),
     };
     // Of a change that is under way nobody can say yet how it ends.
     let settled = group.filter(|group| group.role == Role::Leader && group.members.leaving.is_empty());

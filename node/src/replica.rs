@@ -179,6 +179,11 @@ impl Replica {
         self.jobs.load_full()
     }
 
+    /// Whether its content is being replaced, and cannot be read.
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.restoring.load(Ordering::Acquire)
+    }
+
     /// Map version of the shard's entry.
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
@@ -290,7 +295,7 @@ impl Replica {
     }
 
     async fn view_from(&self, index: LogIndex, deadline: Instant) -> Result<Arc<View>, NodeError> {
-        if self.restoring.load(Ordering::Acquire) {
+        if self.is_restoring() {
             return Err(NodeError::Lagging { shard: self.shard, what: "it is being restored from another replica" });
         }
         let view = self.view();
