@@ -113,7 +113,7 @@ pub(crate) async fn follow(own: Arc<DiskWatch>, consensus: Consensus<Applied>) {
         match disk.room {
             Room::Enough => tracing::info!(%disk, "the disk has room again: writes are taken"),
             Room::Low => {
-                tracing::warn!(%disk, "the disk has no room: writes are refused, and nothing is built; reads go on")
+                tracing::warn!(%disk, "the disk has no room: writes are refused, and nothing is built; reads go on");
             }
             Room::Exhausted => {
                 tracing::error!(%disk, "the disk is all but full: nothing is taken from other replicas either; reads go on");
