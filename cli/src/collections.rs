@@ -291,6 +291,8 @@ other  384  cosine       2         2   1,500  1 unavailable, 1 degraded
             silent_ms: None,
             replicas: 1,
             disk_bytes: 0,
+            disk_free_bytes: None,
+            has_room: true,
         }
     }
 

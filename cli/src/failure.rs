@@ -76,6 +76,8 @@ impl From<ClientError> for Failure {
                 failure.exit(Exit::Timeout).next("`shoal status` shows what is wrong; --timeout allows more time")
             }
             ErrorKind::Overloaded => failure.next("try again in a moment"),
+            ErrorKind::DiskFull => failure
+                .next("make room on that disk (`shoal status` names it); writes are taken again by themselves then"),
             // Most who miss something say so themselves.
             ErrorKind::NotFound if !failure.message.contains(LIST) => {
                 failure.next(format!("`{LIST}` shows what there is"))

@@ -93,6 +93,7 @@ fn nodes_table(nodes: &[NodeStatus]) -> String {
     #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
     let row = |node: &NodeStatus| {
         let state = match (node.alive, node.silent_ms) {
+            (true, _) if !node.has_room => "alive, disk full".to_owned(),
             (true, _) => "alive".to_owned(),
             (false, Some(silent_ms)) => format!("silent for {:.0} s", silent_ms as f64 / 1000.0),
             (false, None) => "never heard of".to_owned(),
@@ -104,12 +105,13 @@ fn nodes_table(nodes: &[NodeStatus]) -> String {
             state,
             node.replicas.to_string(),
             bytes(node.disk_bytes),
+            node.disk_free_bytes.map_or("-".to_owned(), bytes),
             zone.to_owned(),
             node.address.clone(),
         ]
     };
-    let header = ["node", "name", "state", "replicas", "disk", "zone", "address"];
-    columns(&header, nodes.iter().map(row).collect(), &[0, 3, 4])
+    let header = ["node", "name", "state", "replicas", "disk", "free", "zone", "address"];
+    columns(&header, nodes.iter().map(row).collect(), &[0, 3, 4, 5])
 }
 
 /// The most urgent warnings and what to type; how many more there are.
@@ -152,6 +154,8 @@ mod tests {
             silent_ms,
             replicas: 2,
             disk_bytes: 5 << 20,
+            disk_free_bytes: silent_ms.map(|_| 3 << 30),
+            has_room: true,
         };
         ClusterStatus {
             cluster_id: "c0ffee".into(),
@@ -180,16 +184,24 @@ COORDINATOR  STATE         APPLIED  ADDRESS
           2  follower          120  http://127.0.0.1:7902
           3  out of reach        0  http://127.0.0.1:7903
 
-NODE  NAME    STATE            REPLICAS     DISK  ZONE  ADDRESS
-   1  node-1  alive                   2  5.0 MiB  -     http://127.0.0.1:7801
-   2  node-2  silent for 42 s         2  5.0 MiB  -     http://127.0.0.1:7802
-   3  node-3  never heard of          2  5.0 MiB  -     http://127.0.0.1:7803
+NODE  NAME    STATE            REPLICAS     DISK     FREE  ZONE  ADDRESS
+   1  node-1  alive                   2  5.0 MiB  3.0 GiB  -     http://127.0.0.1:7801
+   2  node-2  silent for 42 s         2  5.0 MiB  3.0 GiB  -     http://127.0.0.1:7802
+   3  node-3  never heard of          2  5.0 MiB        -  -     http://127.0.0.1:7803
 
 attention: node-2 is silent
      next: start it again
 attention: node-3 is silent
 ";
         assert_eq!(screen(&status()), want);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_beside_its_node() {
+        let mut full = status();
+        full.nodes[0].has_room = false;
+        let line = screen(&full).lines().find(|line| line.contains("node-1")).map(str::to_owned);
+        assert!(line.is_some_and(|line| line.contains("alive, disk full")));
     }
 
     #[test]

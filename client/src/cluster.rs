@@ -183,6 +183,10 @@ pub struct NodeStatus {
     pub replicas: u32,
     /// Bytes its store has on disk.
     pub disk_bytes: u64,
+    /// Bytes that are free on that disk, if it was heard of.
+    pub disk_free_bytes: Option<u64>,
+    /// Whether that disk has room for writes, as far as is known.
+    pub has_room: bool,
 }
 
 /// Something that needs attention.
@@ -267,6 +271,8 @@ pub(crate) fn status(response: v1::GetStatusResponse) -> Result<ClusterStatus, C
         silent_ms: node.silent_ms,
         replicas: node.replicas,
         disk_bytes: node.disk_bytes,
+        disk_free_bytes: node.disk.as_ref().map(|disk| disk.free_bytes),
+        has_room: node.disk.is_none_or(|disk| !matches!(disk.room(), v1::Room::Low | v1::Room::Exhausted)),
     };
     let warning = |warning: v1::Warning| Warning { text: warning.text, next_step: warning.next_step };
     Ok(ClusterStatus {

@@ -49,6 +49,8 @@ pub struct MultiRaft {
     answers: Vec<(RequestId, Answer)>,
     failed: Vec<(GroupId, ConsensusError)>,
     in_flight: VecDeque<InFlight>,
+    /// Whether the disk has room for what others send.
+    has_room: bool,
     last_ticket: Ticket,
     ticks: u64,
     contexts: u64,
@@ -83,6 +85,7 @@ impl MultiRaft {
             answers: Vec::new(),
             failed: Vec::new(),
             in_flight: VecDeque::new(),
+            has_room: true,
             last_ticket: Ticket::default(),
             ticks: 0,
             contexts: 0,
@@ -188,6 +191,10 @@ impl MultiRaft {
         }
         let group = Self::group(&mut self.groups, envelope.group)?;
         let message = inbound::parse(envelope, group.me())?;
+        if !self.has_room && inbound::brings_data(&message) {
+            // As if the network had lost it: others make a majority, and heartbeats have it sent again.
+            return Ok(());
+        }
         self.dirty.insert(envelope.group);
         let result = group.step(message, self.ticks, &self.config, &mut self.processes);
         self.note_sleep(envelope.group);
@@ -199,6 +206,13 @@ impl MultiRaft {
                 Ok(())
             }
         }
+    }
+
+    /// Tells whether the disk has room for entries and snapshots that leaders send. While it has none they are dropped,
+    /// and nothing is acknowledged; votes, heartbeats and reads go on. What is proposed here is not refused: that is for
+    /// the caller to do, earlier and in words.
+    pub fn set_room(&mut self, has_room: bool) {
+        self.has_room = has_room;
     }
 
     /// Proposes `data` to a group that this replica leads. It comes back as [`Work::Entry`](crate::Work::Entry) with

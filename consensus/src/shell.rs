@@ -180,6 +180,11 @@ impl<R: Send + 'static> Consensus<R> {
         self.shared.inbox.push_envelope(envelope);
     }
 
+    /// Tells whether the disk has room for what leaders send; see [`MultiRaft::set_room`].
+    pub fn set_room(&self, has_room: bool) {
+        self.shared.inbox.set_room(has_room);
+    }
+
     /// The state machine of `group` has applied up to `index` and, if it keeps its state in the store, written that.
     pub fn applied(&self, group: GroupId, index: LogIndex) {
         self.shared.inbox.push_applied(group, index);

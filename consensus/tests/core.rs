@@ -23,7 +23,11 @@ fn config() -> RaftConfig {
 }
 
 fn open(store: &Arc<MemoryStore>, me: u64, voters: &[u64], applied: u64) -> MultiRaft {
-    let mut core = MultiRaft::new(store.clone(), config()).expect("settings are valid");
+    open_as(config(), store, me, voters, applied)
+}
+
+fn open_as(config: RaftConfig, store: &Arc<MemoryStore>, me: u64, voters: &[u64], applied: u64) -> MultiRaft {
+    let mut core = MultiRaft::new(store.clone(), config).expect("settings are valid");
     let voters = voters.iter().copied().map(ReplicaId).collect();
     let (me, applied) = (ReplicaId(me), LogIndex(applied));
     let spec = GroupSpec {
@@ -474,4 +478,28 @@ fn a_sleeping_follower_is_told_that_its_leader_is_closed() {
         (2..=3).any(|me| trio.status(me).role == Role::Leader)
     });
     assert!(ticks.is_some_and(|ticks| ticks < 13), "another leads soon: {ticks:?}");
+}
+
+#[test]
+fn a_follower_without_room_takes_no_data_and_catches_up_later() {
+    let (store, other_store) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let later = RaftConfig { election_jitter: ElectionJitter::Fixed { ticks: 9 }, ..config() };
+    let (mut leader, mut follower) = (open(&store, 1, &[1, 2], 0), open_as(later, &other_store, 2, &[1, 2], 0));
+    follower.set_room(false);
+    converse((&mut leader, &store), (&mut follower, &other_store));
+    let status = |core: &MultiRaft| core.status(GROUP).expect("it is open");
+    assert_eq!(status(&leader).role, Role::Leader, "its vote is given, and the entry that begins a term is taken");
+    assert_eq!(status(&leader).committed, status(&leader).last, "so that reads can be confirmed");
+
+    let before = status(&follower);
+    leader.propose(GROUP, vec![7; 100].into(), RequestId(1)).expect("a leader appends");
+    converse((&mut leader, &store), (&mut follower, &other_store));
+    assert_eq!((status(&follower).last, status(&follower).term), (before.last, before.term), "nothing is appended");
+    assert!(status(&leader).committed < status(&leader).last, "nor acknowledged");
+    assert_eq!(status(&leader).role, Role::Leader, "and the lead stays");
+
+    follower.set_room(true);
+    let work = converse((&mut leader, &store), (&mut follower, &other_store));
+    assert!(work.iter().any(|work| matches!(work, Work::Entry { data, .. } if data.len() == 100)), "sent again");
+    assert_eq!(status(&leader).committed, status(&leader).last);
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shoal_model::{ClusterMap, ErrorKind};
-use shoal_proto::internal::v1::PingRequest;
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
+use shoal_proto::internal::v1::{PingRequest, PingResponse};
 use shoal_proto::server::deadline;
 use shoal_proto::status::{from_status, not_served_yet};
 use shoal_proto::v1;
@@ -50,7 +50,7 @@ impl Cluster {
         v1::GetStatusResponse {
             cluster_id: uuid::Uuid::from_u128(map.cluster.0).to_string(),
             epoch: map.epoch.0,
-            warnings: warnings(map, &nodes, &lately, &coordinators, stale),
+            warnings: warnings(map, &nodes, &lately, &coordinators, self.0.lacking.warnings(map, now), stale),
             coordinators,
             nodes,
             collections: describe_all(map, &lately),
@@ -58,31 +58,40 @@ impl Cluster {
         }
     }
 
-    /// Asks every other coordinator at once how it is; one that is silent is out of reach.
+    /// How every coordinator is; one that is silent is out of reach.
     async fn ping_all(&self) -> Vec<v1::CoordinatorStatus> {
-        let mut pings = JoinSet::new();
-        for (id, channel) in &self.0.peers {
-            let (id, mut client) = (id.0, CoordinatorServiceClient::new(channel.clone()));
-            pings.spawn(async move {
-                let mut request = Request::new(PingRequest {});
-                request.set_timeout(PING_WITHIN);
-                let answer = tokio::time::timeout(PING_WITHIN, client.ping(request)).await;
-                (id, answer.ok().and_then(Result::ok).map(Response::into_inner))
-            });
-        }
-        let mut answers = pings.join_all().await;
-        answers.push((self.0.config.id, Some(self.0.pong())));
+        let mut answers = self.0.ping_peers().await;
+        answers.push(self.0.pong());
         let status = |peer: &crate::PeerConfig| {
-            let answer = answers.iter().find(|(id, _)| *id == peer.id).and_then(|(_, answer)| *answer);
+            let answer = answers.iter().find(|answer| answer.id == peer.id);
             v1::CoordinatorStatus {
                 id: peer.id,
                 address: peer.address.clone(),
                 leader: answer.is_some_and(|answer| answer.leader),
                 reachable: answer.is_some(),
                 applied_index: answer.map_or(0, |answer| answer.applied_index),
+                disk: answer.and_then(|answer| answer.disk.clone()),
             }
         };
         self.0.config.peers.iter().map(status).collect()
+    }
+}
+
+impl Shared {
+    /// Asks every other coordinator at once how it is; the answers of those that are not silent.
+    pub(crate) async fn ping_peers(&self) -> Vec<PingResponse> {
+        let mut pings = JoinSet::new();
+        for (id, channel) in &self.peers {
+            let (id, mut client) = (id.0, CoordinatorServiceClient::new(channel.clone()));
+            pings.spawn(async move {
+                let mut request = Request::new(PingRequest {});
+                request.set_timeout(PING_WITHIN);
+                let answer = tokio::time::timeout(PING_WITHIN, client.ping(request)).await;
+                let answer = answer.ok().and_then(Result::ok).map(Response::into_inner);
+                answer.map(|answer| PingResponse { id, ..answer })
+            });
+        }
+        pings.join_all().await.into_iter().flatten().collect()
     }
 }
 

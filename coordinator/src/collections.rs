@@ -10,6 +10,7 @@ use shoal_proto::v1;
 use shoal_proto::v1::collections_service_client::CollectionsServiceClient;
 use shoal_proto::v1::collections_service_server::CollectionsService;
 use shoal_proto::{convert, status};
+use shoal_runtime::Room;
 use tonic::{Request, Response, Status};
 
 use crate::CoordinatorError;
@@ -54,6 +55,10 @@ impl Collections {
     }
 
     fn check_room(&self, map: &ClusterMap, spec: &CollectionSpec) -> Result<(), CoordinatorError> {
+        let disk = self.0.disk.state();
+        if disk.room > Room::Enough {
+            return Err(CoordinatorError::DiskFull { id: self.0.config.id, disk: Box::new(disk) });
+        }
         let max = self.0.limits().collections_max;
         if map.collections.len() >= max as usize && map.collection(&spec.name).is_none() {
             return Err(CoordinatorError::TooManyCollections { max });

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use shoal_model::{InputError, Limits, ReplicaId};
+use shoal_runtime::Reserve;
 
 /// Configuration of a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,12 @@ pub struct CoordinatorConfig {
     /// Silence after which a node counts as gone.
     #[serde(default = "default_heartbeat_timeout_ms")]
     pub heartbeat_timeout_ms: u32,
+    /// Bytes of its disk that it leaves free: with less, it hands the lead to one that has room, or refuses new collections.
+    #[serde(default = "default_disk_reserve_bytes")]
+    pub disk_reserve_bytes: u64,
+    /// The same in percent of the disk; the smaller of the two counts.
+    #[serde(default = "default_disk_reserve_percent")]
+    pub disk_reserve_percent: u32,
 }
 
 /// Where a coordinator is.
@@ -33,6 +40,16 @@ pub struct PeerConfig {
 
 fn default_heartbeat_timeout_ms() -> u32 {
     3_000
+}
+
+/// A thousand times the map of a large cluster.
+fn default_disk_reserve_bytes() -> u64 {
+    256 << 20
+}
+
+/// For disks so small that the above would be most of them.
+fn default_disk_reserve_percent() -> u32 {
+    5
 }
 
 impl CoordinatorConfig {
@@ -56,7 +73,15 @@ impl CoordinatorConfig {
         if self.heartbeat_timeout_ms == 0 {
             return Err(InputError::new("coordinator.heartbeat_timeout_ms", "must be at least 1"));
         }
+        if self.disk_reserve_percent > 90 {
+            return Err(InputError::new("coordinator.disk_reserve_percent", "must be at most 90"));
+        }
         self.limits.validate().map_err(|e| e.within("coordinator"))
+    }
+
+    /// What is kept free of its disk.
+    pub(crate) fn disk_reserve(&self) -> Reserve {
+        Reserve { bytes: self.disk_reserve_bytes, percent: self.disk_reserve_percent }
     }
 
     /// Members of the coordinators' group.

@@ -9,12 +9,13 @@ use prometheus_client::registry::Registry;
 use shoal_consensus::{Consensus, ConsensusError, GroupSpec, RaftConfig, StateMachine};
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterId, ClusterMap, Command, LogIndex, NodeId, ReplicaId, ShardId, ShardReplica, Standing};
+use shoal_proto::disk::disk_from_wire;
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorServiceServer;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
 use shoal_proto::server;
 use shoal_proto::v1::cluster_service_server::ClusterServiceServer;
 use shoal_proto::v1::collections_service_server::CollectionsServiceServer;
-use shoal_runtime::{Failure, Store, Tasks};
+use shoal_runtime::{DiskState, DiskWatch, Failure, PatientStore, Room, Store, Tasks};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,6 +27,7 @@ use crate::cluster::Cluster;
 use crate::collections::Collections;
 use crate::heard::{Heard, Heartbeat};
 use crate::internal::Internal;
+use crate::lacking::Lacking;
 use crate::leadership::{Shared, connect_peers};
 use crate::machine::{Applied, GROUP, MapMachine, Published, apply_all};
 use crate::metrics::Metrics;
@@ -49,6 +51,17 @@ pub struct Coordinator {
     /// Ends with the thread that runs the group.
     raft: JoinHandle<Result<(), ConsensusError>>,
     failure: Failure,
+    patience: Patience,
+}
+
+/// For how long writes wait for room: until the coordinator stops, or its start fails.
+#[derive(Default)]
+struct Patience(CancellationToken);
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 impl Coordinator {
@@ -60,6 +73,9 @@ impl Coordinator {
         registry: &mut Registry,
     ) -> Result<Self, CoordinatorError> {
         config.validate()?;
+        let patience = Patience::default();
+        let store: Arc<dyn Store> = Arc::new(PatientStore::new(store, patience.0.clone()));
+        let disk = Arc::new(DiskWatch::new(store.clone(), config.disk_reserve())?);
         let bound = listener
             .local_addr()
             .map_err(|source| server::ServerError::Listen { address: "the given socket".to_owned(), source })?;
@@ -91,6 +107,8 @@ impl Coordinator {
             maps,
             applied,
             heard: Heard::default(),
+            lacking: Lacking::default(),
+            disk: disk.clone(),
         });
 
         let (mut front, mut back) = (Tasks::new(), Tasks::new());
@@ -99,10 +117,11 @@ impl Coordinator {
         let apply = apply_all(machine, inbox, store, consensus.clone(), published);
         back.spawn("apply", apply_until(stop.clone(), apply, failure.clone()));
         let metrics = Metrics::register(registry);
+        back.spawn("disk", follow_disk(disk, consensus.clone(), stop.clone()));
         back.spawn("duties", duties(shared.clone(), metrics, stop));
         serve(&mut front, listener, &shared, failure.clone())?;
         tracing::info!(id = shared.config.id, address = %bound, "coordinator serves");
-        Ok(Self { address: bound, front, back, consensus, raft, failure })
+        Ok(Self { address: bound, front, back, consensus, raft, failure, patience })
     }
 
     /// Where it listens.
@@ -123,6 +142,7 @@ impl Coordinator {
     /// Refuses new calls, lets open ones finish, and syncs the log.
     pub async fn shut_down(self) -> Result<(), CoordinatorError> {
         self.front.shut_down(DRAIN_WITHIN).await?;
+        drop(self.patience);
         self.back.shut_down(DRAIN_WITHIN).await?;
         self.consensus.shut_down().await;
         Ok(self.raft.await.map_err(|error| CoordinatorError::Task(error.to_string()))??)
@@ -198,6 +218,7 @@ async fn duties(shared: Arc<Shared>, metrics: Metrics, stop: CancellationToken) 
             _ = interval.tick() => {}
         }
         metrics.observe(&shared);
+        shared.lacking.note(&shared.maps.borrow(), &shared.heard_lately(), Instant::now());
         let unnamed = shared.maps.borrow().cluster == ClusterId::default();
         if unnamed && shared.leader() == Some(shared.me()) {
             let cluster = ClusterId(uuid::Uuid::new_v4().as_u128());
@@ -207,6 +228,47 @@ async fn duties(shared: Arc<Shared>, metrics: Metrics, stop: CancellationToken) 
         }
         if shared.leader() == Some(shared.me()) {
             settle(&shared).await;
+            yield_lead(&shared).await;
+        }
+    }
+}
+
+/// Measures the disk until `stop`, and has the group take what it has room for.
+async fn follow_disk(disk: Arc<DiskWatch>, consensus: Consensus<Applied>, stop: CancellationToken) {
+    let tell = |disk: &DiskState| {
+        consensus.set_room(disk.room < Room::Exhausted);
+        match disk.room {
+            Room::Enough => tracing::info!(%disk, "the disk has room again"),
+            Room::Low | Room::Exhausted => {
+                tracing::error!(%disk, "the disk has no room: collections cannot be created while this coordinator leads");
+            }
+        }
+    };
+    let now = disk.state();
+    if now.room > Room::Enough {
+        tell(&now);
+    }
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = disk.follow(tell) => {}
+    }
+}
+
+/// Hands the lead to a coordinator that has room and is up to date, if this one has none.
+async fn yield_lead(shared: &Shared) {
+    if shared.disk.room() == Room::Enough {
+        return;
+    }
+    let Some(status) = shared.consensus.status(GROUP) else { return };
+    for pong in shared.ping_peers().await {
+        let has_room = pong.disk.is_none_or(|disk| disk_from_wire(disk).room == Room::Enough);
+        let is_well = status.progress.iter().any(|of| of.member.0 == pong.id && of.active && !of.gets_snapshot);
+        if has_room && is_well {
+            let by = tokio::time::Instant::now() + NAME_WITHIN;
+            if let Err(error) = shared.consensus.transfer_leader(GROUP, ReplicaId(pong.id), by).await {
+                tracing::debug!(%error, "the lead could not be handed to a coordinator with room; trying again");
+            }
+            return;
         }
     }
 }

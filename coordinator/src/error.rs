@@ -6,7 +6,7 @@ use shoal_model::{Classify, ErrorKind, InputError, MapError};
 use shoal_proto::map::MapDecodeError;
 use shoal_proto::server::ServerError;
 use shoal_proto::status::RemoteError;
-use shoal_runtime::{StoreError, TaskError};
+use shoal_runtime::{DiskState, StoreError, TaskError};
 
 /// Why a coordinator could not start, go on or answer.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,16 @@ pub enum CoordinatorError {
         /// The cap.
         max: u32,
     },
+    /// The leading coordinator's disk has no room, nor has that of another that could lead.
+    #[error(
+        "coordinator {id} has no room for more collections: {disk}; make some there, or remove a collection, which is taken all the same"
+    )]
+    DiskFull {
+        /// Which coordinator.
+        id: u64,
+        /// How its disk stands.
+        disk: Box<DiskState>,
+    },
     /// No leader could be reached in time.
     #[error("no leader among the coordinators within the deadline; check with `shoal status` that most of them run")]
     NoLeader,
@@ -93,6 +103,7 @@ impl Classify for CoordinatorError {
             Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
             Self::OtherCluster { .. } | Self::TooFewNodes { .. } => ErrorKind::Precondition,
             Self::TooManyCollections { .. } => ErrorKind::Overloaded,
+            Self::DiskFull { .. } => ErrorKind::DiskFull,
             Self::NoLeader | Self::Stopping => ErrorKind::Unavailable,
             Self::Server(_) | Self::Task(_) => ErrorKind::Internal,
         }

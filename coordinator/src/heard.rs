@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use shoal_model::{NodeId, ReplicaId, ShardId};
 use shoal_proto::v1::ReplicaReport;
+use shoal_runtime::DiskState;
 
 /// The last heartbeat of a node.
 #[derive(Clone, Debug)]
@@ -16,6 +17,7 @@ pub(crate) struct Heartbeat {
     /// Who has a vote in the groups that it leads and that are not about to change.
     pub(crate) voters: BTreeMap<ShardId, Vec<ReplicaId>>,
     pub(crate) disk_bytes: u64,
+    pub(crate) disk: DiskState,
 }
 
 /// The last heartbeat of every node.
@@ -38,6 +40,14 @@ impl Heard {
         let mut all = self.all();
         all.retain(|_, heartbeat| now.saturating_duration_since(heartbeat.at) <= timeout);
         all
+    }
+
+    /// The disks of nodes heard of within `timeout` before `now`.
+    pub(crate) fn disks(&self, now: Instant, timeout: Duration) -> Vec<(NodeId, DiskState)> {
+        let lately = |heartbeat: &Heartbeat| now.saturating_duration_since(heartbeat.at) <= timeout;
+        let all = self.lock();
+        let disks = all.iter().filter(|(_, heartbeat)| lately(heartbeat));
+        disks.map(|(node, heartbeat)| (*node, heartbeat.disk.clone())).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Heartbeat>> {

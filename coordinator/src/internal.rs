@@ -6,11 +6,13 @@ use std::time::Instant;
 use shoal_consensus::Role;
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterId, ClusterMap, Command, Epoch, NodeId, ReplicaId, Reply, ShardId, StoreId};
+use shoal_proto::disk::{disk_from_wire, disk_to_wire};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorService;
 use shoal_proto::map::{changes_to_wire, id_from_bytes, id_to_bytes, map_to_wire, replaced_store};
 use shoal_proto::status::to_status;
+use shoal_runtime::Room;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +41,8 @@ impl Shared {
     pub(crate) fn pong(&self) -> wire::PingResponse {
         let status = self.consensus.status(GROUP);
         let leader = status.is_some_and(|status| status.role == Role::Leader);
-        wire::PingResponse { id: self.config.id, leader, applied_index: self.applied.borrow().0 }
+        let (applied_index, disk) = (self.applied.borrow().0, disk_to_wire(&self.disk.state()));
+        wire::PingResponse { id: self.config.id, leader, applied_index, disk }
     }
 }
 
@@ -100,10 +103,22 @@ impl Internal {
         let of_leader = request.shards.iter().filter(|shard| !shard.voters.is_empty());
         let voters =
             of_leader.map(|shard| (ShardId(shard.shard_id), shard.voters.iter().map(|id| ReplicaId(*id)).collect()));
-        let heartbeat =
-            Heartbeat { at: Instant::now(), shards, voters: voters.collect(), disk_bytes: request.disk_bytes };
+        let heartbeat = Heartbeat {
+            at: Instant::now(),
+            shards,
+            voters: voters.collect(),
+            disk_bytes: request.disk_bytes,
+            disk: request.disk.clone().map(disk_from_wire).unwrap_or_default(),
+        };
         self.shared.heard.note(node, heartbeat);
-        Ok(wire::HeartbeatResponse {})
+        Ok(wire::HeartbeatResponse { without_room: self.without_room() })
+    }
+
+    /// The nodes that were heard of lately and have no room for writes.
+    fn without_room(&self) -> Vec<wire::NodeDisk> {
+        let disks = self.shared.heard.disks(Instant::now(), self.shared.heartbeat_timeout());
+        let lacking = disks.into_iter().filter(|(_, disk)| disk.room > Room::Enough);
+        lacking.map(|(node, disk)| wire::NodeDisk { node_id: node.0, disk: disk_to_wire(&disk) }).collect()
     }
 }
 

@@ -14,12 +14,14 @@ use shoal_model::{ClusterMap, Command, ErrorKind, Limits, LogIndex, MapError, No
 use shoal_proto::map::encode_command;
 use shoal_proto::server::{self, deadline};
 use shoal_proto::status::{from_status, to_status};
+use shoal_runtime::DiskWatch;
 use tokio::sync::watch;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::heard::{Heard, Heartbeat};
+use crate::lacking::Lacking;
 use crate::machine::{Applied, GROUP};
 use crate::{CoordinatorConfig, CoordinatorError};
 
@@ -42,6 +44,10 @@ pub(crate) struct Shared {
     pub(crate) maps: watch::Receiver<Arc<ClusterMap>>,
     pub(crate) applied: watch::Receiver<LogIndex>,
     pub(crate) heard: Heard,
+    /// Replicas that nodes are to have and do not serve.
+    pub(crate) lacking: Lacking,
+    /// The disk of this coordinator.
+    pub(crate) disk: Arc<DiskWatch>,
     /// Channels to the other coordinators.
     pub(crate) peers: Vec<(ReplicaId, Channel)>,
 }

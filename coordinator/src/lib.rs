@@ -2,7 +2,7 @@
 //!
 //! - `machine`: the map behind the Raft log, kept on disk and published to watchers.
 //! - `leadership`: doing a thing on the leader, wherever it was asked.
-//! - `heard`: what the leader has heard of nodes; not agreed on, not kept.
+//! - `heard`: what the leader has heard of nodes; not agreed on, not kept. `lacking`: replicas that they do not serve.
 //! - `collections`, `cluster`, `internal`: the gRPC services.
 //! - `simulation`: what the simulation shares with a real coordinator.
 //!
@@ -18,6 +18,7 @@ mod coordinator;
 mod error;
 mod heard;
 mod internal;
+mod lacking;
 mod leadership;
 mod machine;
 mod metrics;

@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     nodes_alive: Gauge,
     collections: Gauge,
     shards: Gauge,
+    disk_free_bytes: Gauge,
+    disk_reserve_bytes: Gauge,
 }
 
 impl Metrics {
@@ -35,6 +37,16 @@ impl Metrics {
         registry.register("nodes_alive", "Nodes heard of lately; only the leader knows", metrics.nodes_alive.clone());
         registry.register("collections", "Collections", metrics.collections.clone());
         registry.register("shards", "Shards of all collections", metrics.shards.clone());
+        registry.register(
+            "disk_free_bytes",
+            "Bytes that can still be written to the disk of the data folder",
+            metrics.disk_free_bytes.clone(),
+        );
+        registry.register(
+            "disk_reserve_bytes",
+            "Bytes of it that are to stay free",
+            metrics.disk_reserve_bytes.clone(),
+        );
         metrics
     }
 
@@ -55,5 +67,8 @@ impl Metrics {
         set(&self.nodes_alive, shared.heard.lately(Instant::now(), timeout).len() as u64);
         set(&self.collections, map.collections.len() as u64);
         set(&self.shards, map.shards.len() as u64);
+        let disk = shared.disk.state();
+        set(&self.disk_free_bytes, disk.space.free_bytes);
+        set(&self.disk_reserve_bytes, disk.reserve_bytes);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use shoal_model::{ClusterMap, NodeId, ReplicaId, ShardId};
+use shoal_runtime::DiskState;
 
 use crate::coordinator;
 use crate::heard::Heartbeat;
@@ -21,6 +22,7 @@ pub fn settled(map: &ClusterMap, heard: &BTreeMap<NodeId, Voters>) -> Vec<(Shard
         shards: BTreeMap::new(),
         voters: voters.clone(),
         disk_bytes: 0,
+        disk: DiskState::default(),
     };
     coordinator::settled(map, &heard.iter().map(|(node, voters)| (*node, heartbeat(voters))).collect())
 }

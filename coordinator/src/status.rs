@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use shoal_model::{ClusterMap, Node, NodeId, ShardId};
+use shoal_proto::disk::{disk_from_wire, disk_to_wire};
 use shoal_proto::v1;
+use shoal_runtime::Room;
 
 use crate::heard::Heartbeat;
+use crate::lacking::shards_by_name;
 
 /// How one node is.
 pub(crate) fn node_status(
@@ -26,16 +29,18 @@ pub(crate) fn node_status(
         silent_ms: silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
         replicas: u32::try_from(map.shards_on(node.id).count()).unwrap_or(u32::MAX),
         disk_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.disk_bytes),
+        disk: heartbeat.and_then(|heartbeat| disk_to_wire(&heartbeat.disk)),
     }
 }
 
-/// Warnings, the most urgent first: no leader (`stale`), shards without a living replica, members that are gone, then
-/// what replicas could not build, as far as it was `heard` lately.
+/// Warnings, the most urgent first: no leader (`stale`), shards without a living replica, members that are gone, disks
+/// without room, what else is `lacking`, then what replicas could not build, as far as it was `heard` lately.
 pub(crate) fn warnings(
     map: &ClusterMap,
     nodes: &[v1::NodeStatus],
     heard: &BTreeMap<NodeId, Heartbeat>,
     coordinators: &[v1::CoordinatorStatus],
+    lacking: Vec<v1::Warning>,
     stale: bool,
 ) -> Vec<v1::Warning> {
     let alive: BTreeMap<NodeId, &v1::NodeStatus> =
@@ -43,11 +48,18 @@ pub(crate) fn warnings(
     let mut warnings = Vec::new();
     for node in nodes.iter().filter(|node| !node.alive) {
         let served = |shard: &&shoal_model::Shard| shard.replicas.iter().any(|r| alive.contains_key(&r.node));
-        let unavailable = map.shards_on(NodeId(node.id)).filter(|shard| !served(shard)).count();
+        let (unserved, served): (Vec<_>, Vec<_>) = map.shards_on(NodeId(node.id)).partition(|shard| !served(shard));
+        let unavailable = unserved.len();
         let silence =
             node.silent_ms.map_or("since this leader took office".to_owned(), |ms| format!("for {} s", ms / 1000));
-        let text =
-            format!("node {} ({}) was not heard of {silence}; unavailable shards: {unavailable}", node.id, node.name);
+        let fewer: Vec<ShardId> = served.into_iter().map(|shard| shard.id).collect();
+        let fewer = if fewer.is_empty() {
+            String::new()
+        } else {
+            format!("; with one copy less: {}", shards_by_name(map, &fewer))
+        };
+        let (id, name) = (node.id, &node.name);
+        let text = format!("node {id} ({name}) was not heard of {silence}; unavailable shards: {unavailable}{fewer}");
         let next_step =
             format!("start it again on its data folder, or look at its log: it listened on {}", node.address);
         warnings.push((unavailable, v1::Warning { text, next_step }));
@@ -66,8 +78,32 @@ pub(crate) fn warnings(
         let next_step = format!("start it again on its data folder; it listened on {}", coordinator.address);
         warnings.push(v1::Warning { text, next_step });
     }
+    warnings.extend(coordinators.iter().filter_map(coordinator_without_room));
+    warnings.extend(nodes.iter().filter(|node| node.alive).filter_map(without_room));
+    warnings.extend(lacking);
     warnings.extend(nodes.iter().filter_map(|node| failed_jobs(node, heard.get(&NodeId(node.id))?)));
     warnings
+}
+
+/// A node whose disk has no room for writes.
+fn without_room(node: &v1::NodeStatus) -> Option<v1::Warning> {
+    let disk = disk_from_wire(node.disk.clone()?);
+    let refuses = match disk.room {
+        Room::Enough => return None,
+        Room::Low => "it takes no writes as a leader, and builds nothing",
+        Room::Exhausted => "it takes no writes, also not from leaders on other nodes, and builds nothing",
+    };
+    let text = format!("the disk of node {} ({}) has no room: {disk}; {refuses}", node.id, node.name);
+    let next_step = "make room on that disk, or give it more; reads go on, and writes are taken again by themselves";
+    Some(v1::Warning { text, next_step: next_step.to_owned() })
+}
+
+/// A coordinator whose disk has no room for changes.
+fn coordinator_without_room(coordinator: &v1::CoordinatorStatus) -> Option<v1::Warning> {
+    let disk = disk_from_wire(coordinator.disk.clone()?);
+    let text = format!("the disk of coordinator {} has no room: {disk}", coordinator.id);
+    let next_step = "make room on that disk; while it leads, no collections can be created";
+    (disk.room > Room::Enough).then(|| v1::Warning { text, next_step: next_step.to_owned() })
 }
 
 /// What a node's replicas could not build or merge.
@@ -85,6 +121,7 @@ fn failed_jobs(node: &v1::NodeStatus, heartbeat: &Heartbeat) -> Option<v1::Warni
 mod tests {
     use super::*;
     use shoal_model::{CollectionSpec, Command, GraphSpec, IndexSpec, Metric, OperationId, StoreId, placement::place};
+    use shoal_runtime::{DiskState, Space};
 
     fn map() -> ClusterMap {
         let mut map = ClusterMap::default();
@@ -110,17 +147,18 @@ mod tests {
             shards: BTreeMap::new(),
             voters: BTreeMap::new(),
             disk_bytes: 0,
+            disk: DiskState::default(),
         };
         let status = |id: u64, heartbeat: Option<Heartbeat>| {
             node_status(&map, &map.nodes[&NodeId(id)], heartbeat.as_ref(), now, timeout)
         };
         let all_well = [status(1, Some(heard(1))), status(2, Some(heard(2))), status(3, Some(heard(3)))];
         let none = BTreeMap::new();
-        assert_eq!(warnings(&map, &all_well, &none, &[], false), vec![]);
+        assert_eq!(warnings(&map, &all_well, &none, &[], vec![], false), vec![]);
 
         // Node 3 holds nothing, node 2 holds a shard.
         let two_gone = [status(1, Some(heard(0))), status(2, Some(heard(9))), status(3, None)];
-        let texts: Vec<_> = warnings(&map, &two_gone, &none, &[], false).into_iter().map(|w| w.text).collect();
+        let texts: Vec<_> = warnings(&map, &two_gone, &none, &[], vec![], false).into_iter().map(|w| w.text).collect();
         assert_eq!(
             texts,
             [
@@ -128,10 +166,56 @@ mod tests {
                 "node 3 (node-3) was not heard of since this leader took office; unavailable shards: 0",
             ]
         );
+        // Of three copies, one is gone with its node.
+        let mut more = map.clone();
+        let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
+        let spec = CollectionSpec { name: "docs".into(), shards: 1, replicas: 3, witness: false, index };
+        let placement = place(&more, 1, 3).expect("three nodes");
+        more.apply(Command::CreateCollection { operation: OperationId(2), spec, placement });
+        let docs = more.collection("docs").expect("created").shards[0];
+        let texts = warnings(&more, &two_gone[..2], &none, &[], vec![], false);
+        let want =
+            "node 2 (node-2) was not heard of for 9 s; unavailable shards: 1; with one copy less: 1 shard (docs: ";
+        assert_eq!(texts[0].text, format!("{want}{docs})"));
+
         let coordinator = |id, reachable| v1::CoordinatorStatus { id, reachable, ..Default::default() };
         let one_gone = [coordinator(1, true), coordinator(2, true), coordinator(3, false)];
-        let texts: Vec<_> = warnings(&map, &all_well, &none, &one_gone, false).into_iter().map(|w| w.text).collect();
+        let texts: Vec<_> =
+            warnings(&map, &all_well, &none, &one_gone, vec![], false).into_iter().map(|w| w.text).collect();
         assert_eq!(texts, ["coordinator 3 is out of reach; 0 more may fail before changes stop"]);
+    }
+
+    #[test]
+    fn disks_without_room_are_told_with_what_to_do() {
+        let map = map();
+        let now = Instant::now();
+        let heartbeat = |room| {
+            let space = Space { path: "/data".into(), free_bytes: 10 << 20, size_bytes: 1 << 30 };
+            let disk = DiskState { space, reserve_bytes: 51 << 20, room };
+            Heartbeat { at: now, shards: BTreeMap::new(), voters: BTreeMap::new(), disk_bytes: 0, disk }
+        };
+        let rooms = [Room::Enough, Room::Low, Room::Exhausted];
+        let nodes = map
+            .nodes
+            .values()
+            .zip(rooms)
+            .map(|(node, room)| node_status(&map, node, Some(&heartbeat(room)), now, Duration::from_secs(3)));
+        let disk = disk_to_wire(&heartbeat(Room::Low).disk);
+        let coordinator = v1::CoordinatorStatus { id: 3, reachable: true, disk, ..Default::default() };
+        let told = warnings(&map, &nodes.collect::<Vec<_>>(), &BTreeMap::new(), &[coordinator], vec![], false);
+        let state = "has no room: 10.0 MiB of 1.0 GiB are free at /data, and 51.0 MiB are to stay free";
+        let texts: Vec<&str> = told.iter().map(|warning| warning.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                format!("the disk of coordinator 3 {state}"),
+                format!("the disk of node 2 (node-2) {state}; it takes no writes as a leader, and builds nothing"),
+                format!(
+                    "the disk of node 3 (node-3) {state}; it takes no writes, also not from leaders on other nodes, and builds nothing"
+                ),
+            ]
+        );
+        assert!(told.iter().all(|warning| warning.next_step.starts_with("make room on that disk")));
     }
 
     #[test]
@@ -144,17 +228,25 @@ mod tests {
         };
         let shards = [(7, report(&["merging 2: no room", "building: no room"])), (8, report(&[])), (9, report(&["x"]))];
         let shards = shards.into_iter().map(|(shard, report)| (ShardId(shard), report)).collect();
-        let heard =
-            BTreeMap::from([(NodeId(1), Heartbeat { at: now, shards, voters: BTreeMap::new(), disk_bytes: 0 })]);
+        let heard = BTreeMap::from([(
+            NodeId(1),
+            Heartbeat { at: now, shards, voters: BTreeMap::new(), disk_bytes: 0, disk: DiskState::default() },
+        )]);
         let nodes: Vec<v1::NodeStatus> = map
             .nodes
             .values()
             .map(|node| {
-                let quiet = Heartbeat { at: now, shards: BTreeMap::new(), voters: BTreeMap::new(), disk_bytes: 0 };
+                let quiet = Heartbeat {
+                    at: now,
+                    shards: BTreeMap::new(),
+                    voters: BTreeMap::new(),
+                    disk_bytes: 0,
+                    disk: DiskState::default(),
+                };
                 node_status(&map, node, Some(&quiet), now, Duration::from_secs(3))
             })
             .collect();
-        let told = warnings(&map, &nodes, &heard, &[], false);
+        let told = warnings(&map, &nodes, &heard, &[], vec![], false);
         let texts: Vec<&str> = told.iter().map(|warning| warning.text.as_str()).collect();
         assert_eq!(texts, ["node 1 (node-1) cannot build or merge segments of 2 shards; shard 7: merging 2: no room"]);
     }

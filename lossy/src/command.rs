@@ -12,6 +12,7 @@ flip FILE OFFSET BIT                       flip a bit of the durable content, be
 fail OP PATTERN ERRNO [after N] [times M]  let operations fail, all or M after the first N
 slow OP MILLIS                             delay an operation; 0 ends it
 full on|off                                refuse whatever makes a file longer
+room BYTES|all                             tell that no more is free, and refuse nothing
 clear                                      end faults, delays and fullness
 stats                                      counts, what is unsynced, what the last power loss did
 OP: read write fsync fsyncdir open create mkdir rename remove truncate
@@ -37,6 +38,8 @@ pub enum Command {
     Slow(Op, Duration),
     /// See [`crate::Controls::set_full`].
     Full(bool),
+    /// See [`crate::Controls::set_room`].
+    Room(Option<u64>),
     /// See [`crate::Controls::clear`].
     Clear,
     /// See [`crate::Controls::stats`].
@@ -56,6 +59,7 @@ impl FromStr for Command {
             "fail" => Self::Fail(fault(&mut words)?),
             "slow" => Self::Slow(word(&mut words)?.parse()?, Duration::from_millis(parse(&mut words)?)),
             "full" => Self::Full(switch(word(&mut words)?)?),
+            "room" => Self::Room(room(word(&mut words)?)?),
             "clear" => Self::Clear,
             "stats" => Self::Stats,
             other => return Err(LossyError::command(format!("no command {other:?}"))),
@@ -116,6 +120,10 @@ fn switch(text: &str) -> Result<bool, LossyError> {
     }
 }
 
+fn room(text: &str) -> Result<Option<u64>, LossyError> {
+    if text == "all" { Ok(None) } else { number(text).map(Some) }
+}
+
 fn word<'a>(words: &mut SplitWhitespace<'a>) -> Result<&'a str, LossyError> {
     words.next().ok_or_else(|| LossyError::command("a word is missing".to_owned()))
 }
@@ -145,6 +153,8 @@ mod tests {
             ("fail write * 28", Command::Fail(Fault::new(Op::Write, "*", 28))),
             ("slow read 5", Command::Slow(Op::Read, Duration::from_millis(5))),
             ("full on", Command::Full(true)),
+            ("room 7", Command::Room(Some(7))),
+            ("room all", Command::Room(None)),
             (" clear ", Command::Clear),
             ("stats", Command::Stats),
         ] {

@@ -122,6 +122,12 @@ impl Controls {
         Ok(())
     }
 
+    /// Tells that no more than so many bytes are free, and refuses nothing; `None` tells what is.
+    pub fn set_room(&self, bytes: Option<u64>) -> Result<(), LossyError> {
+        self.state()?.faults.set_room(bytes);
+        Ok(())
+    }
+
     /// Ends faults, delays and fullness.
     pub fn clear(&self) -> Result<(), LossyError> {
         self.state()?.faults.clear();
@@ -150,6 +156,7 @@ impl Controls {
             Command::Fail(fault) => self.fail(fault)?,
             Command::Slow(op, delay) => self.slow(op, delay)?,
             Command::Full(is_full) => self.set_full(is_full)?,
+            Command::Room(bytes) => self.set_room(bytes)?,
             Command::Clear => self.clear()?,
         }
         Ok(String::new())

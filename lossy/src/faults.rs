@@ -115,6 +115,8 @@ pub(crate) struct Faults {
     rules: Vec<Fault>,
     delays: BTreeMap<Op, Duration>,
     is_full: bool,
+    /// What is told to be free, if that is less than there is.
+    room: Option<u64>,
     injected: u64,
 }
 
@@ -135,8 +137,13 @@ impl Faults {
         self.is_full = is_full;
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.is_full
+    pub(crate) fn set_room(&mut self, bytes: Option<u64>) {
+        self.room = bytes;
+    }
+
+    /// Of so many free bytes, those that are told of.
+    pub(crate) fn told_free(&self, bytes: u64) -> u64 {
+        if self.is_full { 0 } else { self.room.map_or(bytes, |room| room.min(bytes)) }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -222,6 +229,18 @@ mod tests {
             assert_eq!(got, want, "{name}");
             assert!(faults.strike(Op::Read, "1.log").is_ok() && faults.strike(Op::Fsync, "x").is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn little_room_is_told_and_refuses_nothing() {
+        let mut faults = Faults::default();
+        faults.set_room(Some(7));
+        assert_eq!((faults.told_free(100), faults.told_free(3)), (7, 3));
+        assert!(faults.check_growth(10, 11).is_ok());
+        faults.set_full(true);
+        assert_eq!(faults.told_free(100), 0);
+        faults.clear();
+        assert_eq!(faults.told_free(100), 100);
     }
 
     #[test]

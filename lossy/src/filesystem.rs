@@ -385,15 +385,19 @@ impl Filesystem for Served {
         reply_empty(self.try_sync_folder(ino, handle.0), reply);
     }
 
-    /// As the backing file system has it, and without room if the disk is full.
+    /// As the backing file system has it, but for the room that is told of.
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         let about = rustix::fs::statvfs(&self.backing).map_err(io::Error::from);
-        match about.and_then(|about| Ok((about, self.state()?.faults.is_full()))) {
-            Ok((about, is_full)) => {
-                let free = |blocks: u64| if is_full { 0 } else { blocks };
+        let told = about.and_then(|about| {
+            let block = about.f_frsize.max(1);
+            let free = |state: &State, blocks: u64| state.faults.told_free(blocks.saturating_mul(block)) / block;
+            let state = self.state()?;
+            Ok((free(&state, about.f_bfree), free(&state, about.f_bavail), about))
+        });
+        match told {
+            Ok((bfree, bavail, about)) => {
                 let narrow = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
                 let (bsize, frsize, names) = (narrow(about.f_bsize), narrow(about.f_frsize), narrow(about.f_namemax));
-                let (bfree, bavail) = (free(about.f_bfree), free(about.f_bavail));
                 reply.statfs(about.f_blocks, bfree, bavail, about.f_files, about.f_ffree, bsize, names, frsize);
             }
             Err(error) => reply.error(error.into()),

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use shoal_lossy::{Lossy, LossyError, Metadata, PowerLoss, Tear};
-use shoal_runtime::{Batch, Store as _, Table};
+use shoal_runtime::{Batch, PatientStore, Store as _, StoreError, Table};
 use shoal_storage::RocksStore;
+use tokio_util::sync::CancellationToken;
 
 fn mount(folders: &Path, metadata: Metadata) -> Option<Lossy> {
     let [backing, disk] = ["backing", "disk"].map(|name| folders.join(name));
@@ -129,4 +131,49 @@ fn syncs_in_a_second() {
     }
     println!("{:.0} synced batches in a second", count as f64 / start.elapsed().as_secs_f64());
     assert_eq!(count_prefix(&store), count);
+}
+
+/// A store that waits for room is whole and writes on once there is some, and so is what a power loss leaves of it then.
+#[test]
+fn a_full_disk_is_waited_for() {
+    let folders = tempfile::tempdir().expect("a folder");
+    let Some(lossy) = mount(folders.path(), Metadata::Journaled) else { return };
+    let path = lossy.path().join("db");
+    std::fs::create_dir(&path).and_then(|()| File::open(lossy.path())?.sync_all()).expect("make the folder");
+    let stop = CancellationToken::new();
+    let rocks = Arc::new(RocksStore::open(&path).expect("open"));
+    let store = Arc::new(PatientStore::new(rocks.clone(), stop));
+    let batch = |n: u64| {
+        let mut batch = Batch::default();
+        batch.put(Table::Log, key(n), vec![7; 2_000]);
+        batch.put(Table::Meta, key(n), vec![7; 2_000]);
+        batch
+    };
+    for n in 0..10 {
+        store.write(batch(n)).expect("written");
+    }
+    store.sync().expect("synced");
+    // The last one before is written and not synced when the disk is full.
+    store.write(batch(10)).expect("written");
+    lossy.controls().set_full(true).expect("full");
+    let direct = rocks.write(batch(99));
+    assert!(matches!(direct, Err(StoreError::Full { .. })), "the disk is full indeed: {direct:?}");
+    assert!(matches!(rocks.sync(), Err(StoreError::Full { .. })), "the write before is not on disk");
+    let writing = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            store.write(batch(11)).expect("written");
+            store.sync().expect("synced");
+        }
+    });
+    std::thread::sleep(std::time::Duration::from_millis(500)); // some attempts in vain
+    assert!(!writing.is_finished(), "nothing is acknowledged without room");
+    assert!(store.get(Table::Meta, &key(10)).expect("read").is_some(), "reads go on");
+    lossy.controls().set_full(false).expect("room");
+    writing.join().expect("written and synced once there is room");
+    store.write(batch(12)).expect("written");
+    store.sync().expect("synced");
+    lossy.controls().power_loss(PowerLoss::clean()).expect("power loss");
+    drop((store, rocks));
+    assert_eq!(count_prefix(&RocksStore::open(&path).expect("open")), 13);
 }

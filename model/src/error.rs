@@ -17,6 +17,8 @@ pub enum ErrorKind {
     NotLeader,
     /// Too much work at once: back off, then retry.
     Overloaded,
+    /// A disk has no room: somebody has to make some. A retry soon is of no use; later ones succeed by themselves.
+    DiskFull,
     /// The deadline passed. A write may or may not have happened.
     DeadlineExceeded,
     /// The caller went away.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use shoal_index::set::Policy;
 use shoal_model::{InputError, Limits};
+use shoal_runtime::Reserve;
 
 /// Configuration of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,13 @@ pub struct NodeConfig {
     /// Points that no merge of segments exceeds. A merge needs some 20 bytes of memory for each component.
     #[serde(default = "default_segment_points_max")]
     pub segment_points_max: u32,
+    /// Bytes of its disk that it leaves free: with less, writes are refused, and nothing is built, until there is more. 0
+    /// watches nothing, and writes go on until the disk is full.
+    #[serde(default = "default_disk_reserve_bytes")]
+    pub disk_reserve_bytes: u64,
+    /// The same in percent of the disk; the smaller of the two counts.
+    #[serde(default = "default_disk_reserve_percent")]
+    pub disk_reserve_percent: u32,
 }
 
 /// Fewer would seal a delta for every few points of many components.
@@ -98,6 +106,16 @@ fn default_segment_points_max() -> u32 {
     1_000_000
 }
 
+/// What the store writes unasked: its log of 256 MiB, write buffers of 128 MiB, and a compaction.
+fn default_disk_reserve_bytes() -> u64 {
+    1 << 30
+}
+
+/// For disks so small that the above would be most of them.
+fn default_disk_reserve_percent() -> u32 {
+    5
+}
+
 impl NodeConfig {
     /// Refuses what could not work, naming the field.
     pub fn validate(&self) -> Result<(), InputError> {
@@ -135,7 +153,15 @@ impl NodeConfig {
             let problem = "must be at least node.delta_points_max and below 2^31";
             return Err(InputError::new("node.segment_points_max", problem));
         }
+        if self.disk_reserve_percent > 90 {
+            return Err(InputError::new("node.disk_reserve_percent", "must be at most 90"));
+        }
         self.limits.validate().map_err(|e| e.within("node"))
+    }
+
+    /// What is kept free of its disk.
+    pub(crate) fn disk_reserve(&self) -> Reserve {
+        Reserve { bytes: self.disk_reserve_bytes, percent: self.disk_reserve_percent }
     }
 
     /// The address that others are told, of a node that listens at `bound`.
@@ -204,6 +230,8 @@ mod tests {
             quiet_after_ms: default_quiet_after_ms(),
             transfer_bytes_per_second: default_transfer_bytes_per_second(),
             segment_points_max: default_segment_points_max(),
+            disk_reserve_bytes: default_disk_reserve_bytes(),
+            disk_reserve_percent: default_disk_reserve_percent(),
         }
     }
 
@@ -231,6 +259,7 @@ mod tests {
             ("node.quiet_after_ms", NodeConfig { quiet_after_ms: 0, ..good() }),
             ("node.segment_points_max", NodeConfig { segment_points_max: 19_999, ..good() }),
             ("node.segment_points_max", NodeConfig { segment_points_max: 1 << 31, ..good() }),
+            ("node.disk_reserve_percent", NodeConfig { disk_reserve_percent: 91, ..good() }),
         ] {
             assert_eq!(config.validate().map_err(|error| error.field), Err(want.to_owned()));
         }

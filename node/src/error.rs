@@ -10,7 +10,7 @@ use shoal_model::failpoints::Injected;
 use shoal_model::{Classify, ErrorKind, InputError, NodeId, ShardId};
 use shoal_proto::server::ServerError;
 use shoal_proto::status::RemoteError;
-use shoal_runtime::{StoreError, TaskError};
+use shoal_runtime::{DiskState, StoreError, TaskError};
 
 /// Why a node could not start, go on or answer.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,22 @@ pub enum NodeError {
         /// How many.
         waiting: usize,
     },
+    /// A disk that a write needs has no room.
+    #[error("node {node} has no room for writes: {disk}; writes are taken again once there is room, reads go on")]
+    DiskFull {
+        /// Whose disk.
+        node: NodeId,
+        /// How it stands.
+        disk: Box<DiskState>,
+    },
+    /// The own disk has no room for work that can wait.
+    #[error("no room for {bytes} bytes more: {disk}; it is done once there is room")]
+    NoRoom {
+        /// About what it would write.
+        bytes: u64,
+        /// How the disk stands.
+        disk: Box<DiskState>,
+    },
     /// The folder of segment files cannot be used.
     #[error("segment folder {}: {source}; make it a folder that this process may write to", path.display())]
     SegmentFolder {
@@ -140,6 +156,7 @@ impl Classify for NodeError {
             Self::Set(error) => error.kind(),
             Self::SegmentFolder { .. } => ErrorKind::Internal,
             Self::Overloaded { .. } | Self::BuildsBehind { .. } => ErrorKind::Overloaded,
+            Self::DiskFull { .. } | Self::NoRoom { .. } => ErrorKind::DiskFull,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Server(_) | Self::Task(_) | Self::Late(_) => ErrorKind::Internal,
         }

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::NodeError;
 use crate::blocking;
 use crate::builder::{Builder, Cancel, Lane, Unfinished};
+use crate::disks::Disks;
 use crate::fetch::{self, FetchError};
 use crate::lead;
 use crate::metrics::Metrics;
@@ -55,6 +56,7 @@ pub(crate) struct Jobs {
     shard: ShardId,
     builder: Arc<Builder>,
     peers: Arc<Peers>,
+    disks: Arc<Disks>,
     parameters: Parameters,
     metrics: Metrics,
     store: Arc<dyn Store>,
@@ -174,6 +176,7 @@ impl Jobs {
         shard: ShardId,
         builder: Arc<Builder>,
         peers: Arc<Peers>,
+        disks: Arc<Disks>,
         parameters: Parameters,
         metrics: Metrics,
         store: Arc<dyn Store>,
@@ -183,6 +186,7 @@ impl Jobs {
             shard,
             builder,
             peers,
+            disks,
             parameters,
             metrics,
             store,
@@ -200,13 +204,19 @@ impl Jobs {
     pub(crate) fn begin(&mut self, machine: &mut ShardMachine, leads: bool, is_quiet: bool) -> Result<(), NodeError> {
         let now = Instant::now();
         self.leads = leads;
+        if self.disks.is_low() {
+            return self.make_way(machine);
+        }
         self.cancel_ended(machine);
         self.mend(machine, now)?;
         for lane in Lane::ALL.into_iter().filter(|_| leads) {
             if self.is_free(lane, now)
                 && let Some(names) = machine.plan(lane, &self.damage.parts, is_quiet)
             {
-                self.begin_job(lane, &names, machine)?;
+                match self.disks.check_room(machine.bytes_of(&names)) {
+                    Ok(()) => self.begin_job(lane, &names, machine)?,
+                    Err(refusal) => self.put_off(lane, &refusal),
+                }
             }
         }
         Ok(())
@@ -227,6 +237,23 @@ impl Jobs {
         }
         self.cancel_ended(machine);
         Ok(())
+    }
+
+    /// Ends what runs, as the disk has no room for it.
+    fn make_way(&mut self, machine: &mut ShardMachine) -> Result<(), NodeError> {
+        for state in self.lanes.values().chain([&self.mending]) {
+            if let Some(running) = &state.running {
+                machine.abandon(running.job)?;
+            }
+        }
+        self.cancel_ended(machine);
+        Ok(())
+    }
+
+    /// A lane rests, as the disk has no room for its next job.
+    fn put_off(&mut self, lane: Lane, refusal: &NodeError) {
+        let pause = self.lanes.entry(lane).or_default().fail(refusal.to_string());
+        tracing::warn!(shard = self.shard.0, ?lane, %refusal, retry_in = ?pause, "a job has to wait");
     }
 
     /// Cancels tasks whose job was ended by an entry.
@@ -268,6 +295,8 @@ impl Jobs {
     ) -> Result<(), NodeError> {
         if machine.is_ready(manifest.checksum, replaced) {
             let _ = reply.send(Ok(())); // or nobody waits
+        } else if let Err(refusal) = self.disks.check_room(manifest.graph_bytes + manifest.stored_bytes) {
+            let _ = reply.send(Err(refusal)); // or nobody waits
         } else if machine.has(replaced) {
             let (begun, left) = machine.begin(replaced)?;
             self.discard(left);

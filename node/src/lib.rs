@@ -7,6 +7,7 @@
 //! - `witness`: a replica without points; `replica`: one with them: the task that applies, the view that reads take.
 //! - `jobs`, `builder`: making segments; `lead`: what a leader does beside ordering writes.
 //! - `peers`, `fetch`, `transfer`, `restore`: segments and snapshots on their way between replicas.
+//! - `disks`: what the lack of room on a disk forbids.
 //! - `compare`: whether replicas hold the same.
 //! - `metrics`: what it tells of itself; `timed_store`: how long syncs take.
 //! - `reads` and `service`: the calls of routers; `freshness`: how old an answer may be.
@@ -20,6 +21,7 @@ mod builder;
 mod compare;
 mod config;
 mod cpu_pool;
+mod disks;
 mod error;
 mod fetch;
 mod freshness;

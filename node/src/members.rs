@@ -7,15 +7,16 @@
 //! Beside that, leads go to where the map spreads them: the first replica of a shard should lead it, once it is well and has
 //! all entries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_consensus::{Consensus, ConsensusError, GroupStatus, MemberChange, MemberProgress, Role};
 use shoal_model::failpoints::{Failpoint, meet};
-use shoal_model::{ClusterMap, MembershipStep, ReplicaId, Shard, ShardId, ShardReplica, Standing};
+use shoal_model::{ClusterMap, MembershipStep, NodeId, ReplicaId, Shard, ShardId, ShardReplica, Standing};
 use tokio::time::Instant;
 
+use crate::disks::Disks;
 use crate::replica::{Replica, group_of};
 use crate::replicas::Replicas;
 use crate::shard::machine::Applied;
@@ -53,6 +54,7 @@ impl Reigns {
 pub(crate) async fn follow(
     replicas: Arc<Replicas>,
     consensus: Consensus<Applied>,
+    disks: Arc<Disks>,
     map: impl Fn() -> Arc<ClusterMap> + Send,
 ) {
     let mut interval = tokio::time::interval(LOOK_EVERY);
@@ -62,12 +64,13 @@ pub(crate) async fn follow(
         interval.tick().await;
         let map = map();
         reigns.retain(&map);
+        let lacking = disks.lacking();
         for replica in replicas.all() {
             let Some(status) = replica.group_status().filter(|status| status.role == Role::Leader) else { continue };
             let Some(shard) = map.shards.get(&replica.shard) else { continue };
             let reign = reigns.length(shard.id, status.term, began.elapsed());
-            if let Some(step) = next_step(shard, &status, reign)
-                && let Err(error) = take(&consensus, shard, &replica, &status, &step).await
+            if let Some(step) = next_step(shard, &status, reign, &lacking)
+                && let Err(error) = take(&consensus, shard, &replica, &status, &step, &lacking).await
             {
                 tracing::debug!(shard = shard.id.0, ?step, %error, "a change of members has to wait");
             }
@@ -75,34 +78,49 @@ pub(crate) async fn follow(
     }
 }
 
-/// What is to be done next by one that has led for as long as `reign`; nothing while a change is under way.
-pub fn next_step(shard: &Shard, status: &GroupStatus, reign: Duration) -> Option<MembershipStep> {
+/// What is to be done next by one that has led for as long as `reign`; nothing while a change is under way. `lacking`: nodes
+/// without room on their disks.
+pub fn next_step(
+    shard: &Shard,
+    status: &GroupStatus,
+    reign: Duration,
+    lacking: &BTreeSet<NodeId>,
+) -> Option<MembershipStep> {
     let members = &status.members;
     if !members.leaving.is_empty() {
         return None;
     }
     let step = shard.next_membership_step(status.me, &members.voters, &members.learners);
-    let is_for_another = || reign >= LEADS_FIRST && first_can_lead(shard, status);
+    let is_for_another =
+        || another_has_room(shard, status, lacking) || reign >= LEADS_FIRST && first_can_lead(shard, status, lacking);
     step.or_else(|| is_for_another().then_some(MembershipStep::HandOver))
 }
 
-/// Whether another leads than the map has first, and that one is well and has all entries.
-fn first_can_lead(shard: &Shard, status: &GroupStatus) -> bool {
+/// Whether the leader's disk has no room, and another's has.
+fn another_has_room(shard: &Shard, status: &GroupStatus, lacking: &BTreeSet<NodeId>) -> bool {
+    let has_room = |id| shard.replica(id).is_some_and(|replica| !lacking.contains(&replica.node));
+    !has_room(status.me) && heir(shard, status, lacking).is_some_and(has_room)
+}
+
+/// Whether another leads than the map has first, and that one is well and has room and all entries.
+fn first_can_lead(shard: &Shard, status: &GroupStatus, lacking: &BTreeSet<NodeId>) -> bool {
     let first = shard.full_replicas().find(|replica| replica.standing == Standing::Member);
-    let is_heir = first.is_some_and(|first| heir(shard, status) == Some(first.id));
+    let first = first.filter(|first| !lacking.contains(&first.node));
+    let is_heir = first.is_some_and(|first| heir(shard, status, lacking) == Some(first.id));
     let has_all = |first: &ShardReplica| {
         status.progress.iter().any(|progress| progress.member == first.id && progress.matched == status.last)
     };
     is_heir && first.is_some_and(has_all)
 }
 
-/// Who is to lead instead of this one: of the others with a vote and points that are well and come to stay, who has most
-/// entries; of equals, whom the map has first.
-pub fn heir(shard: &Shard, status: &GroupStatus) -> Option<ReplicaId> {
+/// Who is to lead instead of this one: of the others with a vote and points that are well and come to stay, who has room on
+/// its disk; of those, who has most entries; of equals, whom the map has first.
+pub fn heir(shard: &Shard, status: &GroupStatus, lacking: &BTreeSet<NodeId>) -> Option<ReplicaId> {
     let stays = |replica: &&ShardReplica| replica.standing != Standing::Leaving && replica.id != status.me;
     let progress = |replica: &ShardReplica| {
         let is_well = |of: &&MemberProgress| of.member == replica.id && of.active && !of.gets_snapshot;
-        status.progress.iter().find(is_well).map(|progress| (progress.matched, replica.id))
+        let rank = |progress: &MemberProgress| (!lacking.contains(&replica.node), progress.matched);
+        status.progress.iter().find(is_well).map(|progress| (rank(progress), replica.id))
     };
     let voters = shard.full_replicas().filter(stays).filter(|replica| status.members.voters.contains(&replica.id));
     let best = voters.filter_map(progress).reduce(|best, next| if next.0 > best.0 { next } else { best });
@@ -115,6 +133,7 @@ async fn take(
     replica: &Replica,
     status: &GroupStatus,
     step: &MembershipStep,
+    lacking: &BTreeSet<NodeId>,
 ) -> Result<(), ConsensusError> {
     meet(Failpoint::NodeMembersStep)?;
     let (group, deadline) = (group_of(replica.shard), Instant::now() + STEP_WITHIN);
@@ -127,7 +146,7 @@ async fn take(
             let changes = promote.chain(remove.iter().copied().map(MemberChange::Remove)).collect();
             consensus.change_membership(group, changes, deadline).await
         }
-        MembershipStep::HandOver => match heir(shard, status) {
+        MembershipStep::HandOver => match heir(shard, status, lacking) {
             Some(heir) => consensus.transfer_leader(group, heir, deadline).await,
             None => Ok(()),
         },
@@ -137,7 +156,7 @@ async fn take(
 #[cfg(test)]
 mod tests {
     use shoal_consensus::Members;
-    use shoal_model::{CollectionId, Epoch, GroupId, HashRange, LogIndex, NodeId};
+    use shoal_model::{CollectionId, Epoch, GroupId, HashRange, LogIndex};
 
     use super::*;
 
@@ -145,12 +164,23 @@ mod tests {
     fn the_lead_goes_to_who_is_well_and_has_most() {
         use Standing::{Leaving, Member};
         let id = ReplicaId;
-        for (name, standings, progress, want) in [
-            ("the first of equals", [Leaving, Member, Member, Member], [(9, true), (9, true), (9, true)], Some(2)),
-            ("one is out of reach", [Leaving, Member, Member, Member], [(9, false), (8, true), (9, true)], Some(4)),
-            ("one leaves as well", [Leaving, Leaving, Member, Member], [(9, true), (9, true), (9, true)], Some(3)),
-            ("nobody", [Leaving, Leaving, Member, Leaving], [(9, true), (9, false), (9, true)], None),
+        let all = [(9, true), (9, true), (9, true)];
+        for (name, standings, progress, lacking, want) in [
+            ("the first of equals", [Leaving, Member, Member, Member], all, &[][..], Some(2)),
+            (
+                "one is out of reach",
+                [Leaving, Member, Member, Member],
+                [(9, false), (8, true), (9, true)],
+                &[],
+                Some(4),
+            ),
+            ("one leaves as well", [Leaving, Leaving, Member, Member], all, &[], Some(3)),
+            ("nobody", [Leaving, Leaving, Member, Leaving], [(9, true), (9, false), (9, true)], &[], None),
+            ("one has no room", [Member; 4], all, &[2], Some(3)),
+            ("one has room and lags", [Member; 4], [(9, true), (9, true), (8, true)], &[2, 3], Some(4)),
+            ("none has room", [Member; 4], all, &[1, 2, 3, 4], Some(2)),
         ] {
+            let lacking: BTreeSet<NodeId> = lacking.iter().copied().map(NodeId).collect();
             let replicas = (1..).zip(standings).map(|(number, standing)| ShardReplica {
                 id: id(number),
                 node: NodeId(number),
@@ -189,7 +219,7 @@ mod tests {
                 members: Arc::new(members),
                 progress: (2..).zip(progress).map(of).collect(),
             };
-            assert_eq!(heir(&shard, &status), want.map(id), "{name}");
+            assert_eq!(heir(&shard, &status, &lacking), want.map(id), "{name}");
         }
     }
 }

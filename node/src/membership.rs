@@ -1,5 +1,6 @@
 //! Registering with the coordinators, and telling them that this node lives.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,16 +8,18 @@ use shoal_consensus::Role;
 use shoal_index::set::PartKind;
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{Classify as _, ClusterId, ErrorKind, NodeId, StoreId};
+use shoal_proto::disk::{disk_from_wire, disk_to_wire};
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
-use shoal_proto::internal::v1::{HeartbeatRequest, RegisterNodeRequest, ShardReport};
+use shoal_proto::internal::v1::{HeartbeatRequest, HeartbeatResponse, NodeDisk, RegisterNodeRequest, ShardReport};
 use shoal_proto::map::{id_from_bytes, id_to_bytes};
 use shoal_proto::status::{RemoteError, from_status};
 use shoal_proto::{server, v1};
-use shoal_runtime::Store;
+use shoal_runtime::{DiskState, Store};
 use tokio::time::Instant;
 use tonic::Request;
 use tonic::transport::Channel;
 
+use crate::disks::Disks;
 use crate::identity::Identity;
 use crate::replica::Replica;
 use crate::replicas::Replicas;
@@ -106,13 +109,25 @@ fn timed<T>(message: T) -> Request<T> {
     request
 }
 
+/// What heartbeats tell of.
+pub(crate) struct Reported {
+    pub(crate) replicas: Arc<Replicas>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) disks: Arc<Disks>,
+}
+
+/// The nodes that have no room, as a coordinator has heard.
+fn without_room(heard: HeartbeatResponse) -> BTreeMap<NodeId, DiskState> {
+    let disk = |node: NodeDisk| (NodeId(node.node_id), disk_from_wire(node.disk.unwrap_or_default()));
+    heard.without_room.into_iter().map(disk).collect()
+}
+
 /// Sends a heartbeat every interval, until dropped.
 pub(crate) async fn heartbeats(
     mut coordinators: Coordinators,
     member: (ClusterId, NodeId),
     every: Duration,
-    replicas: Arc<Replicas>,
-    store: Arc<dyn Store>,
+    reported: Reported,
 ) {
     let mut interval = tokio::time::interval(every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -124,12 +139,16 @@ pub(crate) async fn heartbeats(
         let request = HeartbeatRequest {
             node_id: member.1.0,
             cluster: id_to_bytes(member.0.0),
-            shards: reports(&replicas),
-            disk_bytes: store.disk_bytes(),
+            shards: reports(&reported.replicas),
+            disk_bytes: reported.store.disk_bytes(),
+            disk: disk_to_wire(&reported.disks.own()),
         };
-        if let Err(status) = coordinators.current().heartbeat(timed(request)).await {
-            tracing::debug!(%status, "heartbeat failed; asking the next coordinator");
-            coordinators.next();
+        match coordinators.current().heartbeat(timed(request)).await {
+            Ok(heard) => reported.disks.hear(without_room(heard.into_inner())),
+            Err(status) => {
+                tracing::debug!(%status, "heartbeat failed; asking the next coordinator");
+                coordinators.next();
+            }
         }
     }
 }
@@ -165,6 +184,7 @@ fn report(replica: &Replica) -> ShardReport {
         jobs: jobs.running.clone(),
         job_failures: jobs.failures.clone(),
         missing_segments: view.lacking as u64,
+        restoring: replica.is_restoring(),
     };
     // Of a change that is under way nobody can say yet how it ends.
     let settled = group.filter(|group| group.role == Role::Leader && group.members.leaving.is_empty());

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use shoal_index::set::{Part, PartKind};
+use shoal_runtime::{DiskState, Room};
 
 use crate::replicas::Replicas;
 
@@ -51,6 +52,11 @@ pub(crate) struct Metrics {
     calls: Family<Call, Counter>,
     seconds: Family<Method, Histogram>,
     scanned: Counter,
+    refused_for_disk: Counter,
+    disk_free_bytes: Gauge,
+    disk_size_bytes: Gauge,
+    disk_reserve_bytes: Gauge,
+    disk_room: Gauge,
     written: Counter,
     replicas: Gauge,
     leaders: Gauge,
@@ -82,6 +88,11 @@ impl Metrics {
             // 50 µs to 26 s.
             seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(50e-6, 2.0, 20))),
             scanned: Counter::default(),
+            refused_for_disk: Counter::default(),
+            disk_free_bytes: Gauge::default(),
+            disk_size_bytes: Gauge::default(),
+            disk_reserve_bytes: Gauge::default(),
+            disk_room: Gauge::default(),
             written: Counter::default(),
             replicas: Gauge::default(),
             leaders: Gauge::default(),
@@ -137,6 +148,7 @@ impl Metrics {
         );
         registry.register("sync_seconds", "Time that syncs of the log took", metrics.sync_seconds.clone());
         metrics.register_replication(registry);
+        metrics.register_disk(registry);
         registry.register(
             "index_jobs_under_way",
             "Jobs that run or wait for their turn",
@@ -145,6 +157,30 @@ impl Metrics {
         registry.register("map_epoch", "Version of the cluster map in force", metrics.map_epoch.clone());
         metrics.begin_jobs_at_zero();
         metrics
+    }
+
+    fn register_disk(&self, registry: &mut Registry) {
+        registry.register(
+            "writes_refused_for_disk",
+            "Writes that were refused as this node's disk, or those of too many others, have no room",
+            self.refused_for_disk.clone(),
+        );
+        for (name, help, gauge) in [
+            (
+                "disk_free_bytes",
+                "Bytes that can still be written to the disk of the data folder",
+                &self.disk_free_bytes,
+            ),
+            ("disk_size_bytes", "Size of that disk", &self.disk_size_bytes),
+            ("disk_reserve_bytes", "Bytes of it that are to stay free", &self.disk_reserve_bytes),
+            (
+                "disk_room",
+                "2: there is room; 1: writes are refused, and nothing is built; 0: nothing is taken from other replicas either",
+                &self.disk_room,
+            ),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
     }
 
     fn register_replication(&self, registry: &mut Registry) {
@@ -230,6 +266,24 @@ impl Metrics {
     /// Counts a sync of the log.
     pub(crate) fn synced(&self, took: Duration) {
         self.sync_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a write that was refused as a disk has no room.
+    pub(crate) fn refused_for_disk(&self) {
+        self.refused_for_disk.inc();
+    }
+
+    /// Takes note of how the disk stands.
+    pub(crate) fn observe_disk(&self, disk: &DiskState) {
+        let set = |gauge: &Gauge, bytes: u64| gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        set(&self.disk_free_bytes, disk.space.free_bytes);
+        set(&self.disk_size_bytes, disk.space.size_bytes);
+        set(&self.disk_reserve_bytes, disk.reserve_bytes);
+        self.disk_room.set(match disk.room {
+            Room::Enough => 2,
+            Room::Low => 1,
+            Room::Exhausted => 0,
+        });
     }
 
     /// Takes stock of the open replicas, and of the time on cores of what builds their segments.

@@ -13,7 +13,7 @@ use shoal_proto::internal::v1::shard_service_server::ShardServiceServer;
 use shoal_proto::map_watch::MapWatch;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
 use shoal_proto::server;
-use shoal_runtime::{Failure, Store, Tasks, Told};
+use shoal_runtime::{DiskWatch, Failure, PatientStore, Store, Tasks, Told};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -23,9 +23,10 @@ use tonic_health::ServingStatus;
 use crate::builder::Builder;
 use crate::compare;
 use crate::cpu_pool::CpuPool;
+use crate::disks::{self, Disks};
 use crate::identity::Identity;
 use crate::members;
-use crate::membership::{Coordinators, heartbeats, register};
+use crate::membership::{Coordinators, Reported, heartbeats, register};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::reads::Reads;
@@ -54,6 +55,17 @@ pub struct Node {
     raft: JoinHandle<Result<(), ConsensusError>>,
     failure: Failure,
     identity: Identity,
+    patience: Patience,
+}
+
+/// For how long writes wait for room: until the node stops, or its start fails.
+#[derive(Default)]
+struct Patience(CancellationToken);
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 impl Node {
@@ -71,6 +83,9 @@ impl Node {
         registry: &mut Registry,
     ) -> Result<Self, NodeError> {
         config.validate()?;
+        let patience = Patience::default();
+        let store: Arc<dyn Store> = Arc::new(PatientStore::new(store, patience.0.clone()));
+        let disk = Arc::new(DiskWatch::new(store.clone(), config.disk_reserve())?);
         let bound = listener
             .local_addr()
             .map_err(|source| server::ServerError::Listen { address: "the given socket".to_owned(), source })?;
@@ -99,7 +114,8 @@ impl Node {
         let raft = tokio::spawn(thread.ended_or_tell(failure.clone()));
         let peers = Arc::new(Peers::new(member.1, map_watch.clone(), config.transfer_bytes_per_second));
         let exports = Arc::new(Exports::default());
-        let indexing = indexing(&config, segments, metrics.clone(), peers.clone(), exports.clone())?;
+        let disks = Arc::new(Disks::new(member.1, disk.clone()));
+        let indexing = indexing(&config, segments, metrics.clone(), peers.clone(), exports.clone(), disks.clone())?;
         let builder = indexing.builder.clone();
         let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone(), indexing));
         let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
@@ -110,14 +126,17 @@ impl Node {
 
         let maps = map_watch.subscribe();
         back.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failure.clone()));
-        let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
+        let life =
+            Life { coordinators, config: config.clone(), address: address.clone(), identity, disks: disks.clone() };
         back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
         let comparing = compare::compare_all(replicas.clone(), transfers.peers.clone(), metrics.clone());
         back.spawn("comparison", until(stop.clone(), comparing));
         let maps = map_watch.clone();
-        let members = members::follow(replicas.clone(), consensus.clone(), move || maps.current());
+        let members = members::follow(replicas.clone(), consensus.clone(), disks.clone(), move || maps.current());
         back.spawn("members", until(stop.clone(), members));
-        back.spawn("gauges", until(stop.clone(), observe(metrics, replicas.clone(), builder, exports)));
+        back.spawn("disk", until(stop.clone(), disks::follow(disk, consensus.clone())));
+        let observing = observe(metrics, replicas.clone(), builder, disks.clone(), exports);
+        back.spawn("gauges", until(stop.clone(), observing));
         serve(
             &mut front,
             listener,
@@ -128,7 +147,7 @@ impl Node {
             failure.clone(),
         )?;
         tracing::info!(node = member.1.0, cluster = %member.0, address, "node serves");
-        Ok(Self { address: bound, front, back, consensus, raft, failure, identity })
+        Ok(Self { address: bound, front, back, consensus, raft, failure, identity, patience })
     }
 
     /// Where it listens.
@@ -156,6 +175,7 @@ impl Node {
     /// Refuses new calls, lets open ones finish, closes the replicas and syncs the log.
     pub async fn shut_down(self) -> Result<(), NodeError> {
         self.front.shut_down(DRAIN_WITHIN).await?;
+        drop(self.patience);
         self.back.shut_down(DRAIN_WITHIN).await?;
         self.consensus.shut_down().await;
         Ok(self.raft.await.map_err(|error| NodeError::Task(error.to_string()))??)
@@ -180,12 +200,13 @@ fn indexing(
     metrics: Metrics,
     peers: Arc<Peers>,
     exports: Arc<Exports>,
+    disks: Arc<Disks>,
 ) -> Result<Indexing, NodeError> {
     let builder = Arc::new(Builder::start(config.build_threads())?);
     let deltas_waiting_max = config.deltas_waiting_max as usize;
     let quiet_after = config.quiet_after();
     let policy = config.policy();
-    Ok(Indexing { builder, policy, deltas_waiting_max, quiet_after, folder, metrics, peers, exports })
+    Ok(Indexing { builder, policy, deltas_waiting_max, quiet_after, folder, metrics, peers, exports, disks })
 }
 
 /// A proposal may be as large as the request that it comes from.
@@ -221,6 +242,7 @@ struct Life {
     config: NodeConfig,
     address: String,
     identity: Identity,
+    disks: Arc<Disks>,
 }
 
 /// Tells the coordinators where this node is now, then that it lives. A refusal ends the node.
@@ -228,7 +250,7 @@ async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, fa
     match register(&mut life.coordinators, &life.config, &life.address, life.identity, None).await {
         Ok(member) => {
             let every = Duration::from_millis(life.config.heartbeat_ms.into());
-            heartbeats(life.coordinators, member, every, replicas, store).await;
+            heartbeats(life.coordinators, member, every, Reported { replicas, store, disks: life.disks }).await;
         }
         Err(error) => {
             tracing::error!(%error, "the coordinators refuse this node");
@@ -244,12 +266,19 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-async fn observe(metrics: Metrics, replicas: Arc<Replicas>, builder: Arc<Builder>, exports: Arc<Exports>) {
+async fn observe(
+    metrics: Metrics,
+    replicas: Arc<Replicas>,
+    builder: Arc<Builder>,
+    disks: Arc<Disks>,
+    exports: Arc<Exports>,
+) {
     let mut interval = tokio::time::interval(OBSERVE_EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         metrics.observe(&replicas, builder.core_time());
+        metrics.observe_disk(&disks.own());
         exports.tidy();
     }
 }

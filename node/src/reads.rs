@@ -127,6 +127,7 @@ pub(crate) fn failure(shard: ShardId, error: &NodeError) -> wire::ShardFailure {
         ErrorKind::NotLeader => Kind::NotLeader,
         ErrorKind::Unavailable | ErrorKind::NotFound => Kind::NotReady,
         ErrorKind::Overloaded => Kind::Overloaded,
+        ErrorKind::DiskFull => Kind::DiskFull,
         ErrorKind::DeadlineExceeded | ErrorKind::Cancelled => Kind::Deadline,
         ErrorKind::Invalid => Kind::Invalid,
         _ => Kind::Internal,

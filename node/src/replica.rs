@@ -13,13 +13,14 @@ use shoal_index::segment::Segment;
 use shoal_index::set::Policy;
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, InputError, LogIndex, NodeId, ReplicaId, Shard, ShardId};
-use shoal_runtime::{Batch, Store};
+use shoal_runtime::{Batch, DiskState, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::NodeError;
 use crate::blocking;
 use crate::builder::{Builder, parameters};
+use crate::disks::Disks;
 use crate::fetch::FetchError;
 use crate::freshness::Freshness;
 use crate::jobs::{Jobs, JobsStatus};
@@ -61,6 +62,7 @@ pub(crate) struct Indexing {
     pub(crate) metrics: Metrics,
     pub(crate) peers: Arc<Peers>,
     pub(crate) exports: Arc<Exports>,
+    pub(crate) disks: Arc<Disks>,
 }
 
 /// What others ask of the apply task.
@@ -94,6 +96,8 @@ pub(crate) struct Replica {
     applied: watch::Receiver<LogIndex>,
     consensus: Consensus<Applied>,
     peers: Arc<Peers>,
+    disks: Arc<Disks>,
+    metrics: Metrics,
     errands: mpsc::Sender<Errand>,
     /// Segments that peers may fetch, by checksum.
     segments: Mutex<BTreeMap<u64, Weak<Segment>>>,
@@ -134,6 +138,8 @@ impl Replica {
             applied,
             consensus: consensus.clone(),
             peers: indexing.peers.clone(),
+            disks: indexing.disks.clone(),
+            metrics: indexing.metrics.clone(),
             errands,
             segments: Mutex::default(),
             digests: Mutex::default(),
@@ -142,10 +148,12 @@ impl Replica {
         });
         let (builder, metrics) = (indexing.builder.clone(), indexing.metrics.clone());
         let peers = indexing.peers.clone();
-        let jobs = Jobs::new(shard.id, builder, peers.clone(), parameters(spec), metrics, store.clone());
+        let (disks, disk) = (indexing.disks.clone(), indexing.disks.changes());
+        let jobs = Jobs::new(shard.id, builder, peers.clone(), disks, parameters(spec), metrics, store.clone());
         let task = ApplyTask {
             inbox,
             errands: errands_inbox,
+            disk,
             status,
             is_open: true,
             applied: applied_sender,
@@ -170,6 +178,11 @@ impl Replica {
     /// What the replica's jobs are doing.
     pub(crate) fn jobs(&self) -> Arc<JobsStatus> {
         self.jobs.load_full()
+    }
+
+    /// Whether its content is being replaced, and cannot be read.
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.restoring.load(Ordering::Acquire)
     }
 
     /// Map version of the shard's entry.
@@ -199,9 +212,10 @@ impl Replica {
 
     /// Writes a checked command; returns its position once it is durable and applied here.
     ///
-    /// Errors: `BuildsBehind` if deltas pile up; what was acknowledged is searched all the same. `NotLeader` tells who
-    /// leads; `Input` if the operation's identity was used for another write.
+    /// Errors: `BuildsBehind` if deltas pile up; what was acknowledged is searched all the same. `DiskFull` if it leads and
+    /// too few disks have room. `NotLeader` tells who leads; `Input` if the operation's identity was used for another write.
     pub(crate) async fn write(&self, command: Bytes, deadline: Instant) -> Result<LogIndex, NodeError> {
+        self.check_disks()?;
         self.check_backlog()?;
         match self.consensus.propose(group_of(self.shard), command, deadline.into()).await {
             Ok(Applied::At(index)) => Ok(index),
@@ -211,6 +225,20 @@ impl Replica {
             }
             Err(error) => Err(self.explain(error)),
         }
+    }
+
+    /// Refuses what a disk has no room for. One that does not lead says so below, and not how its disk stands.
+    fn check_disks(&self) -> Result<(), NodeError> {
+        if !self.disks.is_low() && !self.disks.has_news() {
+            return Ok(());
+        }
+        let group = self.group_status().filter(|group| group.role == Role::Leader);
+        if group.is_none() {
+            return Ok(());
+        }
+        let map = self.peers.map();
+        let checked = self.disks.check_write(map.shards.get(&self.shard), group.as_ref());
+        checked.inspect_err(|_| self.metrics.refused_for_disk())
     }
 
     /// Every search scans what waits to be built, so writes may not outrun builds for long. Deltas that cannot be built
@@ -268,7 +296,7 @@ impl Replica {
     }
 
     async fn view_from(&self, index: LogIndex, deadline: Instant) -> Result<Arc<View>, NodeError> {
-        if self.restoring.load(Ordering::Acquire) {
+        if self.is_restoring() {
             return Err(NodeError::Lagging { shard: self.shard, what: "it is being restored from another replica" });
         }
         let view = self.view();
@@ -353,6 +381,8 @@ struct ApplyTask {
     replica: Arc<Replica>,
     inbox: mpsc::Receiver<Apply<Applied>>,
     errands: mpsc::Receiver<Errand>,
+    /// Wakes the task when there is room on the disk, or none any more.
+    disk: watch::Receiver<DiskState>,
     status: watch::Receiver<GroupStatus>,
     /// Whether the group may still change its status.
     is_open: bool,
@@ -422,6 +452,7 @@ impl ApplyTask {
                         None => return Ok(()),
                     }
                 }
+                Ok(()) = self.disk.changed() => machine,
                 () = self.pause.quiet() => {
                     self.pause.is_quiet = true;
                     machine
@@ -521,6 +552,10 @@ impl ApplyTask {
                 Apply::Entry { index, data, reply } => entries.push((index, data, reply)),
                 Apply::Snapshot { reply } => {
                     while self.snapshots.try_join_next().is_some() {}
+                    if self.indexing.disks.is_low() {
+                        // Its buffers would have to be written out. The group asks again.
+                        continue;
+                    }
                     // As of what is applied by then, which is this and more.
                     let (node, shard) = (self.indexing.peers.me(), self.replica.shard);
                     let (store, exports) = (self.store.clone(), self.indexing.exports.clone());
@@ -599,6 +634,9 @@ impl ApplyTask {
     async fn restore(&mut self, mut index: LogIndex, mut data: Bytes) -> Result<Option<ShardMachine>, NodeError> {
         let shard = self.replica.shard;
         let Restored { mut machine, lacking } = loop {
+            if !self.until_there_is_room().await {
+                return Ok(None);
+            }
             match restore::restore(shard, &self.replica.spec, data, self.store.clone(), &self.indexing).await {
                 Ok(restored) => break restored,
                 Err(FetchError::Node(error)) => return Err(error),
@@ -616,6 +654,17 @@ impl ApplyTask {
         self.publish(&mut machine);
         self.replica.restoring.store(false, Ordering::Release);
         Ok(Some(machine))
+    }
+
+    /// Waits until another's content could be written here; false if the group is closed meanwhile.
+    async fn until_there_is_room(&self) -> bool {
+        while self.indexing.disks.is_low() {
+            if self.inbox.is_closed() {
+                return false;
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+        true
     }
 
     /// Asks the group for a snapshot and waits for it; entries that come before are in it. `None` if the group is closed.
@@ -652,7 +701,8 @@ impl ApplyTask {
     async fn give_lead_away(&self) {
         let Some(status) = self.replica.group_status() else { return };
         let map = self.indexing.peers.map();
-        let heir = map.shards.get(&self.replica.shard).and_then(|shard| members::heir(shard, &status));
+        let lacking = self.indexing.disks.lacking();
+        let heir = map.shards.get(&self.replica.shard).and_then(|shard| members::heir(shard, &status, &lacking));
         if let Some(heir) = heir {
             let deadline = tokio::time::Instant::now() + RETRY_AFTER;
             // Tried again as long as it leads.

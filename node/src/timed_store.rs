@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use shoal_runtime::{Batch, Store, StoreError, Table, Visit};
+use shoal_runtime::{Batch, Space, Store, StoreError, Table, Visit};
 
 use crate::metrics::Metrics;
 
@@ -49,6 +49,10 @@ impl Store for TimedStore {
 
     fn disk_bytes(&self) -> u64 {
         self.store.disk_bytes()
+    }
+
+    fn space(&self) -> Result<Option<Space>, StoreError> {
+        self.store.space()
     }
 }
 

@@ -7,6 +7,7 @@
 //! opaque bytes.
 
 pub mod convert;
+pub mod disk;
 pub mod map;
 pub mod map_watch;
 pub mod raft_lanes;

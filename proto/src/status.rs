@@ -38,7 +38,7 @@ impl Classify for RemoteError {
 
 /// The kinds with their code and stable name. A stale epoch or a wrong leader is `FailedPrecondition` between
 /// processes; routers resolve it, and no client sees one.
-const KINDS: [(ErrorKind, Code, &str); 13] = [
+const KINDS: [(ErrorKind, Code, &str); 14] = [
     (ErrorKind::Invalid, Code::InvalidArgument, "INVALID"),
     (ErrorKind::NotFound, Code::NotFound, "NOT_FOUND"),
     (ErrorKind::AlreadyExists, Code::AlreadyExists, "ALREADY_EXISTS"),
@@ -46,6 +46,7 @@ const KINDS: [(ErrorKind, Code, &str); 13] = [
     (ErrorKind::StaleEpoch, Code::FailedPrecondition, "STALE_EPOCH"),
     (ErrorKind::NotLeader, Code::FailedPrecondition, "NOT_LEADER"),
     (ErrorKind::Overloaded, Code::ResourceExhausted, "OVERLOADED"),
+    (ErrorKind::DiskFull, Code::ResourceExhausted, "DISK_FULL"),
     (ErrorKind::DeadlineExceeded, Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
     (ErrorKind::Cancelled, Code::Cancelled, "CANCELLED"),
     (ErrorKind::Unavailable, Code::Unavailable, "UNAVAILABLE"),
@@ -154,6 +155,15 @@ mod tests {
             let status = to_status(&error);
             assert_eq!(status.code(), code, "{name}");
             assert_eq!(from_status(&status), error, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_those_who_may_retry_soon_are_told_when() {
+        for (kind, want) in [(ErrorKind::Overloaded, Some(RETRY_DELAY)), (ErrorKind::DiskFull, None)] {
+            let status = to_status(&RemoteError { kind, field: String::new(), message: "no".into() });
+            let told = status.get_error_details().retry_info().and_then(|info| info.retry_delay);
+            assert_eq!((status.code(), told), (Code::ResourceExhausted, want), "{kind:?}");
         }
     }
 

@@ -117,9 +117,10 @@ impl RouterError {
     pub(crate) fn coverage(doing: &'static str, answered: usize, asked: usize, gaps: &[Gap]) -> Self {
         let telling = |gap: &&Gap| match gap.failure.cause.kind() {
             ErrorKind::Internal => 0,
-            ErrorKind::Overloaded => 1,
-            ErrorKind::Unavailable => 2,
-            _ => 3,
+            ErrorKind::DiskFull => 1,
+            ErrorKind::Overloaded => 2,
+            ErrorKind::Unavailable => 3,
+            _ => 4,
         };
         let first = gaps.iter().min_by_key(telling);
         Self::Coverage {

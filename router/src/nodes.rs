@@ -76,6 +76,7 @@ fn cause_of(kind: ErrorKind) -> Cause {
         ErrorKind::NotLeader => Cause::NotLeader,
         ErrorKind::Unavailable => Cause::Unreachable,
         ErrorKind::Overloaded => Cause::Overloaded,
+        ErrorKind::DiskFull => Cause::DiskFull,
         ErrorKind::DeadlineExceeded | ErrorKind::Cancelled => Cause::Deadline,
         ErrorKind::Invalid => Cause::Invalid,
         ErrorKind::NotFound
@@ -95,6 +96,7 @@ pub(crate) fn shard_failure(failure: wire::ShardFailure) -> (ShardId, Failure) {
         Kind::NotReady => Cause::NotReady,
         Kind::NotLeader => Cause::NotLeader,
         Kind::Overloaded => Cause::Overloaded,
+        Kind::DiskFull => Cause::DiskFull,
         Kind::Deadline => Cause::Deadline,
         Kind::Invalid => Cause::Invalid,
         Kind::Internal | Kind::Unspecified => Cause::Internal,
@@ -115,6 +117,7 @@ mod tests {
         for (name, status, want) in [
             ("a stale epoch", told(ErrorKind::StaleEpoch), Cause::StaleEpoch),
             ("push-back", told(ErrorKind::Overloaded), Cause::Overloaded),
+            ("a full disk", told(ErrorKind::DiskFull), Cause::DiskFull),
             ("a deadline on the node", told(ErrorKind::DeadlineExceeded), Cause::Deadline),
             ("a bug", told(ErrorKind::Internal), Cause::Internal),
             ("an older node", Status::unimplemented("no such method"), Cause::Internal),

@@ -121,6 +121,7 @@ async fn coverage_decides_between_a_partial_answer_and_an_error() {
         (Trouble::Call(ErrorKind::Unavailable), Code::Unavailable),
         (Trouble::Shards(Kind::NotReady), Code::Unavailable),
         (Trouble::Shards(Kind::Overloaded), Code::ResourceExhausted),
+        (Trouble::Shards(Kind::DiskFull), Code::ResourceExhausted),
         (Trouble::Shards(Kind::Internal), Code::Internal),
         (Trouble::Silence, Code::DeadlineExceeded),
     ] {

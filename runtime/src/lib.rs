@@ -7,6 +7,8 @@
 
 mod failure;
 mod memory_store;
+mod patient_store;
+mod space;
 mod store;
 pub mod store_contract;
 mod tasks;
@@ -14,6 +16,8 @@ mod transport;
 
 pub use failure::{Failure, Told};
 pub use memory_store::MemoryStore;
+pub use patient_store::PatientStore;
+pub use space::{DiskState, DiskWatch, Reserve, Room, Space};
 pub use store::{Batch, Store, StoreError, Table, Visit, Write};
 pub use tasks::{TaskError, Tasks};
 pub use transport::{Envelope, Transport};

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use shoal_model::failpoints::Injected;
 use shoal_model::{Classify, ErrorKind};
 
+use crate::Space;
+
 /// The tables of a store. Each is ordered by key, and all share one write-ahead log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
@@ -145,7 +147,7 @@ impl Classify for StoreError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Corruption { .. } => ErrorKind::Corruption,
-            Self::Full { .. } => ErrorKind::Overloaded,
+            Self::Full { .. } => ErrorKind::DiskFull,
             Self::InUse { .. } => ErrorKind::Precondition,
             Self::ReadOnly | Self::Io { .. } => ErrorKind::Internal,
         }
@@ -173,7 +175,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns once every batch written before is on disk.
     ///
-    /// After an error nothing is known of what is on disk: the process must end.
+    /// After `Full` they are not, as the log could not be written on for want of room: once a write succeeds again, so does
+    /// this. After any other error nothing is known of what is on disk: the process must end.
     fn sync(&self) -> Result<(), StoreError>;
 
     /// What the store holds at this moment, to be read for as long as it is wanted, whatever is written meanwhile.
@@ -183,5 +186,12 @@ pub trait Store: Send + Sync + 'static {
     /// Bytes on disk, about; 0 for a store that has none.
     fn disk_bytes(&self) -> u64 {
         0
+    }
+
+    /// Room on the disk that it is on; `None` for a store that has none.
+    ///
+    /// Errors: the system does not tell.
+    fn space(&self) -> Result<Option<Space>, StoreError> {
+        Ok(None)
     }
 }

@@ -1,7 +1,7 @@
 //! Snapshots: making one that a peer can fetch, and taking one over, piece by piece. Mirrors `shoal_node::restore`,
 //! `fetch::records` and the part of `replica::ApplyTask` that waits for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -155,7 +155,7 @@ impl Node {
     fn give_lead_away(&mut self, shard: ShardId, host: &mut Host) {
         let Some(core) = &mut host.core else { return };
         let entry = self.map.shards.get(&shard).zip(core.status(group_of(shard)));
-        if let Some(heir) = entry.and_then(|(entry, status)| heir(entry, &status)) {
+        if let Some(heir) = entry.and_then(|(entry, status)| heir(entry, &status, &BTreeSet::new())) {
             // Tried again as long as it leads.
             drop(core.transfer_leader(group_of(shard), heir));
         }

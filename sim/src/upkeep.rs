@@ -57,7 +57,7 @@ impl Node {
             let Some(status) = status.filter(|status| status.role == Standing::Leader) else { continue };
             let Some(entry) = map.shards.get(&shard) else { continue };
             let reign = self.reigns.length(shard, status.term, Duration::from_nanos(out.now));
-            match next_step(entry, &status, reign) {
+            match next_step(entry, &status, reign, &BTreeSet::new()) {
                 Some(MembershipStep::AddLearner(id)) => {
                     host.change(group_of(shard), &[MemberChange::AddLearner(id)], Waiting::Change);
                 }
@@ -67,7 +67,7 @@ impl Node {
                     host.change(group_of(shard), &changes, Waiting::Change);
                 }
                 Some(MembershipStep::HandOver) => {
-                    if let Some((heir, core)) = heir(entry, &status).zip(host.core.as_mut()) {
+                    if let Some((heir, core)) = heir(entry, &status, &BTreeSet::new()).zip(host.core.as_mut()) {
                         // Whether it was taken shows in the status.
                         drop(core.transfer_leader(group_of(shard), heir));
                     }

@@ -10,7 +10,7 @@ mod watermark;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
@@ -19,7 +19,7 @@ use rocksdb::{
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use shoal_model::failpoints::{Failpoint, meet};
-use shoal_runtime::{Batch, Store, StoreError, Table, Visit, Write};
+use shoal_runtime::{Batch, Space, Store, StoreError, Table, Visit, Write};
 
 use self::watermark::Watermark;
 
@@ -49,6 +49,9 @@ pub struct RocksStore {
     db: DB,
     path: PathBuf,
     synced: Watermark,
+    /// A write has found no room, and none has succeeded since. RocksDB then waits for room by itself, writes all tables out,
+    /// and begins another log; but asked to sync the log that failed it gives up for good.
+    lacks_room: AtomicBool,
     /// Checkpoints made so far.
     checkpoints: AtomicU64,
 }
@@ -78,7 +81,8 @@ impl RocksStore {
             let detail = format!("it ends at {found}, and was synced up to {sequence}: what was acknowledged is lost");
             return Err(StoreError::Corruption { place: "write-ahead log".to_owned(), detail });
         }
-        Ok(Self { db, path: path.to_owned(), synced, checkpoints: AtomicU64::new(0) })
+        let (lacks_room, checkpoints) = (AtomicBool::new(false), AtomicU64::new(0));
+        Ok(Self { db, path: path.to_owned(), synced, lacks_room, checkpoints })
     }
 }
 
@@ -205,9 +209,14 @@ fn store_error(error: &rocksdb::Error) -> StoreError {
     let detail = error.to_string();
     match error.kind() {
         ErrorKind::Corruption => StoreError::Corruption { place: "database".to_owned(), detail },
-        _ if detail.contains("No space left") => StoreError::Full { detail },
+        _ if is_for_want_of_room(&detail) => StoreError::Full { detail },
         _ => StoreError::Io { detail },
     }
+}
+
+/// RocksDB tells a full disk by its text alone.
+fn is_for_want_of_room(detail: &str) -> bool {
+    detail.contains("No space left") || detail.contains("Disk quota exceeded")
 }
 
 impl Store for RocksStore {
@@ -229,14 +238,26 @@ impl Store for RocksStore {
             }
         }
         meet(Failpoint::StorageWrite)?;
-        self.db.write_opt(writes, &WriteOptions::default()).map_err(|e| store_error(&e))?;
+        // A write that began before another has failed says nothing of how things are since.
+        let lacked_room = self.lacks_room.load(Ordering::Acquire);
+        let written = self.db.write_opt(writes, &WriteOptions::default()).map_err(|e| store_error(&e));
+        match &written {
+            Err(StoreError::Full { .. }) => self.lacks_room.store(true, Ordering::Release),
+            Ok(()) if lacked_room => self.lacks_room.store(false, Ordering::Release),
+            _ => {}
+        }
+        written?;
         Ok(meet(Failpoint::StorageWritten)?)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
+        if self.lacks_room.load(Ordering::Acquire) {
+            return Err(StoreError::Full { detail: "the log cannot be written on, and so not synced".to_owned() });
+        }
         let sequence = self.db.latest_sequence_number();
         meet(Failpoint::StorageSync)?;
-        self.db.flush_wal(true).map_err(|e| store_error(&e))?;
+        // Also where it finds no room itself: what the system had taken is lost then, and must not be asked for again.
+        self.db.flush_wal(true).map_err(|e| StoreError::Io { detail: e.to_string() })?;
         meet(Failpoint::StorageWatermark)?;
         self.synced.raise(sequence).map_err(|e| StoreError::Io { detail: format!("note what was synced: {e}") })
     }
@@ -262,6 +283,14 @@ impl Store for RocksStore {
         // Files come and go while they are listed; one that is gone has no size.
         let files = std::fs::read_dir(self.db.path()).into_iter().flatten().flatten();
         files.filter_map(|file| file.metadata().ok()).map(|about| about.len()).sum()
+    }
+
+    fn space(&self) -> Result<Option<Space>, StoreError> {
+        let path = self.path.display().to_string();
+        let about = rustix::fs::statvfs(&self.path)
+            .map_err(|error| StoreError::Io { detail: format!("room at {path}: {error}") })?;
+        let bytes = |blocks: u64| blocks.saturating_mul(about.f_frsize);
+        Ok(Some(Space { path, free_bytes: bytes(about.f_bavail), size_bytes: bytes(about.f_blocks) }))
     }
 }
 
@@ -290,6 +319,8 @@ mod tests {
         put(&store, "key", value.clone());
         store.sync().expect("sync");
         assert!(store.disk_bytes() > 100_000, "the write-ahead log counts: {}", store.disk_bytes());
+        let space = store.space().expect("told").expect("it is on a disk");
+        assert!(space.free_bytes <= space.size_bytes && space.size_bytes > 0, "{space:?}");
         let handle = super::handle(&store.db, Table::Payload).expect("exists");
         store.db.flush_cf(handle).expect("flush to a table file");
         let size = store.db.property_int_value_cf(handle, "rocksdb.total-sst-files-size").expect("a property");

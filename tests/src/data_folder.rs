@@ -136,6 +136,13 @@ impl LossyDisk {
         }
     }
 
+    /// Tells it a command of `shoal-lossy`.
+    ///
+    /// Errors: it does not answer, or does not understand.
+    pub fn tell(&self, command: &str) -> Result<(), String> {
+        shoal_lossy::ask(&self.control, command).map(drop).map_err(|error| format!("{command}: {error}"))
+    }
+
     /// Loses what was not synced, or of it what `seed` decides. Whoever used it must be gone.
     ///
     /// Errors: it does not answer.

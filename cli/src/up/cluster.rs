@@ -1,6 +1,7 @@
 //! A whole cluster in this process: three coordinators, nodes and a router, each with its own sockets and folder.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use futures::future::{join_all, select_all, try_join_all};
 use serde_json::json;
@@ -9,6 +10,7 @@ use shoal_node::NodeConfig;
 use shoal_router::RouterConfig;
 
 use super::home::Home;
+use super::supervise::{Supervised, look_after};
 use crate::failure::Failure;
 use crate::process::{Process, Sockets};
 use crate::progress::say;
@@ -19,9 +21,30 @@ const COORDINATORS: u64 = 3;
 /// The processes of a cluster, in the order in which they start.
 #[derive(Default)]
 pub(crate) struct Cluster {
-    coordinators: Vec<Process>,
-    nodes: Vec<Process>,
-    routers: Vec<Process>,
+    coordinators: Vec<Member>,
+    nodes: Vec<Member>,
+    routers: Vec<Member>,
+}
+
+/// A process, and what it takes to start it again.
+struct Member {
+    recipe: Recipe,
+    running: Option<Process>,
+}
+
+/// How a process is started.
+struct Recipe {
+    name: String,
+    role: Role,
+    /// Where it takes calls, and where it shows its metrics.
+    addresses: (SocketAddr, SocketAddr),
+    folder: PathBuf,
+}
+
+enum Role {
+    Coordinator(CoordinatorConfig),
+    Node(Box<NodeConfig>),
+    Router(RouterConfig),
 }
 
 /// Sockets of every process. All are bound before any process starts, so that addresses are known and nobody can take
@@ -30,6 +53,68 @@ struct AllSockets {
     coordinators: Vec<(String, Sockets)>,
     nodes: Vec<(String, Sockets)>,
     router: Sockets,
+}
+
+impl Recipe {
+    fn new(name: &str, role: Role, sockets: &Sockets, folder: PathBuf) -> Result<Self, Failure> {
+        let failed = |error| Failure::new(format!("{name}: {error}"));
+        let addresses = (sockets.calls.local_addr().map_err(failed)?, sockets.metrics.local_addr().map_err(failed)?);
+        Ok(Self { name: name.to_owned(), role, addresses, folder })
+    }
+
+    async fn start(&self, sockets: Sockets) -> Result<Process, Failure> {
+        let name = self.name.clone();
+        match &self.role {
+            Role::Coordinator(config) => Process::coordinator(name, config.clone(), sockets, &self.folder).await,
+            Role::Node(config) => Process::node(name, (**config).clone(), sockets, &self.folder).await,
+            Role::Router(config) => Process::router(name, config.clone(), sockets).await,
+        }
+    }
+
+    /// On the addresses and the folder that it had.
+    async fn start_again(&self) -> Result<Process, Failure> {
+        let (calls, metrics) = self.addresses;
+        let calls = bind(&self.name, &calls.to_string()).await?;
+        let metrics = bind(&self.name, &metrics.to_string()).await?;
+        self.start(Sockets { calls, metrics }).await
+    }
+}
+
+impl Member {
+    async fn start(recipe: Recipe, sockets: Sockets) -> Result<Self, Failure> {
+        let running = Some(recipe.start(sockets).await?);
+        Ok(Self { recipe, running })
+    }
+
+    /// Completes only if the process is given up and nothing works without it. A node or coordinator is one of several:
+    /// without it the rest goes on.
+    async fn look_after(&mut self) -> Failure {
+        let Self { recipe, running } = self;
+        let failure = look_after(&recipe.name, running, async || recipe.start_again().await).await;
+        if matches!(recipe.role, Role::Router(_)) {
+            return failure;
+        }
+        say(&format!("{failure}; it is given up, and the rest of the cluster goes on"));
+        say("     next: mend what that names, and start the cluster again");
+        std::future::pending().await
+    }
+
+    async fn stop(self) -> Result<(), Failure> {
+        let Some(process) = self.running else { return Ok(()) };
+        process.shut_down().await?;
+        say(&format!("{} has stopped", self.recipe.name));
+        Ok(())
+    }
+}
+
+impl Supervised for Process {
+    async fn failed(&mut self) -> Failure {
+        Self::failed(self).await
+    }
+
+    async fn shut_down(self) -> Result<(), Failure> {
+        Self::shut_down(self).await
+    }
 }
 
 impl Cluster {
@@ -52,33 +137,41 @@ impl Cluster {
         let addresses: Vec<String> = peers.iter().map(|peer| peer.address.clone()).collect();
         let coordinators = sockets.coordinators.into_iter().zip(&peers).map(|((name, sockets), peer)| {
             let config = config(json!({ "id": peer.id, "peers": peers }));
-            async {
-                let config: CoordinatorConfig = config?;
-                let folder = home.folder_of(&name);
-                Process::coordinator(name, config, sockets, &folder).await
+            async move {
+                let recipe = Recipe::new(&name, Role::Coordinator(config?), &sockets, home.folder_of(&name))?;
+                Member::start(recipe, sockets).await
             }
         });
         self.coordinators = try_join_all(coordinators).await?;
         // One after another, so that the coordinators number them in the order of their names.
         for (name, sockets) in sockets.nodes {
             let config: NodeConfig = config(json!({ "name": name, "coordinators": addresses }))?;
-            let folder = home.folder_of(&name);
-            self.nodes.push(Process::node(name, config, sockets, &folder).await?);
+            let recipe = Recipe::new(&name, Role::Node(Box::new(config)), &sockets, home.folder_of(&name))?;
+            self.nodes.push(Member::start(recipe, sockets).await?);
         }
-        let config: RouterConfig = config(json!({ "coordinators": addresses }))?;
-        self.routers.push(Process::router("router".to_owned(), config, sockets.router).await?);
+        let role = Role::Router(config(json!({ "coordinators": addresses }))?);
+        let recipe = Recipe::new("router", role, &sockets.router, PathBuf::new())?;
+        self.routers.push(Member::start(recipe, sockets.router).await?);
         Ok(())
     }
 
     /// Every process, the router first.
     pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.routers.iter().chain(&self.nodes).chain(&self.coordinators)
+        let members = self.routers.iter().chain(&self.nodes).chain(&self.coordinators);
+        members.filter_map(|member| member.running.as_ref())
+    }
+
+    /// Starts again what ends by itself, until dropped; completes only if nothing works any more.
+    pub(crate) async fn look_after(&mut self) -> Failure {
+        let all = self.routers.iter_mut().chain(&mut self.nodes).chain(&mut self.coordinators);
+        select_all(all.map(|member| Box::pin(member.look_after()))).await.0
     }
 
     /// Completes only if a process cannot go on.
     pub(crate) async fn failed(&mut self) -> Failure {
         let all = self.routers.iter_mut().chain(&mut self.nodes).chain(&mut self.coordinators);
-        select_all(all.map(|process| Box::pin(process.failed()))).await.0
+        let running = all.filter_map(|member| member.running.as_mut());
+        select_all(running.map(|process| Box::pin(process.failed()))).await.0
     }
 
     /// Shuts down in order: the router takes no more calls, then nodes sync their logs, then coordinators. Processes of
@@ -86,19 +179,12 @@ impl Cluster {
     pub(crate) async fn shut_down(self) -> Result<(), Failure> {
         let mut result = Ok(());
         for role in [self.routers, self.nodes, self.coordinators] {
-            for stopped in join_all(role.into_iter().map(stop)).await {
+            for stopped in join_all(role.into_iter().map(Member::stop)).await {
                 result = result.and(stopped);
             }
         }
         result
     }
-}
-
-async fn stop(process: Process) -> Result<(), Failure> {
-    let name = process.name().to_owned();
-    process.shut_down().await?;
-    say(&format!("{name} has stopped"));
-    Ok(())
 }
 
 /// A role's configuration with its own defaults for everything but `given`.

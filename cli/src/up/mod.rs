@@ -3,6 +3,7 @@
 mod cluster;
 mod home;
 mod show;
+mod supervise;
 
 use std::time::{Duration, Instant};
 
@@ -43,12 +44,18 @@ pub(crate) async fn run(format: Format, args: &UpArgs) -> Result<(), Failure> {
     let result = tokio::select! {
         biased;
         () = signals::stop() => Ok(()),
-        failure = cluster.failed() => Err(failure),
+        failure = until_failed(&mut cluster, args.once) => Err(failure),
         result = live(format, args, &mut home, addresses) => result,
     };
     say("shutting down: no new calls, open calls finish, logs are synced");
     let stopped = cluster.shut_down().await;
     result.and(stopped)
+}
+
+/// Completes only if the cluster cannot go on. With `--once` that is as soon as any process cannot: whoever asks for one
+/// round wants to know of it. Else what ends is started again.
+async fn until_failed(cluster: &mut Cluster, once: bool) -> Failure {
+    if once { cluster.failed().await } else { cluster.look_after().await }
 }
 
 /// Makes the cluster useful and shows it; then waits for ever, or ends after one round.

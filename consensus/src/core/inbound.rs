@@ -1,7 +1,7 @@
 //! Messages from the network: what raft would panic on is refused here.
 
 use protobuf::Message as _;
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{EntryType, Message, MessageType};
 use shoal_model::{GroupId, ReplicaId};
 use shoal_runtime::Envelope;
 
@@ -78,6 +78,19 @@ fn snapshot_problem(message: &Message) -> Option<&'static str> {
         return Some("its snapshot is of an impossible place");
     }
     metadata.get_conf_state().voters.is_empty().then_some("its snapshot has no members")
+}
+
+/// Whether a replica without room on its disk drops the message: it brings data, in entries or a snapshot. Raft's own
+/// entries pass, as no group could elect a leader without them.
+pub(crate) fn brings_data(message: &Message) -> bool {
+    match message.get_msg_type() {
+        MessageType::MsgAppend => message
+            .entries
+            .iter()
+            .any(|entry| entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty()),
+        MessageType::MsgSnapshot => true,
+        _ => false,
+    }
 }
 
 /// Packs a message of raft for the network.

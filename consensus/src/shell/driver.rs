@@ -118,6 +118,7 @@ impl<R: Send + 'static> Driver<R> {
     }
 
     fn take(&mut self, arrivals: Arrivals<R>) -> Result<(), ConsensusError> {
+        self.core.set_room(arrivals.has_room);
         if let Some(synced) = arrivals.synced {
             synced?;
             let ticket = self.syncer.note_synced();

@@ -55,6 +55,8 @@ pub(super) struct Arrivals<R> {
     pub(super) applied: BTreeMap<GroupId, LogIndex>,
     /// How the sync that was under way has ended, if it has.
     pub(super) synced: Option<Result<(), StoreError>>,
+    /// Whether the disk has room.
+    pub(super) has_room: bool,
     /// No more calls come.
     pub(super) stop: bool,
 }
@@ -66,6 +68,7 @@ struct State<R> {
     envelope_bytes: usize,
     applied: BTreeMap<GroupId, LogIndex>,
     synced: Option<Result<(), StoreError>>,
+    has_room: bool,
     stop: bool,
 }
 
@@ -86,6 +89,7 @@ impl<R> Inbox<R> {
             envelope_bytes: 0,
             applied: BTreeMap::new(),
             synced: None,
+            has_room: true,
             stop: false,
         };
         Self { state: Mutex::new(state), arrived: Condvar::new(), calls_max, bytes_max }
@@ -143,6 +147,11 @@ impl<R> Inbox<R> {
         self.state().synced.take()
     }
 
+    /// The disk has room, or has none.
+    pub(super) fn set_room(&self, has_room: bool) {
+        self.state().has_room = has_room;
+    }
+
     /// No more calls; those that wait are still carried out.
     pub(super) fn stop(&self) {
         self.state().stop = true;
@@ -181,6 +190,7 @@ impl<R> Inbox<R> {
             envelopes: std::mem::take(&mut state.envelopes),
             applied: std::mem::take(&mut state.applied),
             synced: state.synced.take(),
+            has_room: state.has_room,
             stop: state.stop && state.calls.is_empty(),
         }
     }

@@ -159,7 +159,8 @@ impl Classify for FileError {
     fn kind(&self) -> ErrorKind {
         match self.fault {
             Fault::Missing => ErrorKind::NotFound,
-            Fault::DiskFull { .. } | Fault::NoMemory { .. } => ErrorKind::Overloaded,
+            Fault::DiskFull { .. } => ErrorKind::DiskFull,
+            Fault::NoMemory { .. } => ErrorKind::Overloaded,
             Fault::Io { .. } | Fault::WriterFailed => ErrorKind::Internal,
             Fault::Version { .. } => ErrorKind::Precondition,
             Fault::Foreign

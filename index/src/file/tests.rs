@@ -398,7 +398,7 @@ fn a_full_disk_can_be_retried_and_leaves_nothing() {
     writer.begin_section(A, Align::Page).expect("a section");
     writer.fill_the_disk();
     let error = writer.write(&vec![1; BLOCK_BYTES]).expect_err("no room");
-    assert_eq!((error.kind(), error.is_bad_file()), (ErrorKind::Overloaded, false), "{error}");
+    assert_eq!((error.kind(), error.is_bad_file()), (ErrorKind::DiskFull, false), "{error}");
     assert!(!folder.path().join("s.tmp").exists(), "its room is free again at once");
     let error = writer.write(b"a few bytes").expect_err("a writer that failed");
     assert!(matches!(error.fault, Fault::WriterFailed), "{error}");

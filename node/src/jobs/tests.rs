@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::builder::parameters;
+use crate::disks::tests::boundless;
 use crate::shard::command;
 
 const SHARD: ShardId = ShardId(7);
@@ -95,7 +96,7 @@ fn jobs(store: &Arc<dyn Store>) -> Jobs {
     let metrics = Metrics::register(&mut Registry::default());
     let (maps, _) = MapWatch::start(Vec::new(), CancellationToken::new());
     let nobody = Arc::new(Peers::new(NodeId(1), maps, 1 << 20));
-    Jobs::new(SHARD, builder, nobody, parameters(&spec()), metrics, store.clone())
+    Jobs::new(SHARD, builder, nobody, boundless(NodeId(1)), parameters(&spec()), metrics, store.clone())
 }
 
 #[test]

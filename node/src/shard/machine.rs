@@ -349,6 +349,12 @@ impl ShardMachine {
         self.points.parts().iter().filter(|part| ids.contains(&part.id)).map(|part| part.live).sum()
     }
 
+    /// Memory and files of parts: about what a job on them writes.
+    pub fn bytes_of(&self, names: &[Name]) -> u64 {
+        let ids = self.ids_of(names);
+        self.points.parts().iter().filter(|part| ids.contains(&part.id)).map(|part| part.bytes as u64).sum()
+    }
+
     fn ids_of(&self, names: &[Name]) -> Vec<PartId> {
         names.iter().filter_map(|name| self.parts.get(name)).flat_map(|part| part.ids.iter().copied()).collect()
     }

@@ -142,6 +142,8 @@ pub(crate) enum Cause {
     Silent,
     /// The node has too much to do: a retry would add to it.
     Overloaded,
+    /// A disk has no room: it has none a moment later either.
+    DiskFull,
     /// Time ran out.
     Deadline,
     /// The request is wrong.
@@ -155,7 +157,8 @@ impl Cause {
     pub(super) fn is_of_one_replica(self) -> bool {
         match self {
             Self::NotReady | Self::NotLeader | Self::Unreachable | Self::Silent => true,
-            Self::StaleEpoch | Self::Overloaded | Self::Deadline | Self::Invalid | Self::Internal => false,
+            Self::StaleEpoch | Self::Overloaded | Self::DiskFull => false,
+            Self::Deadline | Self::Invalid | Self::Internal => false,
         }
     }
 
@@ -164,6 +167,7 @@ impl Cause {
         match self {
             Self::StaleEpoch | Self::NotReady | Self::NotLeader | Self::Unreachable => ErrorKind::Unavailable,
             Self::Overloaded => ErrorKind::Overloaded,
+            Self::DiskFull => ErrorKind::DiskFull,
             Self::Silent | Self::Deadline => ErrorKind::DeadlineExceeded,
             Self::Invalid => ErrorKind::Invalid,
             Self::Internal => ErrorKind::Internal,
@@ -179,6 +183,7 @@ impl Cause {
             Self::Unreachable => "unreachable",
             Self::Silent => "silent",
             Self::Overloaded => "overloaded",
+            Self::DiskFull => "disk_full",
             Self::Deadline => "deadline",
             Self::Invalid => "invalid",
             Self::Internal => "internal",

@@ -212,7 +212,7 @@ fn rests_grow_and_end_before_the_deadline() {
 
 #[test]
 fn what_no_retry_helps_ends_the_request_or_leaves_a_gap() {
-    for cause in [Cause::Overloaded, Cause::Internal, Cause::Deadline] {
+    for cause in [Cause::Overloaded, Cause::DiskFull, Cause::Internal, Cause::Deadline] {
         let (map, collection) = map(2, &[&[1], &[2]]);
         let [a, b] = shards(&map)[..] else { panic!("two shards") };
         let gaps = vec![Gap { shard: a, failure: failed(cause) }];
