@@ -5,6 +5,7 @@
 //!
 //! Does not know about: Raft, shards' contents, gRPC.
 
+mod disk_file;
 mod failure;
 mod memory_store;
 mod store;
@@ -12,8 +13,9 @@ pub mod store_contract;
 mod tasks;
 mod transport;
 
+pub use disk_file::DiskFile;
 pub use failure::{Failure, Told};
 pub use memory_store::MemoryStore;
-pub use store::{Batch, Store, StoreError, Table, Visit, Write};
+pub use store::{Batch, Store, StoreError, Table, Verified, Visit, Write};
 pub use tasks::{TaskError, Tasks};
 pub use transport::{Envelope, Transport};
