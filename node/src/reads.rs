@@ -88,7 +88,7 @@ struct Selection {
 impl Selection {
     /// Bytes that a row adds to an answer, about; an upper bound where only some fields are wanted.
     fn bytes(&self, view: &View, row: Row) -> usize {
-        let payload = if self.payload { view.points.payload(row).len() } else { 0 };
+        let payload = if self.payload { view.points.payload_bytes(row) } else { 0 };
         payload + if self.vectors { view.points.dim() as usize * size_of::<f32>() } else { 0 }
     }
 }
@@ -519,11 +519,12 @@ fn contents(
     selection: &Selection,
 ) -> Result<(Option<v1::Payload>, Option<v1::Vector>), NodeError> {
     let payload = if selection.payload {
-        Some(unpack(replica.shard, view.points.payload(row), &selection.fields)?)
+        Some(unpack(replica.shard, view.points.payload(row)?, &selection.fields)?)
     } else {
         None
     };
-    let vector = selection.vectors.then(|| convert::vector_to_wire(&view.points.vector(row)));
+    let vector = selection.vectors.then(|| view.points.vector(row)).transpose()?;
+    let vector = vector.map(|vector| convert::vector_to_wire(&vector));
     Ok((payload, vector))
 }
 
