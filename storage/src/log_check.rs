@@ -12,9 +12,12 @@
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
+
+use shoal_runtime::DiskFile;
 
 const BLOCK_BYTES: usize = 32 << 10;
 const HEADER_BYTES: usize = 7;
@@ -22,59 +25,62 @@ const HEADER_BYTES: usize = 7;
 const LONG_HEADER_BYTES: usize = 11;
 /// Types of such records.
 const LONG_TYPES: [u8; 6] = [5, 6, 7, 8, 11, 131];
-/// Until what is being written when a file is read is there as a whole.
-const SECOND_LOOK_AFTER: Duration = Duration::from_millis(50);
+/// What is being written when it is read is there as a whole soon after.
+const SECOND_LOOKS: [Duration; 2] = [Duration::from_millis(50); 2];
 
-/// Looks through every log file in a folder; says what is wrong with the first that is damaged, and tells `went` how many
-/// bytes each has.
-pub(crate) fn damage(folder: &Path, went: &mut dyn FnMut(u64)) -> io::Result<Option<String>> {
+/// Looks through every log file in a folder; says which is damaged first and where. `went` is told how many bytes it went on.
+pub(crate) fn damage(folder: &Path, went: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io::Result<Option<String>> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "log") {
             continue;
         }
-        let Some(bytes) = read(&path)? else { continue };
-        went(bytes.len() as u64);
-        if first_bad(&bytes).is_some()
-            && let Some(at) = still_bad(&path)?
-        {
-            return Ok(Some(format!("{}, byte {at}", path.display())));
+        match first_bad(&path, went) {
+            Ok(None) => {}
+            Ok(Some(at)) => return Ok(Some(format!("{}, byte {at}", path.display()))),
+            // All that it held is in tables by now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(None)
 }
 
-/// A second look: where it is bad, unless the file was only being written, or has gone.
-fn still_bad(path: &Path) -> io::Result<Option<usize>> {
-    let mut before = None;
-    loop {
-        thread::sleep(SECOND_LOOK_AFTER);
-        let Some(bytes) = read(path)? else { return Ok(None) };
-        let found = first_bad(&bytes);
-        if found.is_none() || before == Some((found, bytes.len())) {
-            return Ok(found);
-        }
-        // A place that stays while the file grows behind it is no write that is under way.
-        if before.is_some_and(|(place, _)| place == found) {
-            return Ok(found);
-        }
-        before = Some((found, bytes.len()));
-    }
-}
-
-/// The bytes of a file; `None` if it has gone, as all its content is in tables by now.
-fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        read => read.map(Some),
-    }
-}
-
 /// Where the first record begins that is not what was written.
-fn first_bad(bytes: &[u8]) -> Option<usize> {
-    bytes.chunks(BLOCK_BYTES).zip((0..).step_by(BLOCK_BYTES)).find_map(|(block, start)| Some(start + bad_in(block)?))
+fn first_bad(path: &Path, went: &mut dyn FnMut(u64) -> ControlFlow<()>) -> io::Result<Option<u64>> {
+    let mut file = DiskFile::open(path, BLOCK_BYTES)?;
+    for from in (0..).step_by(BLOCK_BYTES) {
+        let block = read(&mut file, from)?;
+        let (length, bad) = (block.len(), bad_in(block));
+        if let Some(at) = bad
+            && is_still_bad(&mut file, from, at)?
+        {
+            return Ok(Some(from + at as u64));
+        }
+        if went(length as u64).is_break() || length < BLOCK_BYTES {
+            break;
+        }
+    }
+    Ok(None)
 }
 
+/// What there is of the block that begins at `from`.
+fn read(file: &mut DiskFile, from: u64) -> io::Result<&[u8]> {
+    let rest = usize::try_from(file.length()?.saturating_sub(from)).unwrap_or(usize::MAX);
+    file.read(from, rest.min(BLOCK_BYTES))
+}
+
+fn is_still_bad(file: &mut DiskFile, from: u64, at: usize) -> io::Result<bool> {
+    for pause in SECOND_LOOKS {
+        thread::sleep(pause);
+        if bad_in(read(file, from)?) != Some(at) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Where the first record of a block begins that is not sound.
 fn bad_in(block: &[u8]) -> Option<usize> {
     let mut at = 0;
     while block.len() - at >= HEADER_BYTES {
