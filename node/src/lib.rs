@@ -7,7 +7,7 @@
 //! - `witness`: a replica without points; `replica`: one with them: the task that applies, the view that reads take.
 //! - `jobs`, `builder`: making segments; `lead`: what a leader does beside ordering writes.
 //! - `peers`, `fetch`, `transfer`, `restore`: segments and snapshots on their way between replicas.
-//! - `compare`: whether replicas hold the same.
+//! - `compare`: whether replicas hold the same; `scrub`: whether disks do; `damage`: what is done if not.
 //! - `reads` and `service`: the calls of routers; `freshness`: how old an answer may be.
 //! - `simulation`: what the simulation shares with a real node.
 //!
@@ -19,6 +19,7 @@ mod builder;
 mod compare;
 mod config;
 mod cpu_pool;
+mod damage;
 mod error;
 mod fetch;
 mod freshness;
@@ -34,6 +35,7 @@ mod reads;
 mod replica;
 mod replicas;
 mod restore;
+mod scrub;
 mod service;
 mod shard;
 pub mod simulation;

@@ -31,6 +31,7 @@ use crate::peers::Peers;
 use crate::reads::Reads;
 use crate::replica::Indexing;
 use crate::replicas::{Replicas, saved_map};
+use crate::scrub::Scrub;
 use crate::service::ShardCalls;
 use crate::shard::machine::Applied;
 use crate::transfer::{Exports, ReplicaCalls};
@@ -97,7 +98,7 @@ impl Node {
         let metrics = Metrics::register(registry);
         let peers = Arc::new(Peers::new(member.1, map_watch.clone(), config.transfer_bytes_per_second));
         let exports = Arc::new(Exports::default());
-        let indexing = indexing(&config, segments, metrics.clone(), peers.clone(), exports.clone())?;
+        let indexing = indexing(&config, segments, &metrics, &peers, &exports, &failure)?;
         let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone(), indexing));
         let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
         let reads =
@@ -107,6 +108,12 @@ impl Node {
 
         let maps = map_watch.subscribe();
         back.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failure.clone()));
+        if config.scrub_bytes_per_second > 0 {
+            let (replicas, store, metrics) = (replicas.clone(), store.clone(), metrics.clone());
+            let (bytes_per_second, every) = (config.scrub_bytes_per_second, config.scrub_every());
+            let scrub = Scrub { replicas, store, metrics, bytes_per_second, every };
+            back.spawn("scrub", until(stop.clone(), scrub.run()));
+        }
         let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
         back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
         let comparing = compare::compare_all(replicas.clone(), transfers.peers.clone(), metrics.clone());
@@ -169,15 +176,18 @@ fn known_map(store: &dyn Store, cluster: ClusterId) -> Result<ClusterMap, NodeEr
 fn indexing(
     config: &NodeConfig,
     folder: Option<PathBuf>,
-    metrics: Metrics,
-    peers: Arc<Peers>,
-    exports: Arc<Exports>,
+    metrics: &Metrics,
+    peers: &Arc<Peers>,
+    exports: &Arc<Exports>,
+    failure: &Failure,
 ) -> Result<Indexing, NodeError> {
     let builder = Arc::new(Builder::start(config.build_threads())?);
     let deltas_waiting_max = config.deltas_waiting_max as usize;
     let quiet_after = config.quiet_after();
     let policy = config.policy();
-    Ok(Indexing { builder, policy, deltas_waiting_max, quiet_after, folder, metrics, peers, exports })
+    let (metrics, peers, exports) = (metrics.clone(), peers.clone(), exports.clone());
+    let failure = failure.clone();
+    Ok(Indexing { builder, policy, deltas_waiting_max, quiet_after, folder, metrics, peers, exports, failure })
 }
 
 /// A proposal may be as large as the request that it comes from.

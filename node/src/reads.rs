@@ -210,7 +210,9 @@ impl Reads {
                                 lists.push((position, found));
                             }
                             Err(error) => {
-                                drop(failed.insert(position, failure(shard(position), &NodeError::Index(error))));
+                                let error = NodeError::Index(error);
+                                self.replicas.note_damage(&error);
+                                failed.insert(position, failure(shard(position), &error));
                             }
                         }
                     }
@@ -364,7 +366,16 @@ impl Reads {
             // Disk may be ahead of the view. Read after the points, this position covers them all.
             Ok::<_, NodeError>((points, read_state(&*store, shard)?.unwrap_or_default().applied))
         };
-        let (points, applied) = self.pool.run(read).await??;
+        let (points, applied) = match self.pool.run(read).await? {
+            // What is damaged here is sound elsewhere.
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                self.replicas.note_damage(&error);
+                let kind = wire::ShardFailureKind::NotReady.into();
+                views.failures.push(wire::ShardFailure { kind, ..failure(shard, &error) });
+                return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
+            }
+            read => read?,
+        };
         if applied < seen {
             // The records went while they were read: the replica is dropped, or restored from another.
             let error = NodeError::Lagging { shard, what: "its content is being replaced" };
