@@ -18,6 +18,12 @@ pub enum IndexError {
     /// The caller's `stop` said so.
     #[error("search was cancelled")]
     Cancelled,
+    /// A row is not what was written: the segment's file was damaged since it was opened.
+    #[error("segment {segment:016x} was damaged since it was opened; ask another replica")]
+    Damaged {
+        /// Checksum of its graph.
+        segment: u64,
+    },
     /// A segment's payload index cannot be read, though its checksums hold.
     #[error(transparent)]
     PayloadIndex(PayloadIndexError),
@@ -28,6 +34,8 @@ impl Classify for IndexError {
         match self {
             Self::Dimension { .. } => ErrorKind::Invalid,
             Self::Cancelled => ErrorKind::Cancelled,
+            // Another copy is sound.
+            Self::Damaged { .. } => ErrorKind::Unavailable,
             Self::PayloadIndex(error) => error.kind(),
         }
     }
@@ -35,7 +43,7 @@ impl Classify for IndexError {
     fn field(&self) -> &str {
         match self {
             Self::Dimension { .. } => "vector",
-            Self::Cancelled | Self::PayloadIndex(_) => "",
+            Self::Cancelled | Self::Damaged { .. } | Self::PayloadIndex(_) => "",
         }
     }
 }

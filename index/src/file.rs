@@ -27,7 +27,8 @@
 //! not there, and it is never changed in place, only replaced by another rename. A [`Residency::Mapped`] image rests on
 //! that. If someone else cuts the file short while it is open, or its disk fails to read, the process gets a SIGBUS; if
 //! someone overwrites it, sections change under their readers. A [`Residency::Resident`] image has no such risk: it is
-//! read, then verified, and from then on no file is touched.
+//! read, then verified, and from then on no file is touched. Of a mapped one, [`Image::keep_from`] copies what no reader checks.
+//! A disk may spoil a file, too, whose pages are dropped and read again: [`FileScrub`] looks for that.
 //!
 //! # Costs
 //! XXH3 takes 100 ms a gigabyte or less, so [`Verify::Everything`] is the default: opening is bound by the disk, or by
@@ -37,6 +38,7 @@ mod error;
 mod header;
 mod image;
 mod memory;
+mod scrub;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,7 @@ mod writer;
 
 pub use error::{Fault, FileError};
 pub use image::{Image, Open};
+pub use scrub::FileScrub;
 pub use writer::{ImageWriter, remove_unfinished};
 
 #[cfg(target_endian = "big")]

@@ -18,6 +18,7 @@
 //! | `sieve`, `contest` | scanning the points that pass a filter |
 //! | `calibration`, `bounds` | how hard to walk and how far to scan for a wanted recall |
 //! | `ids`, `stored` | ids; payload, and vectors that blocks have not exactly |
+//! | `row_sums` | checksums of what is returned |
 //! | `rows`, `target` | points before they are built in; where files go |
 //! | `build`, `merge`, `draft` | making a segment: of rows, of segments, and what both come to before it is written |
 //! | `trial` | walks that calibrate a draft |
@@ -28,6 +29,10 @@
 //! A file whose checksums hold was written by [`Segment::build`] or [`Segment::merge`], or by an enemy. Opening checks
 //! all that would make a search panic or read what is not there; links may still lead anywhere within the graph, so an
 //! enemy can spoil answers, not processes.
+//!
+//! That the bytes stay what they were is not trusted either, as a mapped file is read from its disk again and again. What
+//! nothing checks later is copied to memory when a segment is opened; blocks, sketches, payload and vectors stay where they
+//! are, damage to them can spoil no process, and rows are held against their checksums before they are returned.
 
 mod among;
 mod blocks;
@@ -48,6 +53,7 @@ mod packed;
 mod place;
 mod queue;
 mod reach;
+mod row_sums;
 mod rows;
 mod search;
 mod sent;

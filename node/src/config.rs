@@ -52,6 +52,12 @@ pub struct NodeConfig {
     /// Bytes of segments and snapshots that it sends to other nodes in a second at most, all together.
     #[serde(default = "default_transfer_bytes_per_second")]
     pub transfer_bytes_per_second: u64,
+    /// Bytes that are read in a second at most to see whether disks have spoilt them; 0 turns that off.
+    #[serde(default = "default_scrub_bytes_per_second")]
+    pub scrub_bytes_per_second: u64,
+    /// Milliseconds between the end of one such pass over everything and the next.
+    #[serde(default = "default_scrub_every_ms")]
+    pub scrub_every_ms: u32,
     /// Points that no merge of segments exceeds. A merge needs some 20 bytes of memory for each component.
     #[serde(default = "default_segment_points_max")]
     pub segment_points_max: u32,
@@ -66,6 +72,9 @@ pub struct NodeConfig {
 
 /// Fewer would seal a delta for every few points of many components.
 const DELTA_BYTES_MIN: u64 = 1 << 20;
+
+/// Slower than that a pass would take longer than a disk lives.
+const SCRUB_MIN: u64 = 1 << 16;
 
 /// Slower than that a follower would never catch up.
 const TRANSFER_MIN: u64 = 1 << 20;
@@ -100,6 +109,16 @@ fn default_quiet_after_ms() -> u32 {
 /// A quarter of what a network of ten gigabits carries.
 fn default_transfer_bytes_per_second() -> u64 {
     256 << 20
+}
+
+/// A hundredth of what a disk reads, and of what a core verifies.
+fn default_scrub_bytes_per_second() -> u64 {
+    16 << 20
+}
+
+/// Six hours: less than passes take where they are long.
+fn default_scrub_every_ms() -> u32 {
+    21_600_000
 }
 
 fn default_segment_points_max() -> u32 {
@@ -138,10 +157,15 @@ impl NodeConfig {
             ("node.delta_points_max", self.delta_points_max),
             ("node.deltas_waiting_max", self.deltas_waiting_max),
             ("node.quiet_after_ms", self.quiet_after_ms),
+            ("node.scrub_every_ms", self.scrub_every_ms),
         ] {
             if value == 0 {
                 return Err(InputError::new(field, "must be at least 1"));
             }
+        }
+        if self.scrub_bytes_per_second > 0 && self.scrub_bytes_per_second < SCRUB_MIN {
+            let problem = format!("must be at least {SCRUB_MIN}, or 0 to turn it off");
+            return Err(InputError::new("node.scrub_bytes_per_second", problem));
         }
         if self.transfer_bytes_per_second < TRANSFER_MIN {
             return Err(InputError::new("node.transfer_bytes_per_second", format!("must be at least {TRANSFER_MIN}")));
@@ -199,6 +223,11 @@ impl NodeConfig {
         Duration::from_millis(self.quiet_after_ms.into())
     }
 
+    /// From the end of one pass of the scrub to the next.
+    pub(crate) fn scrub_every(&self) -> Duration {
+        Duration::from_millis(self.scrub_every_ms.into())
+    }
+
     /// Sizes of parts of an index.
     pub(crate) fn policy(&self) -> Policy {
         Policy {
@@ -229,6 +258,8 @@ mod tests {
             deltas_waiting_max: default_deltas_waiting_max(),
             quiet_after_ms: default_quiet_after_ms(),
             transfer_bytes_per_second: default_transfer_bytes_per_second(),
+            scrub_bytes_per_second: default_scrub_bytes_per_second(),
+            scrub_every_ms: default_scrub_every_ms(),
             segment_points_max: default_segment_points_max(),
             disk_reserve_bytes: default_disk_reserve_bytes(),
             disk_reserve_percent: default_disk_reserve_percent(),
@@ -257,6 +288,8 @@ mod tests {
             ("node.delta_bytes_max", NodeConfig { delta_bytes_max: 1_000, ..good() }),
             ("node.deltas_waiting_max", NodeConfig { deltas_waiting_max: 0, ..good() }),
             ("node.quiet_after_ms", NodeConfig { quiet_after_ms: 0, ..good() }),
+            ("node.scrub_bytes_per_second", NodeConfig { scrub_bytes_per_second: 1, ..good() }),
+            ("node.scrub_every_ms", NodeConfig { scrub_every_ms: 0, ..good() }),
             ("node.segment_points_max", NodeConfig { segment_points_max: 19_999, ..good() }),
             ("node.segment_points_max", NodeConfig { segment_points_max: 1 << 31, ..good() }),
             ("node.disk_reserve_percent", NodeConfig { disk_reserve_percent: 91, ..good() }),

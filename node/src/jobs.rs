@@ -5,13 +5,14 @@
 //! A job that fails costs nothing but time: its parts go on to be searched as they are, and it is tried again, each
 //! time later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_index::segment::{BuildError, Parameters, Target};
-use shoal_index::set::{Job, JobError, JobId, JobInput, Product, Retired};
+use shoal_index::file::Image;
+use shoal_index::segment::{BuildError, Parameters, Segment, Target};
+use shoal_index::set::{Frozen, Job, JobError, JobId, JobInput, Product, Retired};
 use shoal_model::failpoints::{Failpoint, Injected, meet};
 use shoal_model::{NodeId, ShardId};
 use shoal_runtime::Store;
@@ -67,15 +68,10 @@ pub(crate) struct Jobs {
     mending: LaneState,
     /// Whether this replica leads, as the task said last.
     leads: bool,
-    damage: Damage,
-}
-
-/// Segments that are damaged, and those that a job read beside them: left as they are until the next start, which finds
-/// out which of them it is and has it fetched or built again.
-#[derive(Debug, Default)]
-struct Damage {
-    parts: BTreeSet<Name>,
-    reports: Vec<String>,
+    /// Segments that jobs found to be damaged, by checksum, until the task asks for them.
+    damaged: Vec<u64>,
+    /// A damaged segment cannot be fetched: the shard is to be read from its store again.
+    is_beyond_mending: bool,
 }
 
 /// A lane of this replica.
@@ -92,7 +88,6 @@ struct LaneState {
 #[derive(Debug)]
 struct Running {
     job: JobId,
-    parts: Vec<Name>,
     what: String,
     cancel: Cancel,
 }
@@ -157,12 +152,27 @@ enum Failure {
     Unfinished(#[from] Unfinished),
     #[error(transparent)]
     Injected(#[from] Injected),
+    /// A segment that it reads is damaged: trying again will not help.
+    #[error("{error}")]
+    Damaged {
+        /// Checksum of its graph.
+        segment: u64,
+        /// What is wrong.
+        error: JobError,
+    },
 }
 
 impl Failure {
-    /// Whether a segment that it reads is damaged: trying again will not help.
-    fn is_damage(&self) -> bool {
-        matches!(self, Self::Job(JobError::Build(BuildError::Part(_))))
+    /// Why a job on `input` came to nothing.
+    fn of(input: &JobInput, error: JobError) -> Self {
+        let JobError::Build(BuildError::Part(bad)) = &error else { return error.into() };
+        let segments = input.segments().iter().map(Frozen::segment);
+        let is_it =
+            |segment: &&Segment| [segment.graph_image(), segment.stored_image()].map(Image::path).contains(&&*bad.path);
+        match segments.into_iter().find(is_it).map(|segment| segment.graph_image().checksum()) {
+            Some(segment) => Self::Damaged { segment, error },
+            None => error.into(),
+        }
     }
 
     fn is_cancelled(&self) -> bool {
@@ -195,7 +205,8 @@ impl Jobs {
             lanes,
             mending: LaneState::default(),
             leads: false,
-            damage: Damage::default(),
+            damaged: Vec::new(),
+            is_beyond_mending: false,
         }
     }
 
@@ -211,7 +222,7 @@ impl Jobs {
         self.mend(machine, now)?;
         for lane in Lane::ALL.into_iter().filter(|_| leads) {
             if self.is_free(lane, now)
-                && let Some(names) = machine.plan(lane, &self.damage.parts, is_quiet)
+                && let Some(names) = machine.plan(lane, is_quiet)
             {
                 match self.disks.check_room(machine.bytes_of(&names)) {
                     Ok(()) => self.begin_job(lane, &names, machine)?,
@@ -270,6 +281,10 @@ impl Jobs {
         }
         let Some((name, manifest)) = machine.lacks() else { return Ok(()) };
         let nodes = self.peers.of(self.shard);
+        if nodes.is_empty() && machine.is_damaged(name) {
+            self.is_beyond_mending = true;
+            return Ok(());
+        }
         if nodes.is_empty() {
             let may_build = self.leads && self.is_free(Lane::Build, now);
             return if may_build { self.begin_job(Lane::Build, &[name], machine) } else { Ok(()) };
@@ -278,10 +293,26 @@ impl Jobs {
         self.discard(left);
         let what = format!("fetching segment {name} of {} bytes", manifest.graph_bytes + manifest.stored_bytes);
         let cancel = self.cancel.child();
-        self.mending.running = Some(Running { job: begun.input.id(), parts: vec![name], what, cancel: cancel.clone() });
+        self.mending.running = Some(Running { job: begun.input.id(), what, cancel: cancel.clone() });
         self.mending.rests_until = None;
         self.fetch(begun, manifest, nodes, Purpose::Missing(name), cancel);
         Ok(())
+    }
+
+    /// A segment that a job found to be damaged, if there is one of which the task does not know.
+    pub(crate) fn take_damaged(&mut self) -> Option<u64> {
+        self.damaged.pop()
+    }
+
+    /// Whether a damaged segment cannot be fetched. Told once.
+    pub(crate) fn take_beyond_mending(&mut self) -> bool {
+        std::mem::take(&mut self.is_beyond_mending)
+    }
+
+    /// What is missing is fetched now, whatever was missing before and could not be.
+    pub(crate) fn mend_at_once(&mut self) {
+        self.mending.rests_until = None;
+        self.mending.failures = 0;
     }
 
     /// Fetches a segment that `node` has built of some parts, and tells `reply` once it is here.
@@ -323,12 +354,11 @@ impl Jobs {
     }
 
     fn begin_job(&mut self, lane: Lane, names: &[Name], machine: &mut ShardMachine) -> Result<(), NodeError> {
-        let (Begun { input, replaced, number, target }, left) = machine.begin(names)?;
+        let (Begun { input, number, target, .. }, left) = machine.begin(names)?;
         self.discard(left);
         let kind = kind_of(input.job());
         let cancel = self.cancel.child();
-        let running =
-            Running { job: input.id(), parts: replaced, what: Description(&input).to_string(), cancel: cancel.clone() };
+        let running = Running { job: input.id(), what: Description(&input).to_string(), cancel: cancel.clone() };
         tracing::debug!(shard = self.shard.0, job = running.what, "begun");
         let state = self.lanes.entry(lane).or_default();
         state.running = Some(running);
@@ -488,6 +518,10 @@ impl Jobs {
                 }
                 self.mending.fail(format!("fetching segment {name}: {error}"));
                 tracing::warn!(shard = self.shard.0, segment = name, %error, "a segment that is missing is not fetched");
+                if machine.is_damaged(name) {
+                    self.is_beyond_mending = true;
+                    return Ok(machine);
+                }
                 if nobody_has_it && self.is_free(Lane::Build, Instant::now()) {
                     self.unfetchable(name, &mut machine)?;
                 }
@@ -515,16 +549,15 @@ impl Jobs {
 
     fn failed(&mut self, lane: Lane, job: JobId, kind: &'static str, failure: &Failure) {
         let state = self.lanes.entry(lane).or_default();
-        let Some(Running { parts, what, .. }) = state.running.take_if(|running| running.job == job) else { return };
+        let Some(Running { what, .. }) = state.running.take_if(|running| running.job == job) else { return };
         if failure.is_cancelled() {
             self.metrics.job_cancelled(kind);
             return;
         }
         self.metrics.job_failed(kind);
-        if failure.is_damage() {
+        if let Failure::Damaged { segment, .. } = failure {
             tracing::error!(shard = self.shard.0, job = what, error = %failure, "a segment is damaged");
-            self.damage.parts.extend(parts);
-            self.damage.reports.push(format!("{what}: {failure}: restart the node, which does that from its store"));
+            self.damaged.push(*segment);
             return;
         }
         let pause = state.fail(format!("{what}: {failure}"));
@@ -544,9 +577,7 @@ impl Jobs {
         let failed = |state: &&LaneState| state.failures > 0;
         JobsStatus {
             running: lanes().filter_map(|state| Some(state.running.as_ref()?.what.clone())).collect(),
-            failures: (lanes().filter(failed).map(|state| state.failure.clone()))
-                .chain(self.damage.reports.iter().cloned())
-                .collect(),
+            failures: lanes().filter(failed).map(|state| state.failure.clone()).collect(),
             cannot_build: self.lanes.get(&Lane::Build).is_some_and(|state| state.failures > 0),
         }
     }
@@ -615,7 +646,8 @@ async fn run(
     let work = move || {
         let started = Instant::now();
         meet(Failpoint::NodeBuild)?;
-        let product = input.execute(&parameters, &target, &|| stop.is_set_after_others())?;
+        let made = input.execute(&parameters, &target, &|| stop.is_set_after_others());
+        let product = made.map_err(|error| Failure::of(&input, error))?;
         meet(Failpoint::NodeBuilt)?;
         Ok((product, started.elapsed()))
     };

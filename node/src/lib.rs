@@ -8,7 +8,7 @@
 //! - `jobs`, `builder`: making segments; `lead`: what a leader does beside ordering writes.
 //! - `peers`, `fetch`, `transfer`, `restore`: segments and snapshots on their way between replicas.
 //! - `disks`: what the lack of room on a disk forbids.
-//! - `compare`: whether replicas hold the same.
+//! - `compare`: whether replicas hold the same; `scrub`: whether disks do; `damage`: what is done if not.
 //! - `metrics`: what it tells of itself; `timed_store`: how long syncs take.
 //! - `reads` and `service`: the calls of routers; `freshness`: how old an answer may be.
 //! - `simulation`: what the simulation shares with a real node.
@@ -21,6 +21,7 @@ mod builder;
 mod compare;
 mod config;
 mod cpu_pool;
+mod damage;
 mod disks;
 mod error;
 mod fetch;
@@ -37,6 +38,7 @@ mod reads;
 mod replica;
 mod replicas;
 mod restore;
+mod scrub;
 mod service;
 mod shard;
 pub mod simulation;

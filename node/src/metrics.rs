@@ -46,6 +46,13 @@ pub(crate) struct Job {
     pub(crate) result: &'static str,
 }
 
+/// Where damage is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Place {
+    /// `segment`, `table` or `log`.
+    pub(crate) place: &'static str,
+}
+
 /// The metrics of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -75,6 +82,10 @@ pub(crate) struct Metrics {
     fetched_segments: Counter,
     restored: Counter,
     damaged: Counter,
+    scrubbed_bytes: Counter,
+    scrub_passes: Counter,
+    scrub_passed_at: Gauge,
+    scrub_damage: Family<Place, Counter>,
     digests_compared: Counter,
     digest_differences: Counter,
     map_epoch: Gauge,
@@ -113,6 +124,10 @@ impl Metrics {
             fetched_segments: Counter::default(),
             restored: Counter::default(),
             damaged: Counter::default(),
+            scrubbed_bytes: Counter::default(),
+            scrub_passes: Counter::default(),
+            scrub_passed_at: Gauge::default(),
+            scrub_damage: Family::default(),
             digests_compared: Counter::default(),
             digest_differences: Counter::default(),
             map_epoch: Gauge::default(),
@@ -149,6 +164,7 @@ impl Metrics {
         registry.register("sync_seconds", "Time that syncs of the log took", metrics.sync_seconds.clone());
         metrics.register_replication(registry);
         metrics.register_disk(registry);
+        metrics.register_scrub(registry);
         registry.register(
             "index_jobs_under_way",
             "Jobs that run or wait for their turn",
@@ -192,6 +208,21 @@ impl Metrics {
             ("digest_differences", "Digests of replicas that differed from the leader's", &self.digest_differences),
         ] {
             registry.register(name, help, counter.clone());
+        }
+    }
+
+    fn register_scrub(&self, registry: &mut Registry) {
+        registry.register(
+            "scrubbed_bytes",
+            "Bytes that were read to see whether they are sound",
+            self.scrubbed_bytes.clone(),
+        );
+        registry.register("scrub_passes", "Times that everything was looked through", self.scrub_passes.clone());
+        let help = "Unix time at which everything was last looked through";
+        registry.register("scrub_passed_at_seconds", help, self.scrub_passed_at.clone());
+        registry.register("scrub_damage", "Damage that was found so, by place", self.scrub_damage.clone());
+        for place in ["segment", "table", "log"] {
+            drop(self.scrub_damage.get_or_create(&Place { place }));
         }
     }
 
@@ -255,6 +286,23 @@ impl Metrics {
     /// Counts a replica whose content was not as it was written.
     pub(crate) fn damaged(&self) {
         self.damaged.inc();
+    }
+
+    /// Counts bytes that were looked through.
+    pub(crate) fn scrubbed(&self, bytes: u64) {
+        self.scrubbed_bytes.inc_by(bytes);
+    }
+
+    /// Counts a pass over everything.
+    pub(crate) fn scrub_passed(&self) {
+        self.scrub_passes.inc();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.scrub_passed_at.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Counts damage that was found by looking for it: `segment`, `table` or `log`.
+    pub(crate) fn scrub_found(&self, place: &'static str) {
+        self.scrub_damage.get_or_create(&Place { place }).inc();
     }
 
     /// Counts digests that were compared, and those that differed.

@@ -32,6 +32,7 @@ use crate::peers::Peers;
 use crate::reads::Reads;
 use crate::replica::Indexing;
 use crate::replicas::{Replicas, saved_map};
+use crate::scrub::Scrub;
 use crate::service::ShardCalls;
 use crate::shard::machine::Applied;
 use crate::timed_store::TimedStore;
@@ -115,7 +116,8 @@ impl Node {
         let peers = Arc::new(Peers::new(member.1, map_watch.clone(), config.transfer_bytes_per_second));
         let exports = Arc::new(Exports::default());
         let disks = Arc::new(Disks::new(member.1, disk.clone()));
-        let indexing = indexing(&config, segments, metrics.clone(), peers.clone(), exports.clone(), disks.clone())?;
+        let moving = (peers.clone(), exports.clone());
+        let indexing = indexing(&config, segments, &metrics, moving, disks.clone(), failure.clone())?;
         let builder = indexing.builder.clone();
         let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone(), indexing));
         let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
@@ -126,6 +128,12 @@ impl Node {
 
         let maps = map_watch.subscribe();
         back.spawn("replicas", follow(replicas.clone(), maps, stop.clone(), failure.clone()));
+        if config.scrub_bytes_per_second > 0 {
+            let (replicas, store, metrics) = (replicas.clone(), store.clone(), metrics.clone());
+            let (bytes_per_second, every) = (config.scrub_bytes_per_second, config.scrub_every());
+            let scrub = Scrub { replicas, store, metrics, bytes_per_second, every };
+            back.spawn("scrub", until(stop.clone(), scrub.run()));
+        }
         let life =
             Life { coordinators, config: config.clone(), address: address.clone(), identity, disks: disks.clone() };
         back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
@@ -197,16 +205,17 @@ fn known_map(store: &dyn Store, cluster: ClusterId) -> Result<ClusterMap, NodeEr
 fn indexing(
     config: &NodeConfig,
     folder: Option<PathBuf>,
-    metrics: Metrics,
-    peers: Arc<Peers>,
-    exports: Arc<Exports>,
+    metrics: &Metrics,
+    (peers, exports): (Arc<Peers>, Arc<Exports>),
     disks: Arc<Disks>,
+    failure: Failure,
 ) -> Result<Indexing, NodeError> {
     let builder = Arc::new(Builder::start(config.build_threads())?);
     let deltas_waiting_max = config.deltas_waiting_max as usize;
     let quiet_after = config.quiet_after();
     let policy = config.policy();
-    Ok(Indexing { builder, policy, deltas_waiting_max, quiet_after, folder, metrics, peers, exports, disks })
+    let metrics = metrics.clone();
+    Ok(Indexing { builder, policy, deltas_waiting_max, quiet_after, folder, metrics, peers, exports, disks, failure })
 }
 
 /// A proposal may be as large as the request that it comes from.

@@ -88,7 +88,7 @@ struct Selection {
 impl Selection {
     /// Bytes that a row adds to an answer, about; an upper bound where only some fields are wanted.
     fn bytes(&self, view: &View, row: Row) -> usize {
-        let payload = if self.payload { view.points.payload(row).len() } else { 0 };
+        let payload = if self.payload { view.points.payload_bytes(row) } else { 0 };
         payload + if self.vectors { view.points.dim() as usize * size_of::<f32>() } else { 0 }
     }
 }
@@ -211,7 +211,9 @@ impl Reads {
                                 lists.push((position, found));
                             }
                             Err(error) => {
-                                drop(failed.insert(position, failure(shard(position), &NodeError::Index(error))));
+                                let error = NodeError::Index(error);
+                                self.replicas.note_damage(&error);
+                                failed.insert(position, failure(shard(position), &error));
                             }
                         }
                     }
@@ -365,7 +367,16 @@ impl Reads {
             // Disk may be ahead of the view. Read after the points, this position covers them all.
             Ok::<_, NodeError>((points, read_state(&*store, shard)?.unwrap_or_default().applied))
         };
-        let (points, applied) = self.pool.run(read).await??;
+        let (points, applied) = match self.pool.run(read).await? {
+            // What is damaged here is sound elsewhere.
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                self.replicas.note_damage(&error);
+                let kind = wire::ShardFailureKind::NotReady.into();
+                views.failures.push(wire::ShardFailure { kind, ..failure(shard, &error) });
+                return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
+            }
+            read => read?,
+        };
         if applied < seen {
             // The records went while they were read: the replica is dropped, or restored from another.
             let error = NodeError::Lagging { shard, what: "its content is being replaced" };
@@ -520,11 +531,12 @@ fn contents(
     selection: &Selection,
 ) -> Result<(Option<v1::Payload>, Option<v1::Vector>), NodeError> {
     let payload = if selection.payload {
-        Some(unpack(replica.shard, view.points.payload(row), &selection.fields)?)
+        Some(unpack(replica.shard, view.points.payload(row)?, &selection.fields)?)
     } else {
         None
     };
-    let vector = selection.vectors.then(|| convert::vector_to_wire(&view.points.vector(row)));
+    let vector = selection.vectors.then(|| view.points.vector(row)).transpose()?;
+    let vector = vector.map(|vector| convert::vector_to_wire(&vector));
     Ok((payload, vector))
 }
 

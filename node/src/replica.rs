@@ -13,13 +13,14 @@ use shoal_index::segment::Segment;
 use shoal_index::set::Policy;
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, InputError, LogIndex, NodeId, ReplicaId, Shard, ShardId};
-use shoal_runtime::{Batch, DiskState, Store};
+use shoal_runtime::{Batch, DiskState, Failure, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::NodeError;
 use crate::blocking;
 use crate::builder::{Builder, parameters};
+use crate::damage;
 use crate::disks::Disks;
 use crate::fetch::FetchError;
 use crate::freshness::Freshness;
@@ -63,14 +64,18 @@ pub(crate) struct Indexing {
     pub(crate) peers: Arc<Peers>,
     pub(crate) exports: Arc<Exports>,
     pub(crate) disks: Arc<Disks>,
+    /// Told of a store that is damaged.
+    pub(crate) failure: Failure,
 }
 
 /// What others ask of the apply task.
 pub(crate) enum Errand {
     /// Fetch a segment that a node has built of some parts; told once it is here.
     Fetch { node: NodeId, replaced: Vec<Name>, manifest: Manifest, reply: oneshot::Sender<Result<(), NodeError>> },
-    /// The content differs from that of the others: it is not read any more, and theirs is fetched.
+    /// The content is damaged, or differs from that of the others: it is not read any more, and theirs is fetched.
     Rebuild,
+    /// The files of a segment are damaged, which its checksum names: it is fetched again.
+    Mend { segment: u64 },
 }
 
 /// How fresh a read must be.
@@ -105,6 +110,8 @@ pub(crate) struct Replica {
     freshness: Freshness,
     /// Its content is being replaced by a snapshot, and cannot be read.
     restoring: AtomicBool,
+    /// A segment is damaged, and on its way from another replica: walks may miss what they should find.
+    mending: AtomicBool,
 }
 
 impl Replica {
@@ -145,6 +152,7 @@ impl Replica {
             digests: Mutex::default(),
             freshness: Freshness::default(),
             restoring: AtomicBool::new(is_lost),
+            mending: AtomicBool::new(false),
         });
         let (builder, metrics) = (indexing.builder.clone(), indexing.metrics.clone());
         let peers = indexing.peers.clone();
@@ -173,6 +181,11 @@ impl Replica {
     /// What a read sees now.
     pub(crate) fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// Whether other nodes have the shard's points.
+    pub(crate) fn has_peers(&self) -> bool {
+        !self.peers.of(self.shard).is_empty()
     }
 
     /// What the replica's jobs are doing.
@@ -298,6 +311,9 @@ impl Replica {
     async fn view_from(&self, index: LogIndex, deadline: Instant) -> Result<Arc<View>, NodeError> {
         if self.is_restoring() {
             return Err(NodeError::Lagging { shard: self.shard, what: "it is being restored from another replica" });
+        }
+        if self.mending.load(Ordering::Acquire) {
+            return Err(NodeError::Lagging { shard: self.shard, what: "a damaged segment is being fetched anew" });
         }
         let view = self.view();
         if view.applied >= index {
@@ -441,7 +457,14 @@ impl ApplyTask {
         let mut entries = Vec::with_capacity(APPLY_TOGETHER);
         self.note_role(&mut machine)?;
         loop {
+            while let Some(segment) = self.jobs.take_damaged() {
+                self.mend(segment, &mut machine)?;
+            }
             self.begin_what_is_due(&mut machine)?;
+            if self.jobs.take_beyond_mending() {
+                let Some(again) = self.reopen(machine).await? else { return Ok(()) };
+                machine = again;
+            }
             machine = tokio::select! {
                 count = self.inbox.recv_many(&mut entries, APPLY_TOGETHER) => {
                     if count == 0 {
@@ -468,6 +491,15 @@ impl ApplyTask {
                         self.jobs.fetch_offered(&mut machine, node, &replaced, manifest, reply)?;
                         machine
                     }
+                    Errand::Mend { segment } => {
+                        self.mend(segment, &mut machine)?;
+                        machine
+                    }
+                    Errand::Rebuild if !self.replica.has_peers() => {
+                        let shard = self.replica.shard.0;
+                        tracing::error!(shard, "the content is damaged, and no other replica has it");
+                        machine
+                    }
                     Errand::Rebuild => match self.rebuild(machine).await? {
                         Some(machine) => machine,
                         None => return Ok(()),
@@ -484,6 +516,7 @@ impl ApplyTask {
                         self.lead.install(made);
                     }
                     self.replica.view.store(Arc::new(machine.publish()));
+                    self.replica.mending.store(machine.has_damage(), Ordering::Release);
                     machine
                 }
             };
@@ -559,7 +592,9 @@ impl ApplyTask {
                     // As of what is applied by then, which is this and more.
                     let (node, shard) = (self.indexing.peers.me(), self.replica.shard);
                     let (store, exports) = (self.store.clone(), self.indexing.exports.clone());
-                    self.snapshots.spawn(restore::make(node, shard, store, exports, reply));
+                    let (replica, failure) = (self.replica.clone(), self.indexing.failure.clone());
+                    let note = move |error: &NodeError| damage::note(error, &replica, &failure);
+                    self.snapshots.spawn(restore::make(node, shard, store, exports, reply, note));
                 }
                 Apply::Restore { index, data } => {
                     machine = self.apply(std::mem::take(&mut entries), machine).await?;
@@ -596,6 +631,7 @@ impl ApplyTask {
         self.keep_digest(machine);
         // Readers that wait for a position look at the view after it is announced, so the view comes first.
         self.replica.view.store(Arc::new(view));
+        self.replica.mending.store(machine.has_damage(), Ordering::Release);
         self.applied.send_replace(at);
         self.replica.consensus.applied(group_of(self.replica.shard), at);
     }
@@ -617,12 +653,53 @@ impl ApplyTask {
         self.jobs.stand_down(&mut machine)
     }
 
+    /// Sets a damaged segment aside, and has it fetched. This replica is not read meanwhile: the rows that it returns are
+    /// verified, but links are not, and a walk that misses what it should find looks like any other.
+    fn mend(&mut self, segment: u64, machine: &mut ShardMachine) -> Result<(), NodeError> {
+        let Some(left) = machine.set_aside(segment, &*self.store)? else { return Ok(()) };
+        tracing::error!(
+            shard = self.replica.shard.0,
+            segment = format!("{segment:016x}"),
+            "a damaged segment is set aside"
+        );
+        self.indexing.metrics.bad_segments(1);
+        self.jobs.discard(left);
+        self.jobs.mend_at_once();
+        self.offer_segments(machine);
+        self.replica.mending.store(machine.has_damage(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Reads everything again from the store, as a start does, so that a delta stands in for what is damaged: nobody else
+    /// has that, or can be reached. `None` if the group is closed meanwhile.
+    async fn reopen(&mut self, machine: ShardMachine) -> Result<Option<ShardMachine>, NodeError> {
+        let (shard, applied) = (self.replica.shard, machine.applied());
+        tracing::error!(shard = shard.0, "a damaged segment cannot be fetched; the shard is read from its store again");
+        self.put_down(machine)?;
+        let mut machine = match open_machine(shard, &self.replica.spec, &self.store, &self.indexing).await {
+            Err(error @ NodeError::Malformed { .. }) if self.replica.has_peers() => {
+                tracing::error!(shard = shard.0, %error, "the content is not as it was written; another replica's is fetched");
+                return self.rebuild_from(applied).await;
+            }
+            opened => opened?,
+        };
+        self.offer_segments(&machine);
+        self.publish(&mut machine);
+        self.replica.restoring.store(false, Ordering::Release);
+        Ok(Some(machine))
+    }
+
     /// Fetches the content anew from another replica.
     async fn rebuild(&mut self, machine: ShardMachine) -> Result<Option<ShardMachine>, NodeError> {
         meet(Failpoint::NodeRebuild)?;
-        self.indexing.metrics.damaged();
         let applied = machine.applied();
         self.put_down(machine)?;
+        self.rebuild_from(applied).await
+    }
+
+    /// The same, of what was applied up to a position and is put down.
+    async fn rebuild_from(&mut self, applied: LogIndex) -> Result<Option<ShardMachine>, NodeError> {
+        self.indexing.metrics.damaged();
         match self.next_snapshot(applied).await? {
             Some((index, data)) => self.restore(index, data).await,
             None => Ok(None),

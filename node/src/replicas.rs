@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use prost::Message as _;
 use shoal_consensus::Consensus;
+use shoal_index::IndexError;
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId};
 use shoal_proto::internal::v1 as wire;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::NodeError;
+use crate::damage;
 use crate::replica::{Indexing, Replica, group_of, witnesses_of};
 use crate::shard::keys;
 use crate::shard::machine::{self, Applied};
@@ -246,6 +248,24 @@ impl Replicas {
         match self.read_open().get(&shard)? {
             Open::Replica(replica) => Some(replica.clone()),
             Open::Witness(_) => None,
+        }
+    }
+
+    /// Has the damage mended that an error tells of, if it does.
+    pub(crate) fn note_damage(&self, error: &NodeError) {
+        let failure = &self.indexing.failure;
+        let replica = match error {
+            NodeError::Index(IndexError::Damaged { segment }) => {
+                self.all().into_iter().find(|replica| replica.segment(*segment).is_some())
+            }
+            NodeError::Malformed { shard, .. } => self.get(*shard),
+            error => {
+                let has_peers = self.all().iter().all(|replica| replica.has_peers());
+                return damage::note_store(error, has_peers, failure);
+            }
+        };
+        if let Some(replica) = replica {
+            damage::note(error, &replica, failure);
         }
     }
 

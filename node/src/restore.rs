@@ -31,14 +31,15 @@ pub(crate) struct Restored {
     pub(crate) lacking: usize,
 }
 
-/// Makes a snapshot of a shard as of what the store holds, and tells the group of it. If that fails nothing is told, and the
-/// group asks again.
+/// Makes a snapshot of a shard as of what the store holds, and tells the group of it. If that fails `note` is told why, and
+/// the group asks again.
 pub(crate) async fn make(
     node: NodeId,
     shard: ShardId,
     store: Arc<dyn Store>,
     exports: Arc<Exports>,
     reply: oneshot::Sender<(LogIndex, Bytes)>,
+    note: impl FnOnce(&NodeError),
 ) {
     let checkpoint = move || {
         meet(Failpoint::NodeSnapshot)?;
@@ -54,7 +55,10 @@ pub(crate) async fn make(
             let index = snapshot.state.as_ref().map_or(0, |state| state.applied_index);
             let _ = reply.send((LogIndex(index), snapshot.encode_to_vec().into())); // or the group is closed
         }
-        Err(error) => tracing::warn!(shard = shard.0, %error, "a snapshot could not be made"),
+        Err(error) => {
+            tracing::warn!(shard = shard.0, %error, "a snapshot could not be made");
+            note(&error);
+        }
     }
 }
 

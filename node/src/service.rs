@@ -53,6 +53,9 @@ impl ShardCalls {
     fn count<A>(&self, method: &'static str, started: Instant, answered: &Result<A, NodeError>) {
         let result = answered.as_ref().err().map_or("ok", |error| kind_name(error.kind()));
         self.metrics.called(method, result, started.elapsed());
+        if let Err(error) = answered {
+            self.reads.replicas.note_damage(error);
+        }
         if let Err(error) = answered
             && matches!(error.kind(), ErrorKind::Internal | ErrorKind::Corruption)
         {

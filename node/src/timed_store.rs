@@ -2,11 +2,12 @@
 //!
 //! A sync is what every write waits for, and how many writes share one decides how fast a node takes them.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use shoal_runtime::{Batch, Space, Store, StoreError, Table, Visit};
+use shoal_runtime::{Batch, Space, Store, StoreError, Table, Verified, Visit};
 
 use crate::metrics::Metrics;
 
@@ -45,6 +46,10 @@ impl Store for TimedStore {
 
     fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
         self.store.checkpoint()
+    }
+
+    fn verify(&self, went: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Verified, StoreError> {
+        self.store.verify(went)
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -165,13 +165,15 @@ impl ReplicaService for ReplicaCalls {
         let shard = ShardId(shard_id);
         let none = move || not_found(format!("snapshot {snapshot_id} of shard {shard} is not here (any more)"));
         self.exports.find(shard, snapshot_id).ok_or_else(none)?;
-        let (peers, exports) = (self.peers.clone(), self.exports.clone());
+        let (peers, exports, replicas) = (self.peers.clone(), self.exports.clone(), self.replicas.clone());
         let next = move |after: Option<Bytes>| {
-            let (peers, store) = (peers.clone(), exports.find(shard, snapshot_id));
+            let (peers, store, replicas) = (peers.clone(), exports.find(shard, snapshot_id), replicas.clone());
             async move {
                 let store = store.ok_or_else(none)?;
                 let read = move || read_lot(&*store, shard, after.as_deref());
-                let records = blocking::run(read).await.flatten().map_err(|error| to_status(&error))?;
+                let read = blocking::run(read).await.flatten();
+                let records =
+                    read.inspect_err(|error| replicas.note_damage(error)).map_err(|error| to_status(&error))?;
                 let Some(last) = records.last().map(|record| record.key.clone()) else { return Ok(None) };
                 peers.pace(records.iter().map(|record| record.vector.len() + record.payload.len()).sum()).await;
                 let checksum = checksum_of(&records);

@@ -5,6 +5,7 @@
 //!
 //! Does not know about: Raft, shards' contents, gRPC.
 
+mod disk_file;
 mod failure;
 mod memory_store;
 mod patient_store;
@@ -14,10 +15,11 @@ pub mod store_contract;
 mod tasks;
 mod transport;
 
+pub use disk_file::DiskFile;
 pub use failure::{Failure, Told};
 pub use memory_store::MemoryStore;
 pub use patient_store::PatientStore;
 pub use space::{DiskState, DiskWatch, Reserve, Room, Space};
-pub use store::{Batch, Store, StoreError, Table, Visit, Write};
+pub use store::{Batch, Store, StoreError, Table, Verified, Visit, Write};
 pub use tasks::{TaskError, Tasks};
 pub use transport::{Envelope, Transport};

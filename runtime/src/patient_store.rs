@@ -5,6 +5,7 @@
 //! acknowledged meanwhile. What waits says so: the disk counts as without room, also where the system tells otherwise, as
 //! with quotas.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -14,7 +15,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Visit;
-use crate::{Batch, Space, Store, StoreError, Table};
+use crate::{Batch, Space, Store, StoreError, Table, Verified};
 
 /// How long a write rests before it is tried again.
 const REST: Duration = Duration::from_millis(200);
@@ -80,6 +81,10 @@ impl Store for PatientStore {
 
     fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
         self.store.checkpoint()
+    }
+
+    fn verify(&self, went: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Verified, StoreError> {
+        self.store.verify(went)
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -154,6 +154,13 @@ impl Classify for StoreError {
     }
 }
 
+/// What [`Store::verify`] found and mended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Where the write-ahead log was not as it was written. What it held was in memory, and is in tables now.
+    pub log_damage: Option<String>,
+}
+
 /// Called with key and value of each pair of a scan, until it breaks.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
@@ -182,6 +189,15 @@ pub trait Store: Send + Sync + 'static {
     /// What the store holds at this moment, to be read for as long as it is wanted, whatever is written meanwhile.
     /// Nothing can be written to it. It goes when it is dropped.
     fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError>;
+
+    /// Reads all that is stored from where it lies, past what is kept in memory, and checks it, while the store is used.
+    /// `went` is told how many bytes it went on, may wait, and ends it by breaking.
+    ///
+    /// Errors: `Corruption` if something does not read back as it was written. A store without files has nothing to check.
+    fn verify(&self, went: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Verified, StoreError> {
+        let _ = went(0);
+        Ok(Verified::default())
+    }
 
     /// Bytes on disk, about; 0 for a store that has none.
     fn disk_bytes(&self) -> u64 {

@@ -97,7 +97,7 @@ impl Node {
             let Some(replica) = self.replicas.get_mut(&shard) else { return };
             let Some(machine) = &replica.machine else { return };
             let free = replica.jobs.lanes.get(&lane).is_none_or(|state| state.is_free(out.now));
-            if free && let Some(names) = machine.plan(lane, &BTreeSet::new(), replica.is_quiet) {
+            if free && let Some(names) = machine.plan(lane, replica.is_quiet) {
                 self.begin_job(shard, lane, &names, host, out);
             }
         }

@@ -248,8 +248,8 @@ impl Node {
     fn answer_from(&mut self, view: &View, what: &Read, dim: u32) -> Answer {
         let points = &view.points;
         let shown = |id: PointId, row: Row, score: f32| {
-            let payload = packed::decode(points.payload(row)).ok()?;
-            Some(Shown { id, write: write_of(&payload)?, score, vector: points.vector(row) })
+            let payload = packed::decode(points.payload(row).ok()?).ok()?;
+            Some(Shown { id, write: write_of(&payload)?, score, vector: points.vector(row).ok()? })
         };
         let found = match what {
             Read::Get(_) => return Answer::Failed(Failure::Corrupt),

@@ -6,8 +6,11 @@
 //!
 //! Does not know about: what the tables hold.
 
+mod log_check;
+mod table_check;
 mod watermark;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,8 +22,9 @@ use rocksdb::{
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use shoal_model::failpoints::{Failpoint, meet};
-use shoal_runtime::{Batch, Space, Store, StoreError, Table, Visit, Write};
+use shoal_runtime::{Batch, Space, Store, StoreError, Table, Verified, Visit, Write};
 
+use self::table_check::{Found, TableSums};
 use self::watermark::Watermark;
 
 /// Memory for blocks read from disk, shared by all tables.
@@ -41,6 +45,9 @@ const BACKGROUND_FAIRNESS: i32 = 10;
 /// What they make before they ask for their share, and write it.
 const BACKGROUND_PIECE_BYTES: u64 = 128 << 10;
 
+/// What is read between two pauses when all is read.
+const VERIFY_PIECE_BYTES: usize = 256 << 10;
+
 /// Folder of checkpoints, within that of the store: on the same file system, so that they share its files.
 const CHECKPOINTS: &str = "checkpoints";
 
@@ -52,6 +59,7 @@ pub struct RocksStore {
     /// A write has found no room, and none has succeeded since. RocksDB then waits for room by itself, writes all tables out,
     /// and begins another log; but asked to sync the log that failed it gives up for good.
     lacks_room: AtomicBool,
+    tables: TableSums,
     /// Checkpoints made so far.
     checkpoints: AtomicU64,
 }
@@ -82,7 +90,7 @@ impl RocksStore {
             return Err(StoreError::Corruption { place: "write-ahead log".to_owned(), detail });
         }
         let (lacks_room, checkpoints) = (AtomicBool::new(false), AtomicU64::new(0));
-        Ok(Self { db, path: path.to_owned(), synced, lacks_room, checkpoints })
+        Ok(Self { db, path: path.to_owned(), synced, lacks_room, tables: TableSums::default(), checkpoints })
     }
 }
 
@@ -127,6 +135,39 @@ fn scan(db: &DB, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) ->
 }
 
 impl RocksCheckpoint {
+    /// Opens what was made at `path`, which goes with it, to be read past the page cache if `is_direct`.
+    fn open(path: PathBuf, is_direct: bool) -> Result<Self, StoreError> {
+        let cache = Cache::new_lru_cache(CHECKPOINT_CACHE_BYTES);
+        let tables = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
+        let mut options = Options::default();
+        options.set_use_direct_reads(is_direct);
+        let opened = DB::open_cf_descriptors_read_only(&options, &path, tables, false);
+        opened.map(|db| Self { db: Some(db), path }).map_err(|e| store_error(&e))
+    }
+
+    /// Reads every pair of every table, checksums verified.
+    fn read_all(&self, went: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), StoreError> {
+        let db = self.db()?;
+        for table in Table::ALL {
+            let mut options = ReadOptions::default();
+            options.fill_cache(false);
+            options.set_verify_checksums(true);
+            options.set_readahead_size(VERIFY_PIECE_BYTES);
+            let mut bytes = 0;
+            for pair in db.iterator_cf_opt(handle(db, table)?, options, IteratorMode::Start) {
+                let (key, value) = pair.map_err(|e| store_error(&e))?;
+                bytes += key.len() + value.len();
+                if bytes >= VERIFY_PIECE_BYTES && went(std::mem::take(&mut bytes) as u64).is_break() {
+                    return Ok(());
+                }
+            }
+            if went(bytes as u64).is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// The database; there until it is dropped.
     fn db(&self) -> Result<&DB, StoreError> {
         self.db.as_ref().ok_or(StoreError::ReadOnly)
@@ -184,7 +225,8 @@ fn database_options() -> Options {
 fn table_options(table: Table, cache: &Cache) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
-    blocks.set_format_version(5);
+    // The first that has a checksum of a file's footer, and of where a block belongs.
+    blocks.set_format_version(6);
     if table != Table::Log {
         // Reads by id dominate; the log is read in ranges.
         blocks.set_bloom_filter(10.0, false);
@@ -263,20 +305,31 @@ impl Store for RocksStore {
     }
 
     fn checkpoint(&self) -> Result<Arc<dyn Store>, StoreError> {
-        let folder = self.path.join(CHECKPOINTS);
-        std::fs::create_dir_all(&folder)
-            .map_err(|e| StoreError::Io { detail: format!("{}: {e}", folder.display()) })?;
-        let path = folder.join(self.checkpoints.fetch_add(1, Ordering::Relaxed).to_string());
-        meet(Failpoint::StorageCheckpoint)?;
-        let maker = Checkpoint::new(&self.db).map_err(|e| store_error(&e))?;
-        // Files are shared by hard links; what is in memory is written out first.
-        maker.create_checkpoint(&path).map_err(|e| store_error(&e))?;
-        meet(Failpoint::StorageCheckpointOpen)?;
-        let cache = Cache::new_lru_cache(CHECKPOINT_CACHE_BYTES);
-        let tables = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
-        let opened = DB::open_cf_descriptors_read_only(&Options::default(), &path, tables, false);
-        let db = opened.map_err(|e| store_error(&e))?;
-        Ok(Arc::new(RocksCheckpoint { db: Some(db), path }))
+        let path = self.make_checkpoint()?;
+        Ok(Arc::new(RocksCheckpoint::open(path, false)?))
+    }
+
+    /// The log first: a checkpoint has all that it holds written to tables, after which RocksDB needs it no more.
+    fn verify(&self, went: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Verified, StoreError> {
+        let log = log_check::damage(&self.path, went);
+        let io = |error: std::io::Error| StoreError::Io { detail: format!("{}: {error}", self.path.display()) };
+        let log_damage = log.map_err(io)?;
+        let path = self.make_checkpoint()?;
+        let opened = match RocksCheckpoint::open(path.clone(), true) {
+            // The file system has no reads past the page cache.
+            Err(StoreError::Io { .. }) => RocksCheckpoint::open(path.clone(), false),
+            opened => opened,
+        };
+        // What cannot be opened is not kept: it holds on to files that the store itself is done with.
+        let checkpoint = opened.inspect_err(|_| drop(remove_folder(&path)))?;
+        checkpoint.read_all(went)?;
+        match self.tables.look(&checkpoint.path, went).map_err(io)? {
+            Found::Sound | Found::Ended => Ok(Verified { log_damage }),
+            Found::Changed(table) => {
+                let detail = "a table file has changed".to_owned();
+                Err(StoreError::Corruption { place: table.to_string_lossy().into_owned(), detail })
+            }
+        }
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -291,6 +344,22 @@ impl Store for RocksStore {
             .map_err(|error| StoreError::Io { detail: format!("room at {path}: {error}") })?;
         let bytes = |blocks: u64| blocks.saturating_mul(about.f_frsize);
         Ok(Some(Space { path, free_bytes: bytes(about.f_bavail), size_bytes: bytes(about.f_blocks) }))
+    }
+}
+
+impl RocksStore {
+    /// Makes one, and tells its folder.
+    fn make_checkpoint(&self) -> Result<PathBuf, StoreError> {
+        let folder = self.path.join(CHECKPOINTS);
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| StoreError::Io { detail: format!("{}: {e}", folder.display()) })?;
+        let path = folder.join(self.checkpoints.fetch_add(1, Ordering::Relaxed).to_string());
+        meet(Failpoint::StorageCheckpoint)?;
+        let maker = Checkpoint::new(&self.db).map_err(|e| store_error(&e))?;
+        // Files are shared by hard links; what is in memory is written out first.
+        maker.create_checkpoint(&path).map_err(|e| store_error(&e))?;
+        meet(Failpoint::StorageCheckpointOpen)?;
+        Ok(path)
     }
 }
 
@@ -360,6 +429,47 @@ mod tests {
         flip_in_log(folder.path());
         let refused = RocksStore::open(folder.path()).map(|_| ());
         assert!(matches!(refused, Err(StoreError::Corruption { .. })), "{refused:?}");
+    }
+
+    /// Flips a byte of every file that ends so, in the middle.
+    fn flip(folder: &Path, ending: &str) {
+        for file in std::fs::read_dir(folder).expect("listed").map(|file| file.expect("listed").path()) {
+            if file.extension().is_some_and(|found| found == ending) {
+                let mut bytes = std::fs::read(&file).expect("read");
+                let middle = bytes.len() / 2;
+                if let Some(byte) = bytes.get_mut(middle) {
+                    *byte ^= 4;
+                    std::fs::write(&file, bytes).expect("written");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_found_while_the_store_is_open_and_that_of_the_log_is_mended() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let verify = |store: &RocksStore| {
+            let mut bytes = 0;
+            let verified = store.verify(&mut |more| {
+                bytes += more;
+                ControlFlow::Continue(())
+            });
+            verified.map(|Verified { log_damage }| (log_damage, bytes))
+        };
+        let store = RocksStore::open(folder.path()).expect("open");
+        (0..300).for_each(|_| put(&store, "a", vec![7; 1_000]));
+        assert!(matches!(verify(&store), Ok((None, bytes)) if bytes > 1_000), "sound");
+        (0..300).for_each(|_| put(&store, "b", vec![8; 1_000]));
+        store.sync().expect("sync");
+        flip(folder.path(), "log");
+        assert!(matches!(verify(&store), Ok((Some(_), _))), "damage of the log is told");
+        assert!(matches!(verify(&store), Ok((None, _))), "and the log begins anew");
+        drop(store);
+        let store = RocksStore::open(folder.path()).expect("nothing is lost");
+        assert_eq!(store.get(Table::Payload, b"b").expect("get"), Some(Bytes::from(vec![8; 1_000])));
+        flip(folder.path(), "sst");
+        let found = verify(&store);
+        assert!(matches!(found, Err(StoreError::Corruption { .. })), "{found:?}");
     }
 
     #[test]

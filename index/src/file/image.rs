@@ -34,6 +34,15 @@ pub struct Image {
     memory: Memory,
     header: Header,
     checksum: u64,
+    kept: Option<Kept>,
+}
+
+/// A copy of the end of the body, which no change of the file reaches.
+#[derive(Debug)]
+struct Kept {
+    memory: Memory,
+    /// Where it begins in the file.
+    from: usize,
 }
 
 impl Image {
@@ -55,7 +64,7 @@ impl Image {
     /// Takes over memory once it was found to hold an image.
     pub(super) fn new(path: PathBuf, memory: Memory, how: &Open) -> Result<Self, FileError> {
         let (header, checksum) = inspect(memory.bytes(), how.checksum).map_err(FileError::at(&path))?;
-        let image = Self { path, memory, header, checksum };
+        let image = Self { path, memory, header, checksum, kept: None };
         if how.verify == Verify::Everything {
             image.verify_blocks()?;
         }
@@ -65,9 +74,44 @@ impl Image {
     /// The bytes of a section, `None` if there is no such section.
     #[must_use]
     pub fn section(&self, tag: Tag) -> Option<&[u8]> {
-        let bytes = &self.bytes()[self.header.section(tag)?];
+        let range = self.header.section(tag)?;
+        let bytes = match &self.kept {
+            Some(kept) if range.start >= kept.from => {
+                &kept.memory.bytes()[range.start - kept.from..range.end - kept.from]
+            }
+            _ => &self.bytes()[range],
+        };
         debug_assert!(bytes.as_ptr().addr().is_multiple_of(64), "sections start at cache lines");
         Some(bytes)
+    }
+
+    /// Copies a section of a mapped image, and all that follow it, to memory of our own, from which they are read from now
+    /// on: whatever becomes of the file, they stay as they were when it was opened. Nothing is done if there is no such
+    /// section, or the image is resident anyway.
+    ///
+    /// Errors: `NoMemory`.
+    pub fn keep_from(&mut self, tag: Tag) -> Result<(), FileError> {
+        let Some(range) = self.header.section(tag).filter(|_| self.residency() == Residency::Mapped) else {
+            return Ok(());
+        };
+        let bytes = &self.bytes()[range.start..self.header.body().end];
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let refused = no_memory(bytes.len() as u64);
+        let memory = Memory::resident(bytes.len(), refused, |memory| {
+            memory.copy_from_slice(bytes);
+            Ok(())
+        });
+        self.kept = Some(Kept { memory: memory.map_err(FileError::at(&self.path))?, from: range.start });
+        Ok(())
+    }
+
+    /// Memory that the image holds of its own, the file's pages aside.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let own = if self.residency() == Residency::Resident { self.bytes().len() } else { 0 };
+        own + self.kept.as_ref().map_or(0, |kept| kept.memory.bytes().len())
     }
 
     /// A section as a row of items of fixed layout, such as `u32` or `half::f16`.

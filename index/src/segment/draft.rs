@@ -14,6 +14,7 @@ use super::entries::{self, ENTRIES_MAX};
 use super::form::Form;
 use super::frozen::{Segment, tag};
 use super::layout::{Layout, Precision};
+use super::row_sums::{self, RowSums};
 use super::target::Target;
 use super::trial::Trial;
 use super::walk::Cancelled;
@@ -175,9 +176,10 @@ impl<'a> Draft<'a> {
         for block in entries.chunks_exact_mut(layout.stride()) {
             layout.tail_mut(block).links.iter_mut().for_each(|link| *link = places[*link as usize]);
         }
+        // What comes first is read where it lies, the rest is kept in memory.
         let sections: [(_, &[u8]); 5] = [
-            (tag::ENTRIES, &entries),
             (tag::SKETCHES, sketches),
+            (tag::ENTRIES, &entries),
             (tag::CELLS, cells.as_bytes()),
             (tag::CENTERS, centers),
             (tag::CENTER, self.points.center().as_bytes()),
@@ -185,20 +187,39 @@ impl<'a> Draft<'a> {
         write_sections(sections, writer)
     }
 
-    /// Ids, versions and the payload index, in the order of the file.
+    /// Ids, versions, the payload index and checksums, in the order of the file.
     fn write_points(&self, writer: &mut ImageWriter) -> Result<(), FileError> {
         let offsets = || self.regions.order.iter().map(|offset| *offset as usize);
         let (keys, ends, order) = ids::sections(&offsets().map(|offset| &self.facts.ids[offset]).collect::<Vec<_>>());
         let versions: Vec<u64> = offsets().map(|offset| self.facts.versions[offset]).collect();
         let payload = PayloadIndex::build(offsets().map(|offset| self.facts.payloads[offset]));
-        let sections: [(_, &[u8]); 5] = [
+        let sums = self.row_sums();
+        let sections: [(_, &[u8]); 6] = [
             (tag::IDS, &keys),
             (tag::ID_ENDS, ends.as_bytes()),
             (tag::ID_ORDER, order.as_bytes()),
             (tag::VERSIONS, versions.as_bytes()),
             (tag::PAYLOAD, &payload),
+            (tag::ROW_SUMS, sums.as_bytes()),
         ];
         write_sections(sections, writer)
+    }
+
+    /// Checksums of rows, in the order of the file.
+    fn row_sums(&self) -> Vec<RowSums> {
+        let blocks = self.compact.is_none().then(|| Blocks::new(&self.layout, &self.grown.blocks));
+        let sums = |(place, own): (usize, &u32)| {
+            let (vector, offset) = (self.points.vector(*own), u32::try_from(place).expect("points are below 2^31"));
+            let block = blocks.map(|blocks| blocks.block(*own));
+            let scale =
+                block.map_or_else(|| self.points.space().scale(vector), |block| self.layout.head(block).vector_scale);
+            let row = block.filter(|_| self.about.lossless == 1).map(|block| &block[self.layout.row()]);
+            RowSums {
+                vector: row_sums::of_vector(row.unwrap_or(vector.as_bytes()), scale, offset),
+                payload: row_sums::of_payload(self.facts.payloads[*own as usize], offset),
+            }
+        };
+        self.regions.order.par_iter().enumerate().map(sums).collect()
     }
 }
 

@@ -1,10 +1,12 @@
 //! Vectors of points where they lie, as they were sent: for scans, which compare many of them with a query.
 
 use shoal_model::Metric;
+use zerocopy::IntoBytes;
 
 use super::blocks::{Blocks, Row, row};
 use super::form::Form;
 use super::frozen::Segment;
+use super::row_sums::{self, RowSums};
 
 /// The vectors of a segment.
 #[derive(Clone, Copy)]
@@ -13,6 +15,7 @@ pub(crate) struct Sent<'a> {
     dim: usize,
     form: Form<'a>,
     vectors: Vectors<'a>,
+    sums: &'a [RowSums],
     /// No less than the length of any of them, for dot.
     reach: f32,
 }
@@ -34,7 +37,8 @@ impl Segment {
             Form::Full(blocks) if self.is_lossless() => Vectors::Blocks(blocks),
             _ => Vectors::Stored(self.stored_vectors()),
         };
-        Sent { metric: self.metric(), dim: self.space.dim(), form: self.form(), vectors, reach }
+        let (form, sums) = (self.form(), self.row_sums());
+        Sent { metric: self.metric(), dim: self.space.dim(), form, vectors, sums, reach }
     }
 }
 
@@ -53,8 +57,25 @@ impl<'a> Sent<'a> {
         };
         let vector = match self.vectors {
             Vectors::Blocks(blocks) => row(blocks.layout(), blocks.block(offset)),
-            Vectors::Stored(vectors) => Row::F32(&vectors[offset as usize * self.dim..][..self.dim]),
+            Vectors::Stored(_) => Row::F32(self.stored(offset)),
         };
         (vector, scale)
+    }
+
+    /// Whether what [`Sent::get`] gives is what was written.
+    #[inline]
+    pub(crate) fn is_sound(&self, offset: u32) -> bool {
+        let bytes = match self.vectors {
+            Vectors::Blocks(blocks) => &blocks.block(offset)[blocks.layout().row()],
+            Vectors::Stored(_) => self.stored(offset).as_bytes(),
+        };
+        row_sums::of_vector(bytes, self.form.vector_scale(offset), offset) == self.sums[offset as usize].vector
+    }
+
+    fn stored(&self, offset: u32) -> &'a [f32] {
+        match self.vectors {
+            Vectors::Stored(vectors) => &vectors[offset as usize * self.dim..][..self.dim],
+            Vectors::Blocks(_) => &[],
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::evaluated::Evaluated;
 use super::known::{Known, Mark};
 use super::live::Live;
 use super::part::{Part, PartId, PartKind};
-use crate::file::{Image, Residency};
+use crate::file::Image;
 use crate::segment::Segment;
 
 /// A segment and which of its points live.
@@ -67,8 +67,7 @@ impl Frozen {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let resident = |image: &&Image| image.residency() == Residency::Resident;
-        let images: usize = self.images().into_iter().filter(resident).map(|image| image.bytes().len()).sum();
+        let images: usize = self.images().into_iter().map(Image::memory_bytes).sum();
         images + self.live.memory_bytes() + self.known.memory_bytes() + self.evaluated.memory_bytes()
     }
 

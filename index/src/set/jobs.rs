@@ -252,6 +252,10 @@ impl JobInput {
         if self.is_empty() {
             return Ok(self.nothing()?);
         }
+        if let Job::Gather { .. } = self.job {
+            // A merge does that by itself: damage must not be written with good checksums.
+            self.segments.iter().try_for_each(|part| part.segment.verify()).map_err(BuildError::Part)?;
+        }
         let segment = match self.job {
             Job::Build { .. } | Job::Gather { .. } => Segment::build(&self.rows(), parameters, target, stop),
             Job::Merge { .. } | Job::Rewrite { .. } => Segment::merge(&self.merge_parts(), parameters, target, stop),

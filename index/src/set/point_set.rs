@@ -200,6 +200,13 @@ impl PointSet {
         self.segments.iter().map(|held| &held.part.segment)
     }
 
+    /// The segment whose graph has this checksum.
+    #[must_use]
+    pub fn segment_of(&self, checksum: u64) -> Option<PartId> {
+        let is_it = |held: &&Held| held.part.segment.graph_image().checksum() == checksum;
+        self.segments.iter().find(is_it).map(|held| held.part.id)
+    }
+
     /// Tombstones a point outside of the active delta, and tells the job that has it. Returns its version.
     fn bury(&mut self, id: &PointId) -> Option<u64> {
         let mark = Mark::new(id);

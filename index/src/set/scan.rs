@@ -26,7 +26,8 @@ pub(super) struct Wanted<'a> {
     pub(super) stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// The nearest of the points at `offsets`, nearest first, ties by id. Errors: `Cancelled`.
+/// The nearest of the points at `offsets`, nearest first, ties by id. Every vector is held against its checksum: one that is
+/// damaged may be that of a point that is near. Errors: `Cancelled`, `Damaged`.
 pub(super) fn scan(
     segment: &Segment,
     offsets: &[u32],
@@ -42,6 +43,9 @@ pub(super) fn scan(
     for batch in wanted.batches(offsets) {
         wanted.ask()?;
         for &offset in batch {
+            if !vectors.is_sound(offset) {
+                return Err(damaged(segment));
+            }
             let (row, scale) = vectors.get(offset);
             let interval = bound.interval(compare(kernels, metric, &query, row), scale);
             if candidates.admit(interval) {
@@ -53,6 +57,10 @@ pub(super) fn scan(
     let stats =
         SearchStats { scanned: offsets.len() as u64, rescored: candidates.len() as u64, ..SearchStats::default() };
     Ok((settle(segment, &candidates, wanted)?, stats))
+}
+
+pub(super) fn damaged(segment: &Segment) -> IndexError {
+    IndexError::Damaged { segment: segment.graph_image().checksum() }
 }
 
 /// Product or squared distance in `f32`, the query padded with zeros as rows are.

@@ -103,7 +103,9 @@ impl View {
     ///
     /// `scratch` is one of the thread's own and serves all searches.
     /// Errors: `Dimension`; `Cancelled` within about 200 µs of `stop` saying so, except that filters are evaluated, and
-    /// ten thousands of points too close to call selected from, without asking; `PayloadIndex` for hostile files.
+    /// ten thousands of points too close to call selected from, without asking; `PayloadIndex` for hostile files; `Damaged` if
+    /// the file of a segment has changed and a point that would be returned, or if the look is exact any point, is not what
+    /// was written.
     ///
     /// # Panics
     /// If the filter was prepared for another view.
@@ -149,7 +151,12 @@ impl View {
         // Segments first: what they find tells the scans of deltas how near a point must be.
         (0..self.segments.len()).try_for_each(|number| search.segment(number, scratch))?;
         (0..self.deltas.len()).try_for_each(|number| search.delta(number))?;
-        Ok((merge_top_k(self.metric, query.k, search.lists), search.stats))
+        let found = merge_top_k(self.metric, query.k, search.lists);
+        if let Look::Walk(_) = query.look {
+            // What came of a scan was checked there.
+            found.iter().try_for_each(|found| self.check_vector(found.row))?;
+        }
+        Ok((found, search.stats))
     }
 
     /// Points that a search compares one by one, which is the work that more parts make shorter; at most, if filtered.

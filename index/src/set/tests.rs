@@ -1,6 +1,7 @@
 //! The set against a plain map and a naive search in `f64`.
 
 mod churn;
+mod damage;
 mod edges;
 mod interleaving;
 mod ranges;
@@ -120,7 +121,7 @@ fn prepare(view: &View, filter: &Filter) -> ViewFilter {
 
 /// What a view has at a row.
 fn point_at(view: &View, row: Row) -> Point {
-    let payload = packed::decode(view.payload(row)).expect("it was encoded");
+    let payload = packed::decode(view.payload(row).expect("sound")).expect("it was encoded");
     let Some(Value::Integer(size)) = payload.get("size") else { panic!("a size is in every payload: {payload:?}") };
-    Point { version: view.version(row), vector: view.vector(row), size: *size }
+    Point { version: view.version(row), vector: view.vector(row).expect("sound"), size: *size }
 }

@@ -7,7 +7,10 @@ use shoal_model::{Metric, PointId};
 use super::frozen::Frozen;
 use super::known::Mark;
 use super::part::{Part, PartId, PartKind};
+use super::scan::damaged;
+use crate::IndexError;
 use crate::delta::{DeltaView, RowRef};
+use crate::segment::Segment;
 
 /// An immutable set of points. Cheap to share; holds its parts as long as it lives.
 #[derive(Debug)]
@@ -70,32 +73,58 @@ impl View {
         found.or_else(|| self.deltas.iter().enumerate().find_map(in_delta))
     }
 
-    /// Components of a point's vector, as they were sent.
+    /// Components of a point's vector, as they were sent. Errors: `Damaged`.
     ///
     /// # Panics
     /// If the row is of another view and this one has no such row.
-    #[must_use]
-    pub fn vector(&self, row: Row) -> Vec<f32> {
-        match row.0 {
+    pub fn vector(&self, row: Row) -> Result<Vec<f32>, IndexError> {
+        self.check_vector(row)?;
+        Ok(match row.0 {
             Place::Delta { number, row } => self.delta(number).vector(row).to_vec(),
             Place::Segment { number, offset } => {
                 let mut vector = vec![0.0; self.dim as usize];
                 self.segment(number).segment.read_vector(offset, &mut vector);
                 vector
             }
+        })
+    }
+
+    /// Whether a point's vector is what was written. Errors: `Damaged` if not.
+    pub(super) fn check_vector(&self, row: Row) -> Result<(), IndexError> {
+        let Place::Segment { number, offset } = row.0 else { return Ok(()) };
+        let segment = &self.segment(number).segment;
+        if segment.is_vector_sound(offset) { Ok(()) } else { Err(damaged(segment)) }
+    }
+
+    /// Packed payload of a point. Errors: `Damaged`.
+    ///
+    /// # Panics
+    /// As [`View::vector`].
+    pub fn payload(&self, row: Row) -> Result<&[u8], IndexError> {
+        match row.0 {
+            Place::Delta { number, row } => Ok(self.delta(number).payload(row)),
+            Place::Segment { number, offset } => {
+                let segment = &self.segment(number).segment;
+                if segment.is_payload_sound(offset) { Ok(segment.payload(offset)) } else { Err(damaged(segment)) }
+            }
         }
     }
 
-    /// Packed payload of a point.
+    /// Bytes of a point's packed payload, about: of a damaged segment any number.
     ///
     /// # Panics
     /// As [`View::vector`].
     #[must_use]
-    pub fn payload(&self, row: Row) -> &[u8] {
+    pub fn payload_bytes(&self, row: Row) -> usize {
         match row.0 {
-            Place::Delta { number, row } => self.delta(number).payload(row),
-            Place::Segment { number, offset } => self.segment(number).segment.payload(offset),
+            Place::Delta { number, row } => self.delta(number).payload(row).len(),
+            Place::Segment { number, offset } => self.segment(number).segment.payload(offset).len(),
         }
+    }
+
+    /// The segments, for whoever looks after their files.
+    pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.segments.iter().map(|part| &part.segment)
     }
 
     /// Log index of the write that made a point.

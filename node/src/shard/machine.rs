@@ -65,6 +65,8 @@ pub struct ShardMachine {
     jobs: BTreeMap<JobId, Vec<Name>>,
     /// Segments that are made or fetched and not installed, by checksum.
     ready: BTreeMap<u64, Ready>,
+    /// Parts of the set whose files are no longer what was written.
+    damaged: BTreeSet<PartId>,
     state: ShardState,
     operations: Operations,
 }
@@ -166,8 +168,9 @@ impl ShardMachine {
         };
         let parts = named.filter_map(part).collect();
         let operations = Operations::load(store, shard)?;
-        let (jobs, ready) = Default::default();
-        let machine = Self { shard, dim: spec.dim, policy, points, files, parts, jobs, ready, state, operations };
+        let (jobs, ready, damaged) = Default::default();
+        let machine =
+            Self { shard, dim: spec.dim, policy, points, files, parts, jobs, ready, damaged, state, operations };
         Ok((machine, bad))
     }
 
@@ -187,9 +190,13 @@ impl ShardMachine {
         hash.digest128()
     }
 
-    /// The segments that are here, installed or ready.
+    /// The segments that are here and sound as far as is known, installed or ready.
     pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
-        self.points.segments().chain(self.ready.values().filter_map(|ready| ready.product.segment()))
+        let is_sound = |segment: &&Arc<Segment>| {
+            let part = self.points.segment_of(segment.graph_image().checksum());
+            part.is_none_or(|part| !self.damaged.contains(&part))
+        };
+        self.points.segments().filter(is_sound).chain(self.ready.values().filter_map(|ready| ready.product.segment()))
     }
 
     /// Applies the entry at `index`; its writes go to `batch`. An entry applied before changes nothing.
@@ -393,16 +400,16 @@ impl ShardMachine {
         is_time.then(|| command::encode_seal(self.state.last_seal))
     }
 
-    /// The next job of a lane, on parts that are in no job and not `resting`. If the shard `is_quiet` and nothing waits to
-    /// be built, also merges that would not pay while more is written.
-    pub fn plan(&self, lane: Lane, resting: &BTreeSet<Name>, is_quiet: bool) -> Option<Vec<Name>> {
+    /// The next job of a lane, on parts that are in no job. If the shard `is_quiet` and nothing waits to be built, also
+    /// merges that would not pay while more is written.
+    pub fn plan(&self, lane: Lane, is_quiet: bool) -> Option<Vec<Name>> {
         let kind = match lane {
             Lane::Build => PartKind::Sealed,
             Lane::Merge => PartKind::Segment,
         };
         let taken: BTreeSet<Name> = self.jobs.values().flatten().copied().collect();
         let named: BTreeMap<PartId, Name> = (self.parts.iter())
-            .filter(|(name, part)| !part.is_lacking() && !taken.contains(name) && !resting.contains(name))
+            .filter(|(name, part)| !part.is_lacking() && !taken.contains(name))
             .flat_map(|(name, part)| part.ids.iter().map(|id| (*id, *name)))
             .collect();
         // One that nothing lives in is of no use whether its files are here or not.
@@ -422,12 +429,50 @@ impl ShardMachine {
         Some(job.parts().iter().filter_map(|id| named.get(id).copied()).collect())
     }
 
-    /// A segment whose files are missing and that is in no job.
+    /// Takes a segment off the list whose files are damaged: it is one that is missing from now on, and what is in memory of it
+    /// stands in for it. `None` if there is none of that checksum, or its damage is known.
+    pub fn set_aside(&mut self, checksum: u64, store: &dyn Store) -> Result<Option<Replaced>, NodeError> {
+        let mut left = Replaced::default();
+        if let Some(names) = self.ready.get(&checksum).map(|ready| ready.replaced.clone()) {
+            self.abandon_on(&names, &mut left);
+            return Ok(Some(left));
+        }
+        let Some(part) = self.points.segment_of(checksum).filter(|part| !self.damaged.contains(part)) else {
+            return Ok(None);
+        };
+        let Some((name, named)) = self.parts.iter_mut().find(|(_, named)| named.ids.contains(&part)) else {
+            return Ok(None);
+        };
+        let (name, number) = (*name, named.file.take());
+        self.damaged.insert(part);
+        if let Some(number) = number {
+            let mut batch = Batch::default();
+            parts::list(&mut batch, self.shard, name, &named.stored());
+            store.write(batch)?;
+            segment_files::set_aside(&self.files.target(number));
+        }
+        self.abandon_on(&[name], &mut left);
+        Ok(Some(left))
+    }
+
+    /// Whether what stands for a part is damaged.
+    pub fn is_damaged(&self, name: Name) -> bool {
+        self.parts.get(&name).is_some_and(|part| part.ids.iter().any(|id| self.damaged.contains(id)))
+    }
+
+    /// Whether any part is damaged, so that walks may miss what they should find, and rows be refused.
+    pub fn has_damage(&self) -> bool {
+        // What nothing lives in is not read, and is dropped rather than fetched.
+        !self.damaged.is_empty() && self.parts.keys().any(|name| self.is_damaged(*name) && self.live_in(&[*name]) > 0)
+    }
+
+    /// A segment whose files are missing and that is in no job; one that is damaged before others.
     pub fn lacks(&self) -> Option<(Name, Manifest)> {
         let taken = |name: &Name| self.jobs.values().any(|of| of.contains(name));
-        let mut lacking =
+        let lacking =
             self.parts.iter().filter(|(name, part)| part.is_lacking() && !taken(name) && self.live_in(&[**name]) > 0);
-        lacking.find_map(|(name, part)| Some((*name, part.manifest?)))
+        let first = lacking.min_by_key(|(name, _)| (!self.is_damaged(**name), **name));
+        first.and_then(|(name, part)| Some((*name, part.manifest?)))
     }
 
     /// Begins a job on parts; jobs on any of them end.

@@ -179,6 +179,18 @@ pub fn remove(target: &Target) {
     }
 }
 
+/// Gives the files of a segment that is damaged another name, under which they are kept for whoever wants to know more.
+pub(crate) fn set_aside(target: &Target) {
+    for path in target.files() {
+        if let Err(error) = fs::rename(&path, with_bad(&path))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            // They are listed no more, and the next start removes them.
+            tracing::warn!(path = %path.display(), %error, "a damaged file keeps its name");
+        }
+    }
+}
+
 /// The number in the name of a segment's file. No segment has so large a one that none may follow it.
 fn number_of(path: &Path) -> Option<u64> {
     let number = path.file_name()?.to_str()?.split('.').next()?.parse().ok()?;

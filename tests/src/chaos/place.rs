@@ -17,8 +17,9 @@ const SMALL_DISKS: [Role; 2] = [Role::Node(3), Role::Node(4)];
 /// What such a node needs several times over.
 const SMALL_DISK_BYTES: u64 = 384 << 20;
 
-/// Small deltas and segments, so that builds and merges happen all the time.
-const NODE_SETTINGS: &str = "delta_points_max = 100\nsegment_points_max = 400\nquiet_after_ms = 2000\n";
+/// Small deltas and segments, so that builds and merges happen all the time, and a scrub that is always at work.
+const NODE_SETTINGS: &str =
+    "delta_points_max = 100\nsegment_points_max = 400\nquiet_after_ms = 2000\nscrub_every_ms = 3000\n";
 
 /// What is there, and what of the wishes can be done with it.
 #[derive(Debug)]

@@ -83,7 +83,7 @@ fn work(machine: &mut ShardMachine, store: &dyn Store, log: &mut Vec<Bytes>, lan
         apply(machine, store, log);
     }
     let missing = machine.lacks().map(|(name, _)| vec![name]);
-    let planned = || machine.plan(lane, &BTreeSet::new(), false);
+    let planned = || machine.plan(lane, false);
     let Some(names) = missing.or_else(planned) else { return false };
     let (begun, mut left) = machine.begin(&names).expect("its parts are there");
     let product = begun.input.execute(&parameters(&spec()), &begun.target, &|| false).expect("made");
@@ -106,9 +106,9 @@ fn contents(machine: &mut ShardMachine) -> Points {
     let View { points, .. } = machine.publish();
     let all = points.scroll(None, usize::MAX, None, &|| false).expect("nothing stops it");
     let point = |(id, row): &(PointId, set::Row)| {
-        let payload: Payload = packed::decode(points.payload(*row)).expect("packed");
+        let payload: Payload = packed::decode(points.payload(*row).expect("sound")).expect("packed");
         let Some(Value::Integer(x)) = payload.get("x") else { panic!("payload of {id} is {payload:?}") };
-        (number_of(id), (points.vector(*row), *x))
+        (number_of(id), (points.vector(*row).expect("sound"), *x))
     };
     all.iter().map(point).collect()
 }
@@ -220,7 +220,7 @@ fn a_segment_whose_install_does_not_come_frees_its_parts() {
     apply(&mut machine, &store, &log);
     log.push(machine.wants_seal(true).expect("it is worth a segment"));
     apply(&mut machine, &store, &log);
-    let plan = |machine: &ShardMachine| machine.plan(Lane::Build, &BTreeSet::new(), false);
+    let plan = |machine: &ShardMachine| machine.plan(Lane::Build, false);
     let names = plan(&machine).expect("a sealed delta");
     let (begun, _) = machine.begin(&names).expect("its parts are there");
     let job = begun.input.id();
@@ -382,7 +382,7 @@ fn what_is_walked_and_what_is_scanned_is_the_same_before_and_after_a_build() {
     apply(&mut machine, &store, &log);
     let before = nearest(&mut machine, Look::Exact);
     work_all(&mut machine, &store, &mut log);
-    assert_eq!(machine.plan(Lane::Build, &BTreeSet::new(), false), None, "all is built");
+    assert_eq!(machine.plan(Lane::Build, false), None, "all is built");
     assert!(!segments(&machine).is_empty());
     assert_eq!(nearest(&mut machine, Look::Exact), before);
 }
@@ -515,7 +515,7 @@ impl Pair {
         }
         let machine = &mut self.leader.machine;
         let missing = machine.lacks().map(|(name, _)| vec![name]);
-        let Some(names) = missing.or_else(|| machine.plan(lane, &BTreeSet::new(), false)) else { return };
+        let Some(names) = missing.or_else(|| machine.plan(lane, false)) else { return };
         let (begun, _) = machine.begin(&names).expect("its parts are there");
         let product = begun.input.execute(&parameters(&spec()), &begun.target, &|| false).expect("made");
         let (replaced, manifest) = machine.hold(product, begun.number).expect("it runs");
