@@ -1,6 +1,7 @@
 //! `shoal serve`: one role, until it is told to stop.
 
 use std::io::{ErrorKind, Write as _};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -9,6 +10,9 @@ use crate::config::{self, CoordinatorFile, NodeFile, RouterFile};
 use crate::failure::{Exit, Failure};
 use crate::process::{Process, Sockets};
 use crate::signals;
+
+/// How long a process that cannot go on waits for open calls.
+const FAILED_DRAIN_WITHIN: Duration = Duration::from_millis(500);
 
 /// Runs `shoal serve`.
 pub(crate) async fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -27,11 +31,10 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<(), Failure> {
         () = signals::stop() => None,
     };
     tracing::info!(role, "shutting down: no new calls, open calls finish, logs are synced");
-    let stopped = process.shut_down().await;
-    match failed {
-        Some(failure) => Err(failure.next("look into the log above, mend what it names, and start again")),
-        None => stopped,
-    }
+    let Some(failure) = failed else { return process.shut_down().await };
+    // Open calls may wait for what will never come, and others wait for this one to be gone.
+    let _ = tokio::time::timeout(FAILED_DRAIN_WITHIN, process.shut_down()).await;
+    Err(failure.next("look into the log above, mend what it names, and start again"))
 }
 
 async fn start(args: &ServeArgs) -> Result<Process, Failure> {

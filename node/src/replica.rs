@@ -149,7 +149,8 @@ impl Replica {
             metrics: indexing.metrics.clone(),
             errands,
             segments: Mutex::default(),
-            digests: Mutex::default(),
+            // Also of a shard that nobody writes to any more, so that it is compared.
+            digests: Mutex::new((!is_lost).then(|| digest_of(&machine)).into_iter().collect()),
             freshness: Freshness::default(),
             restoring: AtomicBool::new(is_lost),
             mending: AtomicBool::new(false),
@@ -638,7 +639,7 @@ impl ApplyTask {
 
     /// Keeps the digest of this position, and of one in [`DIGEST_EVERY`] before it.
     fn keep_digest(&self, machine: &ShardMachine) {
-        let newest = (machine.applied(), machine.digest());
+        let newest = digest_of(machine);
         let mut digests = self.replica.digests.lock().unwrap_or_else(PoisonError::into_inner);
         digests.pop_back_if(|(index, _)| !index.0.is_multiple_of(DIGEST_EVERY));
         digests.push_back(newest);
@@ -800,6 +801,11 @@ impl ApplyTask {
             segments.insert(segment.graph_image().checksum(), Arc::downgrade(segment));
         }
     }
+}
+
+/// What the content comes to, and where.
+fn digest_of(machine: &ShardMachine) -> (LogIndex, u128) {
+    (machine.applied(), machine.digest())
 }
 
 type Entry = (LogIndex, Bytes, Option<oneshot::Sender<Applied>>);

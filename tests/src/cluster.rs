@@ -206,6 +206,19 @@ impl Cluster {
         text
     }
 
+    /// Tells a process what happens at failpoints. Errors: it does not run, or does not take it.
+    pub fn arm(&self, role: Role, actions: &str) -> Result<(), String> {
+        let address = &self.addresses[&role].metrics;
+        let failed = |error: std::io::Error| error.to_string();
+        let mut stream = TcpStream::connect(address).map_err(failed)?;
+        let length = actions.len();
+        let head = format!("PUT /failpoints HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{actions}").map_err(failed)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(failed)?;
+        if text.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(text) }
+    }
+
     /// The temporary folder; the cluster's own files are in sub-folders named by role.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -221,9 +234,14 @@ impl Cluster {
 
     /// Starts a process that does not run, on its old folder and ports; does not wait until it serves.
     pub fn launch(&mut self, role: Role) {
+        self.launch_with(role, &[]);
+    }
+
+    /// The same with more environment variables, this time only.
+    pub fn launch_with(&mut self, role: Role, more: &[(String, String)]) {
         let config = self.config_path(role).display().to_string();
         let name = role.name();
-        let mut environment = self.setup.environment.clone();
+        let mut environment = [&self.setup.environment[..], more].concat();
         environment.extend(self.setup.clocks.as_ref().map(|clocks| clocks.environment(&name)).unwrap_or_default());
         let (through, log) = (self.setup.network.as_ref().map(|network| network.enter(&name)), self.log(role));
         let launch = Launch {

@@ -9,6 +9,7 @@ mod clock;
 mod cluster;
 mod collector;
 mod data_folder;
+pub mod failpoints;
 mod network;
 mod process;
 

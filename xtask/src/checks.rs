@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::workspace::{Workspace, run};
-use crate::{Outcome, house, layers, licences, proto_lint, report, setup};
+use crate::workspace::{Workspace, output, run};
+use crate::{Outcome, failpoints, house, layers, licences, proto_lint, report, setup};
 
 struct Check {
     name: &'static str,
@@ -12,14 +12,16 @@ struct Check {
     run: fn(&Workspace) -> Outcome,
 }
 
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 10] = [
     Check { name: "rustfmt", what: "the code is formatted", run: rustfmt },
     Check { name: "proto", what: "the protos follow buf's STANDARD rules", run: proto_lint::check },
     Check { name: "licences", what: "every dependency is under an allowed licence", run: licences::check },
     Check { name: "layers", what: "our crates depend on each other in one direction", run: layers::check },
     Check { name: "house", what: "file sizes, file headers, links between documents", run: house::check },
+    Check { name: "failpoints", what: "the code meets each failpoint of the catalogue", run: failpoints::check },
     Check { name: "clippy", what: "no warning", run: clippy },
     Check { name: "rustdoc", what: "no warning, no broken link", run: rustdoc },
+    Check { name: "faults", what: "planted bugs are caught, the cluster comes back from each failpoint", run: faults },
     Check { name: "tests", what: "every test of the workspace", run: tests },
 ];
 
@@ -87,6 +89,27 @@ fn tests(workspace: &Workspace) -> Outcome {
 fn run_tests_with(workspace: &Workspace, filter: &[&str]) -> Outcome {
     workspace.build("shoal")?;
     run(workspace.cargo(["test", "--release", "--workspace"]).args(filter).env("SHOAL_BIN", workspace.binary("shoal")))
+}
+
+/// What these two need is in no other build; they share one, and run side by side: one computes, the other waits for elections.
+fn faults(workspace: &Workspace) -> Outcome {
+    const FEATURES: &str = "shoal-sim/planted-bugs,shoal-cli/failpoints,shoal-tests/failpoints";
+    let program = "shoal-failpoints";
+    let build = ["build", "--release", "--workspace", "--features", FEATURES];
+    // In one call, so that the features of dependencies are those of tests for the program, too.
+    run(workspace.cargo(build).args(["--bin", program, "--test", "planted", "--test", "failpoints"]))?;
+    let test = |name| {
+        let mut test = workspace.cargo(["test", "--release", "--workspace", "--features", FEATURES, "--test", name]);
+        test.args(["--", "--nocapture"]).env("SHOAL_BIN", workspace.binary(program));
+        test
+    };
+    std::thread::scope(|scope| {
+        let planted = scope.spawn(|| output(&mut test("planted")));
+        let failpoints = run(&mut test("failpoints"));
+        let planted = planted.join().map_err(|_| "The thread that waits for a test panicked.")?;
+        println!("{}", planted?);
+        failpoints
+    })
 }
 
 /// A part of the Rust toolchain that a minimal installation lacks.

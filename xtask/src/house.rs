@@ -34,7 +34,7 @@ pub(crate) fn check(workspace: &Workspace) -> Outcome {
 }
 
 /// What is in git or would be with the next `git add`.
-fn files(workspace: &Workspace) -> Outcome<Vec<PathBuf>> {
+pub(crate) fn files(workspace: &Workspace) -> Outcome<Vec<PathBuf>> {
     let mut git = Command::new("git");
     git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(&workspace.root);
     Ok(output(&mut git)?.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect())

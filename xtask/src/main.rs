@@ -9,6 +9,7 @@ mod bench;
 mod cargo_tree;
 mod chaos;
 mod checks;
+mod failpoints;
 mod house;
 mod layers;
 mod licences;

@@ -35,3 +35,5 @@ mod verdict;
 pub use run::{Options, run};
 pub use schedule::{Action, Allowed, Cut, Fault, Nemesis, schedule};
 pub use verdict::Ending;
+
+pub(crate) use settle::Watcher;

@@ -42,11 +42,8 @@ impl Watcher {
     pub(crate) async fn settled(&mut self) -> Result<Vec<Observation>, String> {
         let started = Instant::now();
         loop {
-            let missing = match self.observe().await {
-                Ok(observations) => match laggard(&observations) {
-                    None => return Ok(observations),
-                    Some(laggard) => laggard,
-                },
+            let missing = match self.look().await {
+                Ok(observations) => return Ok(observations),
                 Err(missing) => missing,
             };
             if started.elapsed() > SETTLED_WITHIN {
@@ -54,6 +51,12 @@ impl Watcher {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// What all replicas hold, if they have applied the same positions. Errors: what is missing for that.
+    pub(crate) async fn look(&mut self) -> Result<Vec<Observation>, String> {
+        let observations = self.observe().await?;
+        laggard(&observations).map_or(Ok(observations), Err)
     }
 
     /// What every replica with points says of its content.

@@ -1,0 +1,16 @@
+//! Every failpoint fires as a panic, as an error and as a pause, and the cluster comes back by itself each time.
+//!
+//! Needs the binary with failpoints: `cargo xtask check faults`. `SHOAL_FAILPOINT=NodeApply` runs those whose name begins so.
+
+use shoal_model::failpoints::Failpoint;
+use shoal_tests::failpoints::{Kind, run};
+
+#[test]
+fn the_cluster_comes_back_from_each() {
+    let wanted = std::env::var("SHOAL_FAILPOINT").unwrap_or_default();
+    let points: Vec<Failpoint> = Failpoint::ALL.iter().copied().filter(|p| p.name().starts_with(&wanted)).collect();
+    assert!(!points.is_empty(), "no failpoint is called {wanted}");
+    let failures = run(&points, &Kind::ALL);
+    println!("{} failpoints, {} episodes", points.len(), points.len() * Kind::ALL.len());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
