@@ -37,6 +37,8 @@ pub enum FaultKind {
     Loss,
     /// Many messages are late.
     Late,
+    /// One process hears the others late, and out of order, while clients reach it as ever.
+    Lag,
     /// A disk takes many times longer.
     SlowDisk,
     /// A node loses its disk, and comes back as another in its place.
@@ -54,13 +56,14 @@ pub enum FaultKind {
 /// Trouble that is over.
 pub(crate) enum Mend {
     Links,
+    Lag,
     Loss,
     Disk(usize),
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Crash,
         Self::PowerCut,
         Self::Pause,
@@ -69,6 +72,7 @@ impl FaultKind {
         Self::Ring,
         Self::Loss,
         Self::Late,
+        Self::Lag,
         Self::SlowDisk,
         Self::Wipe,
         Self::Damage,
@@ -150,6 +154,14 @@ impl World {
                 self.out.after(lasts, Event::Mend(Mend::Loss));
                 true
             }
+            FaultKind::Lag => {
+                let late = self.out.rng.random_range(300..4_000) * MS;
+                let others = (0..self.processes.len()).filter(|number| *number != victim);
+                let links = others.map(|other| (Endpoint::Process(other), Endpoint::Process(victim)));
+                self.out.network.slow.extend(links.map(|link| (link, late)));
+                self.out.after(lasts, Event::Mend(Mend::Lag));
+                true
+            }
             FaultKind::SlowDisk => {
                 self.processes[victim].host.slow = self.out.rng.random_range(5..100);
                 self.out.after(lasts, Event::Mend(Mend::Disk(victim)));
@@ -191,6 +203,7 @@ impl World {
     pub(crate) fn mend(&mut self, what: &Mend) {
         match what {
             Mend::Links => self.out.network.cut.clear(),
+            Mend::Lag => self.out.network.slow.clear(),
             Mend::Loss => self.usual_network(),
             Mend::Disk(number) => self.processes[*number].host.slow = 1,
         }

@@ -3,7 +3,7 @@
 //! Endpoints are processes and clients, by number. A link is one-way. Raft messages are lost, late and out of order, never
 //! doubled, as the transport promises; calls may be doubled as well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -22,6 +22,8 @@ pub(crate) enum Endpoint {
 pub(crate) struct Network {
     /// Links that carry nothing.
     pub(crate) cut: BTreeSet<(Endpoint, Endpoint)>,
+    /// Links on which everything may be late, and how late at most.
+    pub(crate) slow: BTreeMap<(Endpoint, Endpoint), Ns>,
     /// Share of messages that are lost.
     pub(crate) loss: f64,
     /// Share of messages that are late, and how late at most.
@@ -38,7 +40,8 @@ impl Network {
             return None;
         }
         let is_late = self.late_ms > 0 && rng.random_bool(self.late);
-        let most = if is_late { self.late_ms * MS } else { 2 * MS };
+        let usual = if is_late { self.late_ms * MS } else { 2 * MS };
+        let most = self.slow.get(&(from, to)).copied().unwrap_or(0).max(usual);
         Some(rng.random_range(MS / 10..most))
     }
 

@@ -214,6 +214,7 @@ impl World {
         self.out.trace.tell(self.out.now, || "all is healed".to_owned());
         let network = &mut self.out.network;
         network.cut.clear();
+        network.slow.clear();
         (network.loss, network.late, network.doubled) = (0.0, 0.0, 0.0);
         if let Some((victim, ..)) = self.damaged {
             // What is damaged on its disk is found at a start.
