@@ -25,7 +25,7 @@ struct Arguments {
     /// Keep histories and logs in this folder, whatever the verdict
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// What to do to the cluster, separated by commas; flips are off unless named
+    /// What to do to the cluster, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Nemesis::DEFAULT)]
     nemeses: Vec<Nemesis>,
     /// Operations a second
