@@ -109,14 +109,9 @@ impl Nemesis {
         &self.exits
     }
 
-    /// Starts again what has ended by itself. A full disk excuses that, and it stays down until there is room; so does a
-    /// damaged table, once for each.
+    /// Starts again what has ended by itself. A damaged table excuses that, once for each.
     pub(crate) fn look_after(&mut self, cluster: &mut Cluster, screen: &mut Screen) {
         for (role, status) in cluster.reap() {
-            let is_full = self
-                .windows
-                .iter()
-                .any(|(i, window)| window.to_ns.is_none() && self.faults[*i].action == Action::DiskFull(role));
             let name = role.name();
             let damaged = self.windows.keys().find(|i| {
                 let is_table = matches!(self.faults[**i].action, Action::FlipTable(node, _) if node == role);
@@ -126,9 +121,6 @@ impl Nemesis {
                 screen.say(&format!("{name} ended by itself, as a table is damaged ({status})"));
                 self.excused.insert(flip);
                 cluster.launch(role);
-            } else if is_full {
-                screen.say(&format!("{name} ended by itself, its disk being full ({status})"));
-                self.down.insert(role);
             } else {
                 let text = format!("{name} ended by itself ({status})");
                 screen.say(&text);
@@ -199,8 +191,6 @@ impl Nemesis {
             Action::Clock(role, _) => set_clock(cluster, role, 0),
             Action::DiskFull(role) => {
                 small_disk(cluster, role).inspect(|disk| disk.free());
-                self.look_after(cluster, screen);
-                self.launch(role, cluster);
             }
             Action::FlipSegment(role, _) | Action::FlipTable(role, _) => self.launch(role, cluster),
         }
