@@ -33,6 +33,9 @@ pub(crate) enum Course {
     PutBack,
     /// A node is killed for so long that it needs a snapshot.
     Lag,
+    /// A node is away for so long that others lead, and gets its leads back. Not long, but for a cluster where each node is
+    /// the first of a shard, as it is before stores were replaced.
+    HandBack,
 }
 
 /// Where the point is armed.
@@ -59,7 +62,7 @@ pub(crate) fn of(point: Failpoint) -> (Course, At) {
         F::StorageOpen | F::StorageScan | F::NodeRegister | F::NodeSegmentsOpen | F::NodeSegmentsClean => {
             (Course::Restart, At::Start)
         }
-        F::ConsensusTransfer => (Course::Restart, At::Others),
+        F::ConsensusTransfer => (Course::HandBack, At::Others),
         F::CoordinatorRegister => (Course::Restart, At::Coordinator),
         F::StorageWrite
         | F::StorageWritten

@@ -46,7 +46,7 @@ impl Drive {
         let environment: Vec<(String, String)> =
             start.into_iter().map(|text| ("SHOAL_FAILPOINTS".to_owned(), text)).collect();
         match course {
-            Course::Restart if !environment.is_empty() => start_again(rig, RESTARTED, &environment, |_| Ok(()))?,
+            Course::Restart => start_again(rig, RESTARTED, &environment, |_| Ok(()))?,
             Course::LoseFiles => start_again(rig, RESTARTED, &environment, lose_files)?,
             Course::Lag => {
                 rig.cluster.kill(REPLACED);
@@ -80,7 +80,7 @@ impl Drive {
             Course::Witness => create_and_drop(rig, true)?,
             Course::Segments if is_due => patiently(rig, |rig| rig.write(400))?,
             Course::Flood => rig.write_wide(2)?,
-            Course::Restart if self.tried.is_none_or(|tried| tried.elapsed() > LEADS_BACK_WITHIN) => {
+            Course::HandBack if self.tried.is_none_or(|tried| tried.elapsed() > LEADS_BACK_WITHIN) => {
                 rig.cluster.kill(RESTARTED);
                 rest(rig, SILENT_FOR)?; // others lead meanwhile
                 rig.cluster.launch(RESTARTED);
