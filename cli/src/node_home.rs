@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{Classify as _, ErrorKind, StoreId};
 use shoal_runtime::{Store, StoreError};
-use shoal_storage::RocksStore;
+use shoal_storage::{RocksStore, make_folder};
 
 use crate::failure::Failure;
 use crate::folders::write_json;
@@ -48,7 +48,7 @@ impl NodeHome {
     /// Reads the notes in a folder, which is made if it is not there.
     pub(crate) fn open(folder: &Path) -> Result<Self, Failure> {
         let failed = |error: &dyn Display| Failure::new(format!("data folder {}: {error}", folder.display()));
-        fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+        make_folder(folder).map_err(|error| failed(&error))?;
         let notes = match fs::read(folder.join(NOTES)) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| failed(&format!("{NOTES}: {error}")))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Notes::default(),

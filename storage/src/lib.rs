@@ -10,6 +10,8 @@ mod log_check;
 mod table_check;
 mod watermark;
 
+use std::fs::File;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,7 +79,7 @@ impl RocksStore {
     /// Errors: `InUse` if another process has it open, `Corruption` if its files do not read back or lack what was synced.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         meet(Failpoint::StorageOpen)?;
-        std::fs::create_dir_all(path).map_err(|e| StoreError::Io { detail: format!("{}: {e}", path.display()) })?;
+        make_folder(path).map_err(|e| StoreError::Io { detail: format!("{}: {e}", path.display()) })?;
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let tables = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
         let db = DB::open_cf_descriptors(&database_options(), path, tables).map_err(|e| open_error(path, &e))?;
@@ -91,6 +93,20 @@ impl RocksStore {
         }
         let (lacks_room, checkpoints) = (AtomicBool::new(false), AtomicU64::new(0));
         Ok(Self { db, path: path.to_owned(), synced, lacks_room, tables: TableSums::default(), checkpoints })
+    }
+}
+
+/// Makes a folder, and those that it is in, so that they are durable: were the name lost in a power cut, so would be all that
+/// is synced below it.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_folder(above)?;
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => File::open(above)?.sync_all(),
     }
 }
 
@@ -470,6 +486,17 @@ mod tests {
         flip(folder.path(), "sst");
         let found = verify(&store);
         assert!(matches!(found, Err(StoreError::Corruption { .. })), "{found:?}");
+    }
+
+    #[test]
+    fn folders_are_made_at_any_depth_and_files_are_not_taken_for_them() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let deep = folder.path().join("a/b/c");
+        make_folder(&deep).expect("made");
+        make_folder(&deep).expect("it is there");
+        assert!(deep.is_dir());
+        std::fs::write(deep.join("file"), "").expect("written");
+        assert!(make_folder(&deep.join("file/below")).is_err());
     }
 
     #[test]

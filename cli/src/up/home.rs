@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use shoal_storage::make_folder;
 use tokio::net::TcpListener;
 
 use crate::failure::Failure;
@@ -45,7 +46,7 @@ impl Home {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             Failure::new(format!("{what} {}: {error}", folder.display())).next("name another folder with --data")
         };
-        fs::create_dir_all(folder).map_err(|error| failed("make", &error))?;
+        make_folder(folder).map_err(|error| failed("make", &error))?;
         let lock = File::create(folder.join("lock")).map_err(|error| failed("write to", &error))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => failed("open", &"it is in use by another `shoal up`"),
