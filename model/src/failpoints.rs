@@ -125,15 +125,4 @@ mod tests {
             assert!(Failpoint::ALL.iter().all(|point| meet(*point).is_ok()));
         }
     }
-
-    #[cfg(feature = "failpoints")]
-    #[test]
-    fn what_was_wanted_happens_once() {
-        assert!(meet(Failpoint::StorageOpen).is_ok());
-        arm("StorageOpen=1*return; StorageSync=1*panic").expect("well-formed");
-        assert_eq!(meet(Failpoint::StorageOpen), Err(Injected(Failpoint::StorageOpen)));
-        assert!(meet(Failpoint::StorageOpen).is_ok());
-        assert!(std::panic::catch_unwind(|| meet(Failpoint::StorageSync)).is_err());
-        assert!(arm("NoSuchPlace=panic").is_err() && arm("StorageOpen").is_err() && arm("StorageOpen=jump").is_err());
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Needs the binary with failpoints: `cargo xtask check faults`. `SHOAL_FAILPOINT=NodeApply` runs those whose name begins so.
 
-use shoal_model::failpoints::Failpoint;
+use shoal_model::failpoints::{Failpoint, Injected, arm, meet};
 use shoal_tests::failpoints::{Kind, run};
 
 #[test]
@@ -13,4 +13,14 @@ fn the_cluster_comes_back_from_each() {
     let failures = run(&points, &Kind::ALL);
     println!("{} failpoints, {} episodes", points.len(), points.len() * Kind::ALL.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn what_is_wanted_at_a_point_happens_once() {
+    assert!(meet(Failpoint::StorageOpen).is_ok());
+    arm("StorageOpen=1*return; StorageSync=1*panic").expect("well-formed");
+    assert_eq!(meet(Failpoint::StorageOpen), Err(Injected(Failpoint::StorageOpen)));
+    assert!(meet(Failpoint::StorageOpen).is_ok());
+    assert!(std::panic::catch_unwind(|| meet(Failpoint::StorageSync)).is_err());
+    assert!(arm("NoSuchPlace=panic").is_err() && arm("StorageOpen").is_err() && arm("StorageOpen=jump").is_err());
 }
