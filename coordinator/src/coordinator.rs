@@ -19,7 +19,7 @@ use shoal_runtime::{DiskState, DiskWatch, Failure, PatientStore, Room, Store, Ta
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -51,17 +51,8 @@ pub struct Coordinator {
     /// Ends with the thread that runs the group.
     raft: JoinHandle<Result<(), ConsensusError>>,
     failure: Failure,
-    patience: Patience,
-}
-
-/// For how long writes wait for room: until the coordinator stops, or its start fails.
-#[derive(Default)]
-struct Patience(CancellationToken);
-
-impl Drop for Patience {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
+    /// Writes wait for room as long as it is there: until the coordinator stops, or its start fails.
+    patience: DropGuard,
 }
 
 impl Coordinator {
@@ -73,8 +64,9 @@ impl Coordinator {
         registry: &mut Registry,
     ) -> Result<Self, CoordinatorError> {
         config.validate()?;
-        let patience = Patience::default();
-        let store: Arc<dyn Store> = Arc::new(PatientStore::new(store, patience.0.clone()));
+        let patience = CancellationToken::new();
+        let store: Arc<dyn Store> = Arc::new(PatientStore::new(store, patience.clone()));
+        let patience = patience.drop_guard();
         let disk = Arc::new(DiskWatch::new(store.clone(), config.disk_reserve())?);
         let bound = listener
             .local_addr()
@@ -244,10 +236,6 @@ async fn follow_disk(disk: Arc<DiskWatch>, consensus: Consensus<Applied>, stop: 
             }
         }
     };
-    let now = disk.state();
-    if now.room > Room::Enough {
-        tell(&now);
-    }
     tokio::select! {
         () = stop.cancelled() => {}
         () = disk.follow(tell) => {}

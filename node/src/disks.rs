@@ -120,23 +120,16 @@ pub(crate) async fn follow(own: Arc<DiskWatch>, consensus: Consensus<Applied>) {
             }
         }
     };
-    let now = own.state();
-    if now.room > Room::Enough {
-        tell(&now);
-    }
     own.follow(tell).await;
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use shoal_consensus::{Members, Role};
-    use shoal_model::{
-        Classify as _, CollectionId, Epoch, ErrorKind, GroupId, HashRange, LogIndex, ReplicaId, ShardId, ShardReplica,
-        Standing,
-    };
+    use shoal_model::{Classify as _, ErrorKind, ReplicaId, ShardReplica, Standing};
     use shoal_runtime::{MemoryStore, Reserve, Space};
 
     use super::*;
+    use crate::members::tests::led_by_first;
 
     const NOTHING: Reserve = Reserve { bytes: 0, percent: 0 };
 
@@ -154,31 +147,7 @@ pub(crate) mod tests {
     fn shard(replicas: u64) -> (Shard, GroupStatus) {
         let replica =
             |n| ShardReplica { id: ReplicaId(n), node: NodeId(n), witness: false, standing: Standing::Member };
-        let shard = Shard {
-            id: ShardId(7),
-            collection: CollectionId(1),
-            range: HashRange::FULL,
-            replicas: (1..=replicas).map(replica).collect(),
-            founders: vec![],
-            epoch: Epoch(1),
-        };
-        let status = GroupStatus {
-            group: GroupId(7),
-            me: ReplicaId(1),
-            role: Role::Leader,
-            leader: Some(ReplicaId(1)),
-            term: 1,
-            committed: LogIndex(9),
-            applied: LogIndex(9),
-            starves: false,
-            sleeps: false,
-            first: LogIndex(1),
-            last: LogIndex(9),
-            log_bytes: 0,
-            members: Arc::new(Members { voters: (1..=replicas).map(ReplicaId).collect(), ..Members::default() }),
-            progress: vec![],
-        };
-        (shard, status)
+        led_by_first((1..=replicas).map(replica).collect(), vec![])
     }
 
     #[tokio::test(start_paused = true)]

@@ -154,11 +154,41 @@ async fn take(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use shoal_consensus::Members;
     use shoal_model::{CollectionId, Epoch, GroupId, HashRange, LogIndex};
 
     use super::*;
+
+    /// A shard, and its group as replica 1 sees it, which leads; all replicas have a vote.
+    pub(crate) fn led_by_first(replicas: Vec<ShardReplica>, progress: Vec<MemberProgress>) -> (Shard, GroupStatus) {
+        let voters = replicas.iter().map(|replica| replica.id).collect();
+        let shard = Shard {
+            id: ShardId(7),
+            collection: CollectionId(1),
+            range: HashRange::FULL,
+            replicas,
+            founders: vec![],
+            epoch: Epoch(1),
+        };
+        let status = GroupStatus {
+            group: GroupId(7),
+            me: ReplicaId(1),
+            role: Role::Leader,
+            leader: Some(ReplicaId(1)),
+            term: 1,
+            committed: LogIndex(9),
+            applied: LogIndex(9),
+            starves: false,
+            sleeps: false,
+            first: LogIndex(1),
+            last: LogIndex(9),
+            log_bytes: 0,
+            members: Arc::new(Members { voters, ..Members::default() }),
+            progress,
+        };
+        (shard, status)
+    }
 
     #[test]
     fn the_lead_goes_to_who_is_well_and_has_most() {
@@ -187,14 +217,6 @@ mod tests {
                 witness: false,
                 standing,
             });
-            let shard = Shard {
-                id: ShardId(7),
-                collection: CollectionId(1),
-                range: HashRange::FULL,
-                replicas: replicas.collect(),
-                founders: vec![],
-                epoch: Epoch(1),
-            };
             let of = |(number, (matched, active)): (u64, (u64, bool))| MemberProgress {
                 member: id(number),
                 matched: LogIndex(matched),
@@ -202,23 +224,7 @@ mod tests {
                 active,
                 gets_snapshot: false,
             };
-            let members = Members { voters: vec![id(1), id(2), id(3), id(4)], ..Members::default() };
-            let status = GroupStatus {
-                group: GroupId(7),
-                me: id(1),
-                role: Role::Leader,
-                leader: Some(id(1)),
-                term: 1,
-                committed: LogIndex(9),
-                applied: LogIndex(9),
-                starves: false,
-                sleeps: false,
-                first: LogIndex(1),
-                last: LogIndex(9),
-                log_bytes: 0,
-                members: Arc::new(members),
-                progress: (2..).zip(progress).map(of).collect(),
-            };
+            let (shard, status) = led_by_first(replicas.collect(), (2..).zip(progress).map(of).collect());
             assert_eq!(heir(&shard, &status, &lacking), want.map(id), "{name}");
         }
     }

@@ -153,7 +153,7 @@ impl Metrics {
         );
         registry.register(
             "bad_segments",
-            "Segments that were missing or bad when opened",
+            "Segments that were missing or damaged, at a start or while they were served",
             metrics.bad_segments.clone(),
         );
         registry.register(

@@ -17,7 +17,7 @@ use shoal_runtime::{DiskWatch, Failure, PatientStore, Store, Tasks, Told};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic_health::ServingStatus;
 
 use crate::builder::Builder;
@@ -56,17 +56,8 @@ pub struct Node {
     raft: JoinHandle<Result<(), ConsensusError>>,
     failure: Failure,
     identity: Identity,
-    patience: Patience,
-}
-
-/// For how long writes wait for room: until the node stops, or its start fails.
-#[derive(Default)]
-struct Patience(CancellationToken);
-
-impl Drop for Patience {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
+    /// Writes wait for room as long as it is there: until the node stops, or its start fails.
+    patience: DropGuard,
 }
 
 impl Node {
@@ -84,8 +75,9 @@ impl Node {
         registry: &mut Registry,
     ) -> Result<Self, NodeError> {
         config.validate()?;
-        let patience = Patience::default();
-        let store: Arc<dyn Store> = Arc::new(PatientStore::new(store, patience.0.clone()));
+        let patience = CancellationToken::new();
+        let store: Arc<dyn Store> = Arc::new(PatientStore::new(store, patience.clone()));
+        let patience = patience.drop_guard();
         let disk = Arc::new(DiskWatch::new(store.clone(), config.disk_reserve())?);
         let bound = listener
             .local_addr()

@@ -32,7 +32,7 @@ pub(crate) struct Capacity {
 
 /// Where the calls of a batch gather.
 pub(crate) struct Gathering {
-    /// Holds no more than the open calls of the batch's fan-outs, each of which has one a shard at most.
+    /// Holds no more than the open calls of the batch's fan-outs, each of which has one a replica at most.
     queue: mpsc::UnboundedSender<Letter>,
 }
 

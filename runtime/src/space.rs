@@ -168,21 +168,22 @@ impl DiskWatch {
         Ok(())
     }
 
-    /// Looks again and again until dropped; tells `changed` when there is room for more or less than before.
+    /// Looks again and again until dropped; tells `changed` when there is room for more or less than before, and at once if
+    /// there is not enough.
     pub async fn follow(self: Arc<Self>, changed: impl Fn(&DiskState) + Send) {
         let mut interval = tokio::time::interval(LOOK_EVERY);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut told = self.room();
+        let mut told = Room::Enough;
         loop {
-            interval.tick().await;
-            let this = self.clone();
-            // What cannot be measured is as it was.
-            let _ = tokio::task::spawn_blocking(move || this.look()).await;
             let state = self.state();
             if state.room != told {
                 told = state.room;
                 changed(&state);
             }
+            interval.tick().await;
+            let this = self.clone();
+            // What cannot be measured is as it was.
+            let _ = tokio::task::spawn_blocking(move || this.look()).await;
         }
     }
 }

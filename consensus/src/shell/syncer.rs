@@ -17,7 +17,7 @@ use crate::{ConsensusError, Ticket};
 /// Which outputs are on disk, and the thread that sees to it.
 pub(super) struct Syncer {
     /// `None` once it is to end.
-    begin: Option<mpsc::Sender<()>>,
+    begin: Option<mpsc::SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
     /// The last output that was written.
     written: Ticket,
@@ -35,7 +35,8 @@ impl Syncer {
         store: Arc<dyn Store>,
         shared: Arc<Shared<R>>,
     ) -> Result<Self, ConsensusError> {
-        let (begin, begins) = mpsc::channel::<()>();
+        // One sync runs at a time, so that one word to begin is all there ever is.
+        let (begin, begins) = mpsc::sync_channel::<()>(1);
         let run = move || {
             let end = End(shared);
             while begins.recv().is_ok() {
