@@ -11,7 +11,7 @@ use shoal_model::RECALL_TARGET_DEFAULT;
 
 use crate::contender::Contender;
 use crate::error::BenchError;
-use crate::machine::{Machine, measuring_core, other_load};
+use crate::machine::{Machine, measuring_core, warn_if_busy};
 use crate::report::{Report, Standing, columns, number};
 use crate::segment::Tier;
 use crate::set::{Set, Shared};
@@ -75,11 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let machine = Machine::read();
     let about = set.about(args.quick);
     println!("{}, recall@{K}\n{}\n", about.line(), machine.line());
-    if let Some(load) = other_load() {
-        eprintln!(
-            "warning: the load of this machine is {load}; figures of a busy machine say little, times least of all\n"
-        );
-    }
+    warn_if_busy();
 
     let shared = Shared::write(&set)?;
     let mut contenders = build(args, &peers, &set, &shared)?;

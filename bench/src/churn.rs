@@ -13,7 +13,7 @@ use shoal_model::PointId;
 
 use crate::curve::median;
 use crate::error::BenchError;
-use crate::machine::{Machine, Pinned, measuring_core, other_load};
+use crate::machine::{Machine, Pinned, measuring_core, warn_if_busy};
 use crate::npy::Matrix;
 use crate::report::{self, Better, Report, Row};
 use crate::segment::Tier;
@@ -66,9 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let machine = Machine::read();
     let about = set.about(args.quick);
     println!("{}, recall@{K}, beam {BEAM}\n{}\nseed: {}\n", about.line(), machine.line(), wheel::SEED);
-    if let Some(load) = other_load() {
-        eprintln!("warning: the load of this machine is {load}; figures of a busy machine say little");
-    }
+    warn_if_busy();
     let pool = ThreadPoolBuilder::new().num_threads(usize::from(args.threads)).build()?;
     let measured = Measured::new(&set, args.tier, &pool, if args.quick { QUICK_ROUNDS } else { ROUNDS })?;
     let report = Report {

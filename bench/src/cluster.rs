@@ -17,7 +17,7 @@ use shoal_client::Client;
 use shoal_model::RECALL_TARGET_DEFAULT;
 
 use crate::error::BenchError;
-use crate::machine::{Machine, other_load};
+use crate::machine::{Machine, warn_if_busy};
 use crate::report::{self, Report};
 use crate::segment::{Frozen, Tier};
 use crate::set::Set;
@@ -71,9 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let machine = Machine::read();
     let about = set.about(args.quick);
     println!("{}, recall@{K}\n{}\n", about.line(), machine.line());
-    if let Some(load) = other_load() {
-        eprintln!("warning: the load of this machine is {load}; figures of a busy machine say little");
-    }
+    warn_if_busy();
     let mut frozen = Frozen::build(&set, K, 1, Tier::None)?;
     let up = Up::start()?;
     let passes = if args.quick { QUICK_PASSES } else { PASSES };

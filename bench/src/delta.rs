@@ -12,7 +12,7 @@ use shoal_model::PointId;
 
 use crate::curve::{median, recall};
 use crate::error::BenchError;
-use crate::machine::{Machine, Pinned, measuring_core, other_load};
+use crate::machine::{Machine, Pinned, measuring_core, warn_if_busy};
 use crate::npy::Matrix;
 use crate::report;
 use crate::report::{Better, Report, Row, number};
@@ -63,9 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let queries = if args.quick { QUICK_QUERIES } else { QUERIES };
     let machine = Machine::read();
     println!("{}\nseeds: points {SEED}, rows of data sets {SHUFFLE_SEED}", machine.line());
-    if let Some(load) = other_load() {
-        eprintln!("warning: the load of this machine is {load}; figures of a busy machine say little");
-    }
+    warn_if_busy();
     let core = measuring_core()?;
     let (mut data, mut rows) = (Vec::new(), Vec::new());
     for (label, gate, set) in sets(args, queries) {

@@ -12,7 +12,7 @@ use shoal_model::{Filter, PointId};
 
 use crate::curve::{Curve, Point, median, recall};
 use crate::error::BenchError;
-use crate::machine::{Machine, Pinned, measuring_core, other_load};
+use crate::machine::{Machine, Pinned, measuring_core, warn_if_busy};
 use crate::npy::{self, Matrix};
 use crate::report::{self, Better, Report, Row, columns, number};
 use crate::set::Set;
@@ -53,9 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let machine = Machine::read();
     let about = set.about(false);
     println!("{}, recall@{K}\n{}\n", about.line(), machine.line());
-    if let Some(load) = other_load() {
-        eprintln!("warning: the load of this machine is {load}; figures of a busy machine say little");
-    }
+    warn_if_busy();
     let mut looks = vec![Look { name: "(none)".to_owned(), filter: None, share: 1.0, truth: set.truth.clone() }];
     looks.extend(filtered(&args.set, &set)?);
     let segment = build(&set, payloads(&args.set)?)?;

@@ -12,8 +12,8 @@ use shoal_tests::{Role, Shape};
 use tokio::time::sleep;
 
 use crate::error::BenchError;
-use crate::machine::{Machine, other_load};
-use crate::processes::Processes;
+use crate::machine::{Machine, warn_if_busy};
+use crate::processes::{Processes, threads};
 use crate::report::{self, Better, Report, Row, columns};
 use crate::spread::Spread;
 
@@ -68,12 +68,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     args.json.iter().try_for_each(|path| report::check_writable(path))?;
     let machine = Machine::read();
     println!("{GROUPS} groups on each node\n{}\n", machine.line());
-    if let Some(load) = other_load() {
-        eprintln!("warning: the load of this machine is {load}; figures of a busy machine say little");
-    }
+    warn_if_busy();
     let window = if args.quick { QUICK_WINDOW } else { WINDOW };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(BenchError::io("start threads"))?;
+    let runtime = threads()?;
     let mut all = Vec::new();
     for idle in &CLUSTERS {
         all.push(runtime.block_on(idle.measure(args.runs, window))?);

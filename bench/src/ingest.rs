@@ -19,8 +19,8 @@ use shoal_tests::{Role, Shape};
 use tokio::runtime::Runtime;
 
 use crate::error::BenchError;
-use crate::machine::{Machine, other_load};
-use crate::processes::{Processes, file_system_of};
+use crate::machine::{Machine, warn_if_busy};
+use crate::processes::{Processes, file_system_of, threads};
 use crate::report::{self, Report};
 use crate::set::Set;
 use crate::settle::settle;
@@ -78,9 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let about = set.about(args.quick);
     let disk = file_system_of(&std::env::temp_dir());
     println!("{}, {CLIENTS} clients, batches of {BATCH}\n{}, data on {disk}\n", about.line(), machine.line());
-    if let Some(load) = other_load() {
-        eprintln!("warning: the load of this machine is {load}; figures of a busy machine say little");
-    }
+    warn_if_busy();
     let passes = if args.quick { QUICK_PASSES } else { PASSES };
     let probes = if args.quick { QUICK_PROBES } else { PROBES };
     let bench = Bench {
@@ -109,14 +107,6 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
         report.write(path)?;
     }
     Ok(report)
-}
-
-fn threads() -> Result<Runtime, BenchError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(BenchError::io("start threads"))
 }
 
 /// What all runs share.

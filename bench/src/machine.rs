@@ -61,11 +61,15 @@ fn chosen(modes: &str) -> String {
     word.map_or("unknown", |(word, _)| word).to_owned()
 }
 
-/// What else runs here, if it would show in the figures: threads that wanted a core over the last minute.
-pub(crate) fn other_load() -> Option<f64> {
-    let text = fs::read_to_string("/proc/loadavg").ok()?;
-    let load: f64 = text.split_whitespace().next()?.parse().ok()?;
-    (load > BUSY_LOAD).then_some(load)
+/// Says so if something else runs here that would show in the figures: threads that wanted a core over the last minute.
+pub(crate) fn warn_if_busy() {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: Option<f64> = text.split_whitespace().next().and_then(|load| load.parse().ok());
+    if let Some(load) = load.filter(|load| *load > BUSY_LOAD) {
+        eprintln!(
+            "warning: the load of this machine is {load}; figures of a busy machine say little, times least of all"
+        );
+    }
 }
 
 /// A load above it disturbs: builds take every core.

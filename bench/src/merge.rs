@@ -7,7 +7,7 @@ use shoal_index::segment::{Effort, MergePart, Rows, Scratch, Segment, Target};
 
 use crate::curve::{median, recall};
 use crate::error::BenchError;
-use crate::machine::{Machine, other_load};
+use crate::machine::{Machine, warn_if_busy};
 use crate::report::{self, Better, Report, Row, columns, number};
 use crate::segment::{Answers, Tier, answer, parameters, rows};
 use crate::set::Set;
@@ -54,9 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let machine = Machine::read();
     let about = set.about(args.quick);
     println!("{}, recall@{K}\n{}\n", about.line(), machine.line());
-    if let Some(load) = other_load() {
-        eprintln!("warning: the load of this machine is {load}; figures of a busy machine say little");
-    }
+    warn_if_busy();
     let pool = ThreadPoolBuilder::new().num_threads(usize::from(args.threads)).build()?;
     let measured =
         Measured::new(&set, args.tier, usize::from(args.parts), &pool, if args.quick { QUICK_ROUNDS } else { ROUNDS })?;

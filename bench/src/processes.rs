@@ -6,12 +6,19 @@ use std::path::Path;
 use shoal_client::Client;
 use shoal_tests::{Cluster, Role, Setup, Shape};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use crate::error::BenchError;
 use crate::usage::Usage;
 
 /// File systems in memory: a sync on them costs nothing, and says nothing.
 const IN_MEMORY: [&str; 2] = ["tmpfs", "ramfs"];
+
+/// Threads for the clients of a bench.
+pub(crate) fn threads() -> Result<Runtime, BenchError> {
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    threads.map_err(BenchError::io("start threads"))
+}
 
 /// The processes. All are killed when this is dropped.
 pub(crate) struct Processes {

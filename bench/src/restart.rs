@@ -13,8 +13,8 @@ use shoal_model::{Point, PointId};
 use shoal_tests::{Role, Shape};
 
 use crate::error::BenchError;
-use crate::machine::{Machine, other_load};
-use crate::processes::{Processes, file_system_of};
+use crate::machine::{Machine, warn_if_busy};
+use crate::processes::{Processes, file_system_of, threads};
 use crate::report::{self, Better, Report, Row, columns};
 use crate::set::Set;
 use crate::settle::settle;
@@ -58,12 +58,9 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
     let set = Set::open(&args.set)?;
     let (machine, about) = (Machine::read(), set.about(args.quick));
     println!("{}\n{}, data on {}\n", about.line(), machine.line(), file_system_of(&std::env::temp_dir()));
-    if let Some(load) = other_load() {
-        eprintln!("warning: the load of this machine is {load}; figures of a busy machine say little");
-    }
+    warn_if_busy();
     let runs = if args.quick { args.runs.min(2) } else { args.runs };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let measured = runtime.map_err(BenchError::io("start threads"))?.block_on(measure(&set, runs))?;
+    let measured = threads()?.block_on(measure(&set, runs))?;
     let lines = measured.iter().map(|(state, times)| [vec![(*state).to_owned()], times.cells().to_vec()].concat());
     println!("{}", columns(&["s to the first answer", "median", "min", "max"], lines.collect(), &[1, 2, 3]));
     let row = |(state, times): &(&str, Spread)| {
