@@ -144,20 +144,19 @@ fn number(id: &PointId) -> u64 {
 
 /// What became of flips, by what they hit.
 #[derive(Default)]
-struct Outcomes(BTreeMap<String, (u64, u64, Duration)>);
+struct Outcomes(BTreeMap<String, (u64, Duration)>);
 
 impl Outcomes {
-    /// Notes that so many of so many were found and mended, and how long that took.
-    fn note(&mut self, what: &str, flips: u64, mended: u64, took: Duration) {
-        let (all, good, longest) = self.0.entry(what.to_owned()).or_default();
+    /// Notes flips of which nothing is left, and how long that took; what is left is waited for, in vain at last.
+    fn note(&mut self, what: &str, flips: u64, took: Duration) {
+        let (all, longest) = self.0.entry(what.to_owned()).or_default();
         *all += flips;
-        *good += mended;
         *longest = took.max(*longest);
     }
 
     fn print(&self) {
-        for (what, (flips, mended, longest)) in &self.0 {
-            println!("{what:>24}: {flips} flips, {mended} found and mended, the last {:.1} s", longest.as_secs_f64());
+        for (what, (flips, longest)) in &self.0 {
+            println!("{what:>24}: {flips} flips, nothing is left of them after {:.1} s", longest.as_secs_f64());
         }
     }
 }
@@ -268,7 +267,7 @@ impl Rig {
                 self.segment_files().iter().any(|file| fs::read(file).is_ok_and(|found| found == *bytes))
             };
             wait_for(&part, || whole.iter().all(is_again));
-            self.outcomes.note(&part, flipped, flipped, began.elapsed());
+            self.outcomes.note(&part, flipped, began.elapsed());
         }
     }
 
@@ -289,7 +288,7 @@ impl Rig {
         wait_for("the log", || self.metric("shoal_node_scrub_damage_total{place=\"log\"}") > before || !log.exists());
         wait_for("a new log", || !log.exists());
         let found = self.metric("shoal_node_scrub_damage_total{place=\"log\"}") > before;
-        self.outcomes.note(if found { "log" } else { "log (superseded)" }, 1, 1, began.elapsed());
+        self.outcomes.note(if found { "log" } else { "log (superseded)" }, 1, began.elapsed());
     }
 
     /// Changes a byte of a table of the store; the node ends, and is started again as its supervisor would. A compaction may
@@ -310,10 +309,10 @@ impl Rig {
                 self.cluster.wait_ready(HURT);
                 assert!(self.cluster.data(HURT).join("damaged").is_dir(), "the damaged store is kept");
                 wait_for("the node is made anew", || self.is_whole());
-                self.outcomes.note(&format!("table, {table}"), 1, 1, began.elapsed());
+                self.outcomes.note(&format!("table, {table}"), 1, began.elapsed());
                 return;
             }
-            self.outcomes.note("table (superseded)", 1, 1, began.elapsed());
+            self.outcomes.note("table (superseded)", 1, began.elapsed());
         }
         panic!("{TABLES_MAX} tables of {table} went before anybody looked");
     }
