@@ -104,11 +104,12 @@ fn faults(workspace: &Workspace) -> Outcome {
         test
     };
     std::thread::scope(|scope| {
-        let planted = scope.spawn(|| output(&mut test("planted")));
-        let failpoints = run(&mut test("failpoints"));
-        let planted = planted.join().map_err(|_| "The thread that waits for a test panicked.")?;
-        println!("{}", planted?);
-        failpoints
+        let failpoints = scope.spawn(|| output(&mut test("failpoints")));
+        let planted = run(&mut test("planted"));
+        // Last, so that what went wrong among hundreds of episodes ends the output.
+        let failpoints = failpoints.join().map_err(|_| "The thread that waits for a test panicked.")?;
+        println!("{}", failpoints?);
+        planted
     })
 }
 

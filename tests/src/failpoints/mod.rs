@@ -31,6 +31,9 @@ use rig::Rig;
 /// Clusters that run episodes at a time.
 const CLUSTERS: usize = 4;
 
+/// Episodes that take longer are told of.
+const SLOW_SECONDS: f64 = 5.0;
+
 /// Runs every kind of episode at each of `points`; tells what went wrong.
 #[must_use]
 pub fn run(points: &[Failpoint], kinds: &[Kind]) -> Vec<String> {
@@ -63,7 +66,8 @@ fn run_queue(next: impl Fn() -> Option<(Failpoint, Kind)>) -> Vec<String> {
         let ended = run_one(used, point, kind);
         let seconds = started.elapsed().as_secs_f64();
         match ended {
-            Ok(story) => println!("{:<24} {kind:?}: {seconds:.1} s{story}", point.name()),
+            Ok(story) if seconds > SLOW_SECONDS => println!("{:<24} {kind:?}: {seconds:.1} s{story}", point.name()),
+            Ok(_) => {}
             Err(problem) => {
                 println!("{:<24} {kind:?}: {seconds:.1} s: FAILED: {problem}", point.name());
                 failures.push(format!("{} as {kind:?}: {problem}", point.name()));
