@@ -18,6 +18,22 @@ pub(crate) struct Heartbeat {
     pub(crate) voters: BTreeMap<ShardId, Vec<ReplicaId>>,
     pub(crate) disk_bytes: u64,
     pub(crate) disk: DiskState,
+    /// What is damaged there and nowhere else; empty if nothing is.
+    pub(crate) damage: String,
+}
+
+impl Heartbeat {
+    /// One that tells of nothing.
+    pub(crate) fn new(at: Instant) -> Self {
+        Self {
+            at,
+            shards: BTreeMap::new(),
+            voters: BTreeMap::new(),
+            disk_bytes: 0,
+            disk: DiskState::default(),
+            damage: String::new(),
+        }
+    }
 }
 
 /// The last heartbeat of every node.

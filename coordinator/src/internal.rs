@@ -109,6 +109,7 @@ impl Internal {
             voters: voters.collect(),
             disk_bytes: request.disk_bytes,
             disk: request.disk.clone().map(disk_from_wire).unwrap_or_default(),
+            damage: request.damage.clone(),
         };
         self.shared.heard.note(node, heartbeat);
         Ok(wire::HeartbeatResponse { without_room: self.without_room() })

@@ -135,11 +135,8 @@ pub(crate) fn shards_by_name(map: &ClusterMap, shards: &[ShardId]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use shoal_model::{
-        CollectionSpec, Command, GraphSpec, IndexSpec, Metric, OperationId, ReplicaId, StoreId, placement::place,
-    };
+    use shoal_model::{CollectionSpec, Command, GraphSpec, IndexSpec, Metric, OperationId, StoreId, placement::place};
     use shoal_proto::v1::ReplicaReport;
-    use shoal_runtime::DiskState;
 
     use super::*;
 
@@ -160,11 +157,8 @@ mod tests {
     fn heard(map: &ClusterMap, now: Instant) -> BTreeMap<NodeId, Heartbeat> {
         let report = ReplicaReport { applied_index: 10_000, commit_index: 10_000, ..ReplicaReport::default() };
         let heartbeat = |node: &NodeId| Heartbeat {
-            at: now,
             shards: map.shards_on(*node).map(|shard| (shard.id, report.clone())).collect(),
-            voters: BTreeMap::<ShardId, Vec<ReplicaId>>::new(),
-            disk_bytes: 0,
-            disk: DiskState::default(),
+            ..Heartbeat::new(now)
         };
         map.nodes.keys().map(|node| (*node, heartbeat(node))).collect()
     }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use shoal_model::{ClusterMap, NodeId, ReplicaId, ShardId};
-use shoal_runtime::DiskState;
 
 use crate::coordinator;
 use crate::heard::Heartbeat;
@@ -17,12 +16,6 @@ pub type Voters = BTreeMap<ShardId, Vec<ReplicaId>>;
 /// The shards with replicas that come or go, and who has a vote in them by the report of their leader.
 #[must_use]
 pub fn settled(map: &ClusterMap, heard: &BTreeMap<NodeId, Voters>) -> Vec<(ShardId, Vec<ReplicaId>)> {
-    let heartbeat = |voters: &Voters| Heartbeat {
-        at: Instant::now(),
-        shards: BTreeMap::new(),
-        voters: voters.clone(),
-        disk_bytes: 0,
-        disk: DiskState::default(),
-    };
+    let heartbeat = |voters: &Voters| Heartbeat { voters: voters.clone(), ..Heartbeat::new(Instant::now()) };
     coordinator::settled(map, &heard.iter().map(|(node, voters)| (*node, heartbeat(voters))).collect())
 }

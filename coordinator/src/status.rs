@@ -78,6 +78,7 @@ pub(crate) fn warnings(
         let next_step = format!("start it again on its data folder; it listened on {}", coordinator.address);
         warnings.push(v1::Warning { text, next_step });
     }
+    warnings.extend(nodes.iter().filter_map(|node| damaged(node, heard.get(&NodeId(node.id))?)));
     warnings.extend(coordinators.iter().filter_map(coordinator_without_room));
     warnings.extend(nodes.iter().filter(|node| node.alive).filter_map(without_room));
     warnings.extend(lacking);
@@ -96,6 +97,14 @@ fn without_room(node: &v1::NodeStatus) -> Option<v1::Warning> {
     let text = format!("the disk of node {} ({}) has no room: {disk}; {refuses}", node.id, node.name);
     let next_step = "make room on that disk, or give it more; reads go on, and writes are taken again by themselves";
     Some(v1::Warning { text, next_step: next_step.to_owned() })
+}
+
+/// A node that has damage which nobody can mend.
+fn damaged(node: &v1::NodeStatus, heartbeat: &Heartbeat) -> Option<v1::Warning> {
+    let (id, name, damage) = (node.id, &node.name, &heartbeat.damage);
+    let text = format!("node {id} ({name}) is damaged, and has the only copy of a shard: {damage}");
+    let next_step = "read what can still be read, write it to another collection, and replace the node's disk";
+    (!damage.is_empty()).then(|| v1::Warning { text, next_step: next_step.to_owned() })
 }
 
 /// A coordinator whose disk has no room for changes.
@@ -142,13 +151,7 @@ mod tests {
         let map = map();
         let now = Instant::now() + Duration::from_secs(60);
         let timeout = Duration::from_secs(3);
-        let heard = |ago: u64| Heartbeat {
-            at: now - Duration::from_secs(ago),
-            shards: BTreeMap::new(),
-            voters: BTreeMap::new(),
-            disk_bytes: 0,
-            disk: DiskState::default(),
-        };
+        let heard = |ago: u64| Heartbeat::new(now - Duration::from_secs(ago));
         let status = |id: u64, heartbeat: Option<Heartbeat>| {
             node_status(&map, &map.nodes[&NodeId(id)], heartbeat.as_ref(), now, timeout)
         };
@@ -192,7 +195,7 @@ mod tests {
         let heartbeat = |room| {
             let space = Space { path: "/data".into(), free_bytes: 10 << 20, size_bytes: 1 << 30 };
             let disk = DiskState { space, reserve_bytes: 51 << 20, room };
-            Heartbeat { at: now, shards: BTreeMap::new(), voters: BTreeMap::new(), disk_bytes: 0, disk }
+            Heartbeat { disk, ..Heartbeat::new(now) }
         };
         let rooms = [Room::Enough, Room::Low, Room::Exhausted];
         let nodes = map
@@ -228,26 +231,27 @@ mod tests {
         };
         let shards = [(7, report(&["merging 2: no room", "building: no room"])), (8, report(&[])), (9, report(&["x"]))];
         let shards = shards.into_iter().map(|(shard, report)| (ShardId(shard), report)).collect();
-        let heard = BTreeMap::from([(
-            NodeId(1),
-            Heartbeat { at: now, shards, voters: BTreeMap::new(), disk_bytes: 0, disk: DiskState::default() },
-        )]);
+        let heard = BTreeMap::from([(NodeId(1), Heartbeat { shards, ..Heartbeat::new(now) })]);
         let nodes: Vec<v1::NodeStatus> = map
             .nodes
             .values()
-            .map(|node| {
-                let quiet = Heartbeat {
-                    at: now,
-                    shards: BTreeMap::new(),
-                    voters: BTreeMap::new(),
-                    disk_bytes: 0,
-                    disk: DiskState::default(),
-                };
-                node_status(&map, node, Some(&quiet), now, Duration::from_secs(3))
-            })
+            .map(|node| node_status(&map, node, Some(&Heartbeat::new(now)), now, Duration::from_secs(3)))
             .collect();
         let told = warnings(&map, &nodes, &heard, &[], vec![], false);
         let texts: Vec<&str> = told.iter().map(|warning| warning.text.as_str()).collect();
         assert_eq!(texts, ["node 1 (node-1) cannot build or merge segments of 2 shards; shard 7: merging 2: no room"]);
+    }
+
+    #[test]
+    fn damage_that_nobody_can_mend_is_told() {
+        let map = map();
+        let now = Instant::now();
+        let damage = "corruption in 000012.sst: block checksum mismatch".to_owned();
+        let heard = BTreeMap::from([(NodeId(2), Heartbeat { damage, ..Heartbeat::new(now) })]);
+        let status = |node| node_status(&map, node, Some(&Heartbeat::new(now)), now, Duration::from_secs(3));
+        let nodes: Vec<v1::NodeStatus> = map.nodes.values().map(status).collect();
+        let told = warnings(&map, &nodes, &heard, &[], vec![], false);
+        let [v1::Warning { text, .. }] = &told[..] else { panic!("{told:?}") };
+        assert!(text.contains("node 2 (node-2)") && text.contains("000012.sst"), "{text}");
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tonic::Request;
 use tonic::transport::Channel;
 
+use crate::damage::Damage;
 use crate::disks::Disks;
 use crate::identity::Identity;
 use crate::replica::Replica;
@@ -114,6 +115,7 @@ pub(crate) struct Reported {
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) disks: Arc<Disks>,
+    pub(crate) damage: Damage,
 }
 
 /// The nodes that have no room, as a coordinator has heard.
@@ -142,6 +144,7 @@ pub(crate) async fn heartbeats(
             shards: reports(&reported.replicas),
             disk_bytes: reported.store.disk_bytes(),
             disk: disk_to_wire(&reported.disks.own()),
+            damage: reported.damage.lasting().unwrap_or_default().to_owned(),
         };
         match coordinators.current().heartbeat(timed(request)).await {
             Ok(heard) => reported.disks.hear(without_room(heard.into_inner())),

@@ -23,6 +23,7 @@ use tonic_health::ServingStatus;
 use crate::builder::Builder;
 use crate::compare;
 use crate::cpu_pool::CpuPool;
+use crate::damage::Damage;
 use crate::disks::{self, Disks};
 use crate::identity::Identity;
 use crate::members;
@@ -109,7 +110,8 @@ impl Node {
         let exports = Arc::new(Exports::default());
         let disks = Arc::new(Disks::new(member.1, disk.clone()));
         let moving = (peers.clone(), exports.clone());
-        let indexing = indexing(&config, segments, &metrics, moving, disks.clone(), failure.clone())?;
+        let damage = Damage::new(failure.clone());
+        let indexing = indexing(&config, segments, &metrics, moving, disks.clone(), damage.clone())?;
         let builder = indexing.builder.clone();
         let replicas = Arc::new(Replicas::new(member.1, store.clone(), consensus.clone(), indexing));
         let pool = Arc::new(CpuPool::new(config.search_threads(), config.search_queue_max));
@@ -126,8 +128,14 @@ impl Node {
             let scrub = Scrub { replicas, store, metrics, bytes_per_second, every };
             back.spawn("scrub", until(stop.clone(), scrub.run()));
         }
-        let life =
-            Life { coordinators, config: config.clone(), address: address.clone(), identity, disks: disks.clone() };
+        let life = Life {
+            coordinators,
+            config: config.clone(),
+            address: address.clone(),
+            identity,
+            disks: disks.clone(),
+            damage,
+        };
         back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
         let comparing = compare::compare_all(replicas.clone(), transfers.peers.clone(), metrics.clone());
         back.spawn("comparison", until(stop.clone(), comparing));
@@ -200,14 +208,14 @@ fn indexing(
     metrics: &Metrics,
     (peers, exports): (Arc<Peers>, Arc<Exports>),
     disks: Arc<Disks>,
-    failure: Failure,
+    damage: Damage,
 ) -> Result<Indexing, NodeError> {
     let builder = Arc::new(Builder::start(config.build_threads())?);
     let deltas_waiting_max = config.deltas_waiting_max as usize;
     let quiet_after = config.quiet_after();
     let policy = config.policy();
     let metrics = metrics.clone();
-    Ok(Indexing { builder, policy, deltas_waiting_max, quiet_after, folder, metrics, peers, exports, disks, failure })
+    Ok(Indexing { builder, policy, deltas_waiting_max, quiet_after, folder, metrics, peers, exports, disks, damage })
 }
 
 /// A proposal may be as large as the request that it comes from.
@@ -244,6 +252,7 @@ struct Life {
     address: String,
     identity: Identity,
     disks: Arc<Disks>,
+    damage: Damage,
 }
 
 /// Tells the coordinators where this node is now, then that it lives. A refusal ends the node.
@@ -251,7 +260,13 @@ async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, fa
     match register(&mut life.coordinators, &life.config, &life.address, life.identity, None).await {
         Ok(member) => {
             let every = Duration::from_millis(life.config.heartbeat_ms.into());
-            heartbeats(life.coordinators, member, every, Reported { replicas, store, disks: life.disks }).await;
+            heartbeats(
+                life.coordinators,
+                member,
+                every,
+                Reported { replicas, store, disks: life.disks, damage: life.damage },
+            )
+            .await;
         }
         Err(error) => {
             tracing::error!(%error, "the coordinators refuse this node");

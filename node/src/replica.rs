@@ -13,13 +13,14 @@ use shoal_consensus::{Consensus, ConsensusError, GroupSpec, GroupStatus, Role, S
 use shoal_index::segment::Segment;
 use shoal_index::set::Policy;
 use shoal_model::{Epoch, GroupId, HashRange, IndexSpec, InputError, LogIndex, NodeId, ReplicaId, Shard, ShardId};
-use shoal_runtime::{Failure, Store};
+use shoal_runtime::Store;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::NodeError;
 use crate::blocking;
 use crate::builder::{Builder, parameters};
+use crate::damage::Damage;
 use crate::disks::Disks;
 use crate::freshness::Freshness;
 use crate::jobs::{Jobs, JobsStatus};
@@ -56,8 +57,7 @@ pub(crate) struct Indexing {
     pub(crate) peers: Arc<Peers>,
     pub(crate) exports: Arc<Exports>,
     pub(crate) disks: Arc<Disks>,
-    /// Told of a store that is damaged.
-    pub(crate) failure: Failure,
+    pub(crate) damage: Damage,
 }
 
 /// What others ask of the apply task.

@@ -24,7 +24,6 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::NodeError;
-use crate::damage;
 use crate::replica::{Indexing, Replica, group_of, witnesses_of};
 use crate::shard::keys;
 use crate::shard::machine::{self, Applied};
@@ -253,7 +252,7 @@ impl Replicas {
 
     /// Has the damage mended that an error tells of, if it does.
     pub(crate) fn note_damage(&self, error: &NodeError) {
-        let failure = &self.indexing.failure;
+        let damage = &self.indexing.damage;
         let replica = match error {
             NodeError::Index(IndexError::Damaged { segment }) => {
                 self.all().into_iter().find(|replica| replica.segment(*segment).is_some())
@@ -261,11 +260,11 @@ impl Replicas {
             NodeError::Malformed { shard, .. } => self.get(*shard),
             error => {
                 let has_peers = self.all().iter().all(|replica| replica.has_peers());
-                return damage::note_store(error, has_peers, failure);
+                return damage.note_store(error, has_peers);
             }
         };
         if let Some(replica) = replica {
-            damage::note(error, &replica, failure);
+            damage.note(error, &replica);
         }
     }
 

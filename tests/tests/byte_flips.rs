@@ -32,8 +32,6 @@ const KINDS: u64 = 7;
 const MENDED_WITHIN: Duration = Duration::from_secs(30);
 /// Tables that are tried.
 const TABLES_MAX: usize = 10;
-/// Whose files change.
-const HURT: Role = Role::Node(1);
 
 fn vector(row: u64) -> Vec<f32> {
     let mut random = StdRng::seed_from_u64(row);
@@ -164,6 +162,8 @@ impl Outcomes {
 /// The cluster under its reads.
 struct Rig {
     cluster: Cluster,
+    /// Whose files change.
+    hurt: Role,
     runtime: Runtime,
     client: Client,
     random: StdRng,
@@ -173,12 +173,16 @@ struct Rig {
 impl Rig {
     fn start(seed: u64) -> Self {
         let cluster = Cluster::start_configured(Shape { coordinators: 1, nodes: 3, routers: 1 }, &[], SETTINGS);
+        Self::of(cluster, seed, Role::Node(1))
+    }
+
+    fn of(cluster: Cluster, seed: u64, hurt: Role) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let endpoint = cluster.address(Role::Router(0));
         let client = runtime.block_on(async { Client::connect(&[&endpoint]) }).expect("an endpoint");
         let client = client.with_timeout(Duration::from_secs(30));
         let random = StdRng::seed_from_u64(seed);
-        Self { cluster, runtime, client, random, outcomes: Outcomes::default() }
+        Self { cluster, hurt, runtime, client, random, outcomes: Outcomes::default() }
     }
 
     /// Writes what is read, in time for all but the last of it to become segments on each replica.
@@ -223,7 +227,7 @@ impl Rig {
     }
 
     fn metric(&self, name: &str) -> u64 {
-        let text = self.cluster.scrape(HURT);
+        let text = self.cluster.scrape(self.hurt);
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
     }
@@ -236,7 +240,7 @@ impl Rig {
     /// Segment files of the node that is hurt, those aside that were set aside.
     fn segment_files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        for shard in fs::read_dir(self.cluster.data(HURT).join("segments")).into_iter().flatten().flatten() {
+        for shard in fs::read_dir(self.cluster.data(self.hurt).join("segments")).into_iter().flatten().flatten() {
             files.extend(fs::read_dir(shard.path()).into_iter().flatten().flatten().map(|file| file.path()));
         }
         files.retain(|file| file.extension().is_some_and(|extension| extension == "graph" || extension == "stored"));
@@ -275,7 +279,7 @@ impl Rig {
     fn flip_log(&mut self) {
         // What was written last may be in tables already.
         COLLECTIONS.iter().for_each(|(name, _)| self.upsert(name, ROWS..ROWS + LATE_ROWS));
-        let logs = files_with(&self.cluster.data(HURT), "log");
+        let logs = files_with(&self.cluster.data(self.hurt), "log");
         let Some(log) = logs.into_iter().max_by_key(|log| length(log)) else { return };
         let (before, bytes) = (self.metric("shoal_node_scrub_damage_total{place=\"log\"}"), length(&log));
         if bytes == 0 {
@@ -301,13 +305,13 @@ impl Rig {
             let began = Instant::now();
             let mut has_ended = false;
             wait_for(&format!("byte {at} of {}", path.display()), || {
-                has_ended = self.cluster.reap().iter().any(|(role, _)| *role == HURT);
+                has_ended = self.cluster.reap().iter().any(|(role, _)| *role == self.hurt);
                 has_ended || !path.exists()
             });
             if has_ended {
-                self.cluster.launch(HURT);
-                self.cluster.wait_ready(HURT);
-                assert!(self.cluster.data(HURT).join("damaged").is_dir(), "the damaged store is kept");
+                self.cluster.launch(self.hurt);
+                self.cluster.wait_ready(self.hurt);
+                assert!(self.cluster.data(self.hurt).join("damaged").is_dir(), "the damaged store is kept");
                 wait_for("the node is made anew", || self.is_whole());
                 self.outcomes.note(&format!("table, {table}"), 1, began.elapsed());
                 return;
@@ -322,7 +326,7 @@ impl Rig {
     fn a_table_of(&self, table: &str) -> PathBuf {
         let of = format!("name{table}");
         loop {
-            let tables = files_with(&self.cluster.data(HURT), "sst");
+            let tables = files_with(&self.cluster.data(self.hurt), "sst");
             let passes = self.metric("shoal_node_scrub_passes_total");
             wait_for("two passes", || self.metric("shoal_node_scrub_passes_total") >= passes + 2);
             let is_of = |path: &&PathBuf| {
@@ -398,11 +402,11 @@ fn flipped_bytes_of_one_replica_spoil_no_answer_and_are_mended() {
         (0..4).for_each(|_| rig.flip_log());
     }
     // What was flipped in the log is in tables by now: it survives the loss of all that is in memory.
-    rig.cluster.kill(HURT);
-    rig.cluster.launch(HURT);
-    rig.cluster.wait_ready(HURT);
+    rig.cluster.kill(rig.hurt);
+    rig.cluster.launch(rig.hurt);
+    rig.cluster.wait_ready(rig.hurt);
     wait_for("the node is back", || rig.is_whole());
-    assert!(!rig.cluster.data(HURT).join("damaged").exists(), "nothing was lost, so nothing had to be made anew");
+    assert!(!rig.cluster.data(rig.hurt).join("damaged").exists(), "nothing was lost, so nothing had to be made anew");
     for _ in 0..times {
         ["vectors", "log"].into_iter().for_each(|table| rig.flip_table(table));
     }
@@ -419,4 +423,30 @@ fn flipped_bytes_of_one_replica_spoil_no_answer_and_are_mended() {
         assert_eq!(row, Ok(()));
     }
     rig.cluster.stop();
+}
+
+/// A node that nobody can replace goes on, and the operator hears of it.
+#[test]
+fn damage_to_the_only_copy_is_told_and_sound_points_are_read() {
+    let cluster = Cluster::start_configured(Shape { coordinators: 1, nodes: 1, routers: 1 }, &[], SETTINGS);
+    let mut rig = Rig::of(cluster, number_from("SHOAL_SEED", 1), Role::Node(0));
+    let new = NewCollection { shards: 1, replicas: 1, ..NewCollection::new("plain", 16, Metric::Euclidean) };
+    rig.runtime.block_on(rig.client.create_collection(new)).expect("a node");
+    rig.upsert("plain", 0..LATE_ROWS);
+    // What was in memory is in a table afterwards.
+    rig.cluster.kill(rig.hurt);
+    rig.cluster.launch(rig.hurt);
+    rig.cluster.wait_ready(rig.hurt);
+    let table = rig.a_table_of("vectors");
+    let at = rig.random.random_range(0..length(&table));
+    rig.flip(&table, at);
+    wait_for("a warning", || {
+        let status = rig.runtime.block_on(rig.client.status()).expect("it answers");
+        let told = |warning: &shoal_client::Warning| warning.text.contains("the only copy");
+        status.warnings.iter().any(told)
+    });
+    assert_eq!(rig.cluster.reap(), [], "the node goes on");
+    let options = SearchOptions { k: 1, exact: true, ..SearchOptions::default() };
+    let found = rig.runtime.block_on(rig.client.search("plain", &vector(3), &options)).expect("points are in memory");
+    assert_eq!(found.hits.first().map(|hit| number(&hit.id)), Some(3));
 }

@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use super::{Errand, Indexing, Replica, group_of, open_machine};
 use crate::NodeError;
 use crate::blocking;
-use crate::damage;
 use crate::fetch::FetchError;
 use crate::jobs::Jobs;
 use crate::lead::{Lead, Proposed};
@@ -233,8 +232,8 @@ impl ApplyTask {
                     // As of what is applied by then, which is this and more.
                     let (node, shard) = (self.indexing.peers.me(), self.replica.shard);
                     let (store, exports) = (self.store.clone(), self.indexing.exports.clone());
-                    let (replica, failure) = (self.replica.clone(), self.indexing.failure.clone());
-                    let note = move |error: &NodeError| damage::note(error, &replica, &failure);
+                    let (replica, damage) = (self.replica.clone(), self.indexing.damage.clone());
+                    let note = move |error: &NodeError| damage.note(error, &replica);
                     self.snapshots.spawn(restore::make(node, shard, store, exports, reply, note));
                 }
                 Apply::Restore { index, data } => {
