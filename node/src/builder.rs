@@ -1,9 +1,12 @@
 //! The node's builder: threads that make segments, for all of its shards.
 //!
 //! Its threads have the lowest priority the system knows, so that a search never waits for one of them, and are fewer
-//! than the cores. Jobs run in two lanes, one at a time in each: a delta that waits to be built, which every search
-//! scans meanwhile, does not wait for a merge of minutes. Lanes are first come, first served, and a shard has one job
-//! in each at most, so that shards take turns.
+//! than the cores. Jobs run in lanes, one at a time in each: a delta that waits to be built, which every search
+//! scans meanwhile, does not wait for a merge of minutes. Lanes are first come, first served, and a shard has one build
+//! and one merge at most, so that shards take turns.
+//!
+//! On a machine that others keep busy, what has the lowest priority never runs. So jobs that press have lanes and threads of
+//! their own, at the priority of searches: a system lets a thread lower its priority, but not raise it again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,14 +34,30 @@ impl Lane {
     pub const ALL: [Self; 2] = [Self::Build, Self::Merge];
 }
 
+/// Whose time a job may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// What nobody else wants.
+    Spare,
+    /// That of searches, as writes wait for it.
+    Pressing,
+}
+
 /// Runs jobs.
 #[derive(Debug)]
 pub(crate) struct Builder {
+    spare: Workers,
+    pressing: Workers,
+    /// What the system calls its threads.
+    threads: Arc<Mutex<Vec<u32>>>,
+}
+
+/// Threads, and whose turn it is.
+#[derive(Debug)]
+struct Workers {
     pool: ThreadPool,
     builds: Semaphore,
     merges: Semaphore,
-    /// What the system calls its threads.
-    threads: Arc<Mutex<Vec<u32>>>,
 }
 
 /// Tells jobs to end: those that wait by waking them, those that run when they ask.
@@ -94,21 +113,22 @@ impl Cancel {
 }
 
 impl Builder {
-    /// Starts `threads`, at least one.
+    /// Starts `threads`, at least one, and as many that only pressing jobs use.
     pub(crate) fn start(threads: usize) -> Result<Self, NodeError> {
         let ids = Arc::<Mutex<Vec<u32>>>::default();
-        let started = ids.clone();
-        let note = move || started.lock().unwrap_or_else(PoisonError::into_inner).push(own_thread_id());
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|number| format!("build-{number}"))
-            .start_handler(move |_| {
-                lower_priority();
-                note();
-            })
-            .build()
-            .map_err(|error| NodeError::Task(format!("start build threads: {error}")))?;
-        Ok(Self { pool, builds: Semaphore::new(1), merges: Semaphore::new(1), threads: ids })
+        let pool = |name: &'static str, begin: fn()| {
+            let started = ids.clone();
+            let pool =
+                ThreadPoolBuilder::new().num_threads(threads).thread_name(move |number| format!("{name}-{number}"));
+            let pool = pool.start_handler(move |_| {
+                begin();
+                started.lock().unwrap_or_else(PoisonError::into_inner).push(own_thread_id());
+            });
+            pool.build().map_err(|error| NodeError::Task(format!("start build threads: {error}")))
+        };
+        let workers = |pool| Workers { pool, builds: Semaphore::new(1), merges: Semaphore::new(1) };
+        let (spare, pressing) = (workers(pool("build", lower_priority)?), workers(pool("pressing", || {})?));
+        Ok(Self { spare, pressing, threads: ids })
     }
 
     /// Time that its threads have had on a core, all together; 0 where the system does not tell.
@@ -116,25 +136,33 @@ impl Builder {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|id| core_time_of(*id)).sum()
     }
 
-    /// Runs `work` on the threads of the builder once the lane is free.
+    /// Runs `work` on threads of the builder once the lane is free.
     pub(crate) async fn run<T: Send + 'static>(
         self: Arc<Self>,
-        lane: Lane,
+        (lane, urgency): (Lane, Urgency),
         cancel: &Cancel,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unfinished> {
-        let lane = match lane {
-            Lane::Build => &self.builds,
-            Lane::Merge => &self.merges,
+        let workers = self.workers(urgency);
+        let turn = match lane {
+            Lane::Build => &workers.builds,
+            Lane::Merge => &workers.merges,
         };
         let permit = tokio::select! {
-            permit = lane.acquire() => permit.map_err(|_| Unfinished::Cancelled)?,
+            permit = turn.acquire() => permit.map_err(|_| Unfinished::Cancelled)?,
             () = cancel.cancelled() => return Err(Unfinished::Cancelled),
         };
         let builder = self.clone();
-        let done = tokio::task::spawn_blocking(move || builder.pool.install(work)).await;
+        let done = tokio::task::spawn_blocking(move || builder.workers(urgency).pool.install(work)).await;
         drop(permit);
         done.map_err(|error| Unfinished::Panicked(error.to_string()))
+    }
+
+    fn workers(&self, urgency: Urgency) -> &Workers {
+        match urgency {
+            Urgency::Spare => &self.spare,
+            Urgency::Pressing => &self.pressing,
+        }
     }
 }
 
@@ -190,7 +218,7 @@ mod tests {
         };
         spin();
         let before = builder.core_time();
-        builder.clone().run(Lane::Build, &Cancel::default(), spin).await.expect("it ends by itself");
+        builder.clone().run((Lane::Build, Urgency::Spare), &Cancel::default(), spin).await.expect("it ends by itself");
         let spent = builder.core_time() - before;
         assert!(spent > Duration::ZERO && spent < Duration::from_millis(60), "{spent:?}");
     }

@@ -22,12 +22,13 @@ use tokio::time::Instant;
 
 use crate::NodeError;
 use crate::blocking;
-use crate::builder::{Builder, Cancel, Lane, Unfinished};
+use crate::builder::{Builder, Cancel, Lane, Unfinished, Urgency};
 use crate::disks::Disks;
 use crate::fetch::{self, FetchError};
 use crate::lead;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::replica::Indexing;
 use crate::shard::machine::{Begun, Replaced, ShardMachine};
 use crate::shard::parts::{Manifest, Name};
 use crate::shard::segment_files;
@@ -68,6 +69,10 @@ pub(crate) struct Jobs {
     mending: LaneState,
     /// Whether this replica leads, as the task said last.
     leads: bool,
+    /// Deltas that wait when builds begin to press.
+    pressing_from: usize,
+    /// How builds are run now.
+    urgency: Urgency,
     /// Segments that jobs found to be damaged, by checksum, until the task asks for them.
     damaged: Vec<u64>,
     /// A damaged segment cannot be fetched: the shard is to be read from its store again.
@@ -89,6 +94,7 @@ struct LaneState {
 struct Running {
     job: JobId,
     what: String,
+    urgency: Urgency,
     cancel: Cancel,
 }
 
@@ -182,29 +188,23 @@ impl Failure {
 
 impl Jobs {
     /// None runs yet.
-    pub(crate) fn new(
-        shard: ShardId,
-        builder: Arc<Builder>,
-        peers: Arc<Peers>,
-        disks: Arc<Disks>,
-        parameters: Parameters,
-        metrics: Metrics,
-        store: Arc<dyn Store>,
-    ) -> Self {
+    pub(crate) fn new(shard: ShardId, indexing: &Indexing, parameters: Parameters, store: Arc<dyn Store>) -> Self {
         let lanes = Lane::ALL.into_iter().map(|lane| (lane, LaneState::default())).collect();
         Self {
             shard,
-            builder,
-            peers,
-            disks,
+            builder: indexing.builder.clone(),
+            peers: indexing.peers.clone(),
+            disks: indexing.disks.clone(),
             parameters,
-            metrics,
+            metrics: indexing.metrics.clone(),
             store,
             cancel: Cancel::default(),
             tasks: JoinSet::new(),
             lanes,
             mending: LaneState::default(),
             leads: false,
+            pressing_from: pressing_from(indexing.deltas_waiting_max),
+            urgency: Urgency::Spare,
             damaged: Vec::new(),
             is_beyond_mending: false,
         }
@@ -218,6 +218,7 @@ impl Jobs {
         if self.disks.is_low() {
             return self.make_way(machine);
         }
+        self.hurry(machine)?;
         self.cancel_ended(machine);
         self.mend(machine, now)?;
         for lane in Lane::ALL.into_iter().filter(|_| leads) {
@@ -229,6 +230,25 @@ impl Jobs {
                     Err(refusal) => self.put_off(lane, &refusal),
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Lets builds take more than spare time while many deltas wait. One that has had none by then begins again.
+    fn hurry(&mut self, machine: &mut ShardMachine) -> Result<(), NodeError> {
+        self.urgency = match machine.deltas_waiting() {
+            waiting if waiting >= self.pressing_from => Urgency::Pressing,
+            waiting if 2 * waiting <= self.pressing_from => Urgency::Spare,
+            _ => self.urgency,
+        };
+        let is_late = |build: &mut Running| (build.urgency, self.urgency) == (Urgency::Spare, Urgency::Pressing);
+        let build = self.lanes.get_mut(&Lane::Build).and_then(|state| state.running.take_if(is_late));
+        // It may be long until it hears of it.
+        if let Some(late) = build {
+            tracing::info!(shard = self.shard.0, job = late.what, "begun again, as writes wait for it");
+            machine.abandon(late.job)?;
+            late.cancel.set();
+            self.metrics.job_cancelled("build");
         }
         Ok(())
     }
@@ -293,7 +313,8 @@ impl Jobs {
         self.discard(left);
         let what = format!("fetching segment {name} of {} bytes", manifest.graph_bytes + manifest.stored_bytes);
         let cancel = self.cancel.child();
-        self.mending.running = Some(Running { job: begun.input.id(), what, cancel: cancel.clone() });
+        let (job, urgency) = (begun.input.id(), Urgency::Spare);
+        self.mending.running = Some(Running { job, what, urgency, cancel: cancel.clone() });
         self.mending.rests_until = None;
         self.fetch(begun, manifest, nodes, Purpose::Missing(name), cancel);
         Ok(())
@@ -358,7 +379,9 @@ impl Jobs {
         self.discard(left);
         let kind = kind_of(input.job());
         let cancel = self.cancel.child();
-        let running = Running { job: input.id(), what: Description(&input).to_string(), cancel: cancel.clone() };
+        let urgency = if lane == Lane::Build { self.urgency } else { Urgency::Spare };
+        let what = Description(&input).to_string();
+        let running = Running { job: input.id(), what, urgency, cancel: cancel.clone() };
         tracing::debug!(shard = self.shard.0, job = running.what, "begun");
         let state = self.lanes.entry(lane).or_default();
         state.running = Some(running);
@@ -366,7 +389,7 @@ impl Jobs {
         let (builder, parameters) = (self.builder.clone(), self.parameters);
         self.tasks.spawn(async move {
             let id = input.id();
-            let result = run(builder, lane, input, parameters, target.clone(), &cancel).await;
+            let result = run(builder, (lane, urgency), input, parameters, target.clone(), &cancel).await;
             Event::Ended(Box::new(Ended { id, lane, kind, number, target, result }))
         });
         Ok(())
@@ -628,6 +651,12 @@ impl LaneState {
     }
 }
 
+/// How many deltas have to wait for builds to press, where writes are pushed back at `deltas_waiting_max`: before that
+/// happens, and not before it is likely to.
+fn pressing_from(deltas_waiting_max: usize) -> usize {
+    (3 * deltas_waiting_max / 4).max(1)
+}
+
 /// How long a lane rests after so many failures in a row, at least one.
 pub fn pause_after(failures: u32) -> Duration {
     RETRY_AFTER.saturating_mul(1 << (failures - 1).min(16)).min(RETRY_AFTER_MAX)
@@ -636,7 +665,7 @@ pub fn pause_after(failures: u32) -> Duration {
 /// Runs a job on the builder.
 async fn run(
     builder: Arc<Builder>,
-    lane: Lane,
+    turn: (Lane, Urgency),
     input: JobInput,
     parameters: Parameters,
     target: Target,
@@ -651,7 +680,7 @@ async fn run(
         meet(Failpoint::NodeBuilt)?;
         Ok((product, started.elapsed()))
     };
-    builder.run(lane, cancel, work).await?
+    builder.run(turn, cancel, work).await?
 }
 
 /// Removes files that are listed no more once that is durable, and gives back the memory of parts that no view shows.

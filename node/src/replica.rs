@@ -147,10 +147,8 @@ impl Replica {
             restoring: AtomicBool::new(is_lost),
             mending: AtomicBool::new(false),
         });
-        let (builder, metrics) = (indexing.builder.clone(), indexing.metrics.clone());
-        let peers = indexing.peers.clone();
-        let (disks, disk) = (indexing.disks.clone(), indexing.disks.changes());
-        let jobs = Jobs::new(shard.id, builder, peers.clone(), disks, parameters(spec), metrics, store.clone());
+        let (peers, disk) = (indexing.peers.clone(), indexing.disks.changes());
+        let jobs = Jobs::new(shard.id, indexing, parameters(spec), store.clone());
         let task = ApplyTask {
             inbox,
             errands: errands_inbox,

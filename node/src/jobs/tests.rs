@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::builder::parameters;
+use crate::damage::Damage;
 use crate::disks::tests::boundless;
 use crate::shard::command;
 
@@ -97,11 +98,20 @@ async fn finish(jobs: &mut Jobs, mut shard: Shard) -> Shard {
 }
 
 fn jobs(store: &Arc<dyn Store>) -> Jobs {
-    let builder = Arc::new(Builder::start(1).expect("a thread"));
-    let metrics = Metrics::register(&mut Registry::default());
     let (maps, _) = MapWatch::start(Vec::new(), CancellationToken::new());
-    let nobody = Arc::new(Peers::new(NodeId(1), maps, 1 << 20));
-    Jobs::new(SHARD, builder, nobody, boundless(NodeId(1)), parameters(&spec()), metrics, store.clone())
+    let indexing = Indexing {
+        builder: Arc::new(Builder::start(1).expect("a thread")),
+        policy: POLICY,
+        deltas_waiting_max: 16,
+        quiet_after: Duration::from_secs(1),
+        folder: None,
+        metrics: Metrics::register(&mut Registry::default()),
+        peers: Arc::new(Peers::new(NodeId(1), maps, 1 << 20)),
+        exports: Arc::default(),
+        disks: boundless(NodeId(1)),
+        damage: Damage::new(shoal_runtime::Failure::default()),
+    };
+    Jobs::new(SHARD, &indexing, parameters(&spec()), store.clone())
 }
 
 #[test]
@@ -119,6 +129,41 @@ async fn jobs_go_on_until_nothing_is_left_to_do() {
     assert_eq!((view.points.len(), view.sealed), (4_000, 0));
     assert_eq!(view.points.points_scanned(shoal_index::set::Look::Walk(shoal_index::segment::Effort::Beam(1))), 0);
     assert_eq!(jobs.status(), JobsStatus::default());
+    jobs.stop().await;
+}
+
+#[tokio::test]
+async fn builds_press_while_many_deltas_wait_and_a_late_one_begins_again() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let mut jobs = jobs(&store);
+    let mut shard = filled(11 * 500, &*store, None);
+    let busy = jobs.builder.clone();
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let (go_on, until) = std::sync::mpsc::channel::<()>();
+    let hog = tokio::spawn(async move {
+        let work = move || {
+            let _ = begun.send(());
+            let _ = until.recv();
+        };
+        busy.run((Lane::Build, Urgency::Spare), &Cancel::default(), work).await
+    });
+    tokio::task::spawn_blocking(move || has_begun.recv()).await.expect("no panic").expect("it runs");
+    shard.begin(&mut jobs);
+    assert_eq!(jobs.urgency, Urgency::Spare, "11 wait");
+    shard.write(11 * 500..12 * 500);
+    shard.begin(&mut jobs);
+    assert_eq!(jobs.urgency, Urgency::Pressing, "12 wait");
+    while shard.machine.deltas_waiting() > 6 {
+        let event = jobs.next().await.expect("no task fails");
+        shard = shard.handle(&mut jobs, event).await;
+        assert!(shard.machine.deltas_waiting() <= 6 || jobs.urgency == Urgency::Pressing);
+        shard.begin(&mut jobs);
+    }
+    assert_eq!(jobs.urgency, Urgency::Spare, "6 wait");
+    go_on.send(()).expect("the hog waits");
+    hog.await.expect("no panic").expect("it ends");
+    let shard = finish(&mut jobs, shard).await;
+    assert_eq!(shard.machine.deltas_waiting(), 0);
     jobs.stop().await;
 }
 

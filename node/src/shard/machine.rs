@@ -387,7 +387,7 @@ impl ShardMachine {
 
     /// What reads may see from now on.
     pub fn publish(&mut self) -> View {
-        let sealed = self.parts.values().filter(|part| part.manifest.is_none()).count();
+        let sealed = self.deltas_waiting();
         let lacking = self.parts.values().filter(|part| part.is_lacking()).count();
         View { points: self.points.publish(), applied: self.state.applied, sealed, lacking }
     }
@@ -397,6 +397,11 @@ impl ShardMachine {
     pub fn wants_seal(&self, is_quiet: bool) -> Option<Bytes> {
         let is_time = self.points.is_full() || (is_quiet && self.points.is_worth_a_segment());
         is_time.then(|| command::encode_seal(self.state.last_seal))
+    }
+
+    /// How many sealed deltas are no segment yet.
+    pub fn deltas_waiting(&self) -> usize {
+        self.parts.values().filter(|part| part.manifest.is_none()).count()
     }
 
     /// The next job of a lane, on parts that are in no job. If the shard `is_quiet` and nothing waits to be built, also
@@ -420,7 +425,7 @@ impl ShardMachine {
         {
             return Some(vec![*dead]);
         }
-        let is_built = self.parts.values().all(|part| part.manifest.is_some());
+        let is_built = self.deltas_waiting() == 0;
         let is_free = |part: &Part| part.kind == kind && named.contains_key(&part.id);
         let free: Vec<Part> = self.points.parts().into_iter().filter(is_free).collect();
         let plan = if is_quiet && is_built { set::plan_quiet } else { set::plan };
