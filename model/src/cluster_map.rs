@@ -325,13 +325,14 @@ impl ClusterMap {
         let mut shards: Vec<Shard> = self.shards_on(lost).cloned().collect();
         for shard in &mut shards {
             shard.epoch = epoch;
-            let mut witness = false;
-            for replica in shard.replicas.iter_mut().filter(|replica| replica.node == lost) {
-                witness = replica.witness;
-                replica.standing = Standing::Leaving;
-            }
             let id = ReplicaId(self.take_id());
-            shard.replicas.push(ShardReplica { id, node, witness, standing: Standing::Joining });
+            if let Some(at) = shard.replicas.iter().position(|replica| replica.node == lost) {
+                let left = &mut shard.replicas[at];
+                left.standing = Standing::Leaving;
+                let joins = ShardReplica { id, node, witness: left.witness, standing: Standing::Joining };
+                // In the same place, so that it leads what the lost one led.
+                shard.replicas.insert(at + 1, joins);
+            }
         }
         shards
     }
@@ -534,6 +535,8 @@ mod tests {
         assert!(map.nodes[&NodeId(2)].replaced);
         let shards: Vec<ShardId> = map.shards_on(new).map(|shard| shard.id).collect();
         assert_eq!(shards.len(), 2);
+        let firsts = |map: &ClusterMap| map.shards.values().map(|shard| shard.replicas[0].node).collect::<Vec<_>>();
+        assert_eq!(firsts(&map), [NodeId(1), NodeId(2)], "each leads one");
         for shard in shards {
             let entry = map.shards[&shard].clone();
             let (old, joined) =
@@ -550,6 +553,7 @@ mod tests {
             assert_eq!(map.shards[&shard].replica_on(NodeId(2)), None);
         }
         assert!(!map.nodes.contains_key(&NodeId(2)), "it holds nothing any more");
+        assert_eq!(firsts(&map), [NodeId(1), new], "it leads what the lost one led");
     }
 
     #[test]

@@ -17,17 +17,40 @@ pub struct TooFewNodes {
 /// Chooses `replicas` different nodes for each of `shards` new shards, the leading replica first.
 ///
 /// Greedy: each replica goes to the node that holds the fewest, preferring a zone that the shard does not use
-/// yet; ties by node id. So the counts of nodes in equal zones differ by at most one after any number of calls.
+/// yet; of these the one leads that leads the fewest; ties by node id. So the counts of nodes in equal zones differ by at
+/// most one after any number of calls, and where all nodes hold a replica of every shard, so do those of their leads.
 pub fn place(map: &ClusterMap, shards: u32, replicas: u32) -> Result<Vec<Vec<NodeId>>, TooFewNodes> {
     let usable = map.nodes.values().filter(|node| !node.replaced);
     let mut load: BTreeMap<NodeId, usize> = usable.map(|node| (node.id, 0)).collect();
     if load.len() < replicas as usize || load.is_empty() {
         return Err(TooFewNodes { nodes: load.len() });
     }
-    for replica in map.shards.values().flat_map(|shard| &shard.replicas) {
-        load.entry(replica.node).and_modify(|load| *load += 1);
+    let mut leads = load.clone();
+    for shard in map.shards.values() {
+        shard.replicas.iter().for_each(|replica| count(&mut load, replica.node));
+        shard.full_replicas().take(1).for_each(|first| count(&mut leads, first.node));
     }
-    Ok((0..shards).map(|_| place_shard(map, &mut load, replicas)).collect())
+    let place_next = |_| {
+        let mut nodes = place_shard(map, &mut load, replicas);
+        lead_evenly(&mut leads, &mut nodes);
+        nodes
+    };
+    Ok((0..shards).map(place_next).collect())
+}
+
+/// One more for a node that is counted.
+fn count(counts: &mut BTreeMap<NodeId, usize>, node: NodeId) {
+    counts.entry(node).and_modify(|count| *count += 1);
+}
+
+/// Moves the node that leads the fewest shards to the front.
+fn lead_evenly(leads: &mut BTreeMap<NodeId, usize>, nodes: &mut [NodeId]) {
+    let led = |node: &NodeId| leads.get(node).copied().unwrap_or(0);
+    let fewest = nodes.iter().enumerate().min_by_key(|(_, node)| (led(node), **node)).map(|(at, _)| at);
+    if let Some(at) = fewest {
+        nodes[..=at].rotate_right(1);
+        count(leads, nodes[0]);
+    }
 }
 
 fn place_shard(map: &ClusterMap, load: &mut BTreeMap<NodeId, usize>, replicas: u32) -> Vec<NodeId> {
@@ -48,7 +71,7 @@ fn place_shard(map: &ClusterMap, load: &mut BTreeMap<NodeId, usize>, replicas: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Command, StoreId};
+    use crate::{CollectionSpec, Command, GraphSpec, IndexSpec, Metric, OperationId, StoreId};
 
     fn map(zones: &[&str]) -> ClusterMap {
         let mut map = ClusterMap::default();
@@ -93,6 +116,25 @@ mod tests {
             let (min, max) = (load.values().min(), load.values().max());
             assert!(max.zip(min).is_some_and(|(max, min)| max - min <= 1), "{zones:?}: {load:?}");
         }
+    }
+
+    #[test]
+    fn leads_are_spread_over_nodes_that_hold_every_shard() {
+        let mut map = map(&["", "", ""]);
+        for (operation, shards) in [(1, 3), (2, 1), (3, 2), (4, 7)] {
+            let placement = place(&map, shards, 3).expect("enough nodes");
+            let spec = CollectionSpec { name: format!("docs-{operation}"), shards, replicas: 3, ..spec() };
+            map.apply(Command::CreateCollection { operation: OperationId(operation), spec, placement });
+            let mut leads: BTreeMap<NodeId, usize> = map.nodes.keys().map(|node| (*node, 0)).collect();
+            map.shards.values().for_each(|shard| *leads.entry(shard.replicas[0].node).or_default() += 1);
+            let (min, max) = (leads.values().min(), leads.values().max());
+            assert!(max.zip(min).is_some_and(|(max, min)| max - min <= 1), "{leads:?}");
+        }
+    }
+
+    fn spec() -> CollectionSpec {
+        let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
+        CollectionSpec { name: "docs".to_owned(), shards: 1, replicas: 1, witness: false, index }
     }
 
     #[test]

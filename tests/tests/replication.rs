@@ -128,6 +128,25 @@ fn writes_and_reads_go_on_when_leaders_are_killed() {
     cluster.stop();
 }
 
+#[test]
+fn each_node_leads_a_shard_and_has_its_lead_back_once_it_is_back() {
+    let mut cluster = Cluster::start(Shape { coordinators: 1, nodes: 3, routers: 1 });
+    let runtime = Runtime::new().expect("a runtime");
+    let client = connect(&runtime, &cluster);
+    runtime.block_on(create(&client, 3));
+    let nodes = [0, 1, 2].map(Role::Node);
+    let leaders = || -> Option<Vec<Role>> { (0..3).map(|shard| runtime.block_on(leader_of(&client, shard))).collect() };
+    let is_spread = || leaders().filter(|leaders| nodes.iter().all(|node| leaders.contains(node)));
+    let spread = wait_for(is_spread);
+    let away = Role::Node(0);
+    cluster.kill(away);
+    wait_for(|| leaders().filter(|leaders| !leaders.contains(&away)));
+    cluster.launch(away);
+    cluster.wait_ready(away);
+    assert_eq!(wait_for(is_spread), spread, "each shard is led as before");
+    cluster.stop();
+}
+
 async fn write_on(client: Client, stop: Arc<AtomicBool>, written: Arc<AtomicU64>) {
     while !stop.load(Ordering::Relaxed) {
         let row = written.load(Ordering::Relaxed);

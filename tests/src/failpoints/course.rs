@@ -33,8 +33,7 @@ pub(crate) enum Course {
     PutBack,
     /// A node is killed for so long that it needs a snapshot.
     Lag,
-    /// A node is away for so long that others lead, and gets its leads back. Not long, but for a cluster where each node is
-    /// the first of a shard, as it is before stores were replaced.
+    /// A node is away for so long that others lead, and gets its leads back.
     HandBack,
 }
 
