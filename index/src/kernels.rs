@@ -3,6 +3,7 @@
 //! | kernel | does |
 //! | --- | --- |
 //! | `dot`, `squared_euclidean`, and those of `_f16`, `_u8` and `_i8` | an `f32` query against rows of any width |
+//! | `dot_and_sum`, `squared_euclidean_and_sum`, `row_sum` | a query against a row, with the row's checksum; that alone |
 //! | `dot_i8_i8`, `squared_euclidean_i8_i8` | two rows of `i8`, in integers |
 //! | `dot_u4_i8` | a row of 4-bit numbers and one of `i8`, in integers |
 //! | `scan32`, `estimate32` | a query's [`Lut`] against the 1-bit codes of 32 rows |
@@ -27,6 +28,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod hadamard;
+mod lines;
 mod lut;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -38,6 +40,7 @@ mod scans;
 mod signs;
 mod sums;
 
+pub use lines::{Component, Query, ROW_BYTES_MAX};
 pub use lut::{BATCH, BLOCK_BYTES, BLOCK_DIMS, Lut};
 pub use rows::{RoundingError, rounding_error};
 pub(crate) use scans::{Aim, Each, Wide};
@@ -243,6 +246,43 @@ impl Kernels {
         whole_blocks(a.len(), b.len());
         assert!(a.len() <= I8_DIMS_MAX, "sums of {} components may not fit", a.len());
         call!(self, squared_euclidean_i8_i8(a, b))
+    }
+}
+
+/// Rows as they lie in files: distances with a checksum, as [`lines`] says. Panics if a row is not of the query's dimension,
+/// or has more than [`ROW_BYTES_MAX`] bytes.
+impl Kernels {
+    /// Checksum of a row, the same on every set.
+    #[must_use]
+    #[inline]
+    pub fn row_sum(self, row: &[u8]) -> u64 {
+        call!(self, row_sum(row, lines::keys(row.len().div_ceil(lines::LINE))))
+    }
+
+    /// Inner product of `query` with a row, and the row's checksum.
+    #[must_use]
+    #[inline]
+    pub fn dot_and_sum(self, query: &Query, row: &[u8], component: Component) -> (f32, u64) {
+        let lines = row.len().div_ceil(lines::LINE);
+        let (query, keys) = (query.blocks(lines, component), lines::keys(lines));
+        match component {
+            Component::F32 => call!(self, dot_and_sum_f32(query, row, keys)),
+            Component::F16 => call!(self, dot_and_sum_f16(query, row, keys)),
+            Component::U8 => call!(self, dot_and_sum_u8(query, row, keys)),
+        }
+    }
+
+    /// Squared distance between `query` and a row, and the row's checksum.
+    #[must_use]
+    #[inline]
+    pub fn squared_euclidean_and_sum(self, query: &Query, row: &[u8], component: Component) -> (f32, u64) {
+        let lines = row.len().div_ceil(lines::LINE);
+        let (query, keys) = (query.blocks(lines, component), lines::keys(lines));
+        match component {
+            Component::F32 => call!(self, squared_and_sum_f32(query, row, keys)),
+            Component::F16 => call!(self, squared_and_sum_f16(query, row, keys)),
+            Component::U8 => call!(self, squared_and_sum_u8(query, row, keys)),
+        }
     }
 }
 

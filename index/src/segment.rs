@@ -78,7 +78,7 @@ pub use search::{Effort, Hit, SegmentQuery, WalkStats};
 pub use target::Target;
 pub use walk::Scratch;
 
-pub(crate) use blocks::{Blocks, LinkWriter, Row, write_row};
+pub(crate) use blocks::{Blocks, LinkWriter, write_row};
 pub(crate) use compact::Aid;
 pub(crate) use layout::{DEGREE, Layout};
 pub(crate) use place::Place;

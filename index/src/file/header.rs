@@ -10,8 +10,9 @@ use super::{Fault, PAGE, PARAMETERS_MAX_BYTES, SECTIONS_MAX, Tag, sums};
 pub(super) const HEADER_BYTES: usize = PAGE as usize;
 
 const MAGIC: &[u8; 8] = b"SHOALSEG";
-/// 2: segments have checksums of their rows, and sketches come before what is kept in memory.
-const VERSION: u32 = 2;
+/// 2: segments have checksums of their rows, and sketches come before what is kept in memory. 3: checksums of vectors are those
+/// that the distance kernels compute.
+const VERSION: u32 = 3;
 const BYTE_ORDER: u32 = 0x0102_0304;
 
 const VERSION_AT: usize = 8;

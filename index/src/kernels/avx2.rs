@@ -2,7 +2,16 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, hadamard::hadamard, queue::queue, rows::rows, scans::scans, signs::signs, sums::sums};
+use super::{
+    LANES,
+    hadamard::hadamard,
+    lines::{Keys, LINE, lines, padded},
+    queue::queue,
+    rows::rows,
+    scans::scans,
+    signs::signs,
+    sums::sums,
+};
 
 mod bytes;
 
@@ -53,7 +62,12 @@ fn load_i8(block: &[i8; LANES]) -> Lanes {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn load_u8(block: &[u8; LANES]) -> Lanes {
     // SAFETY: reads 16 bytes, which the block has; needs no alignment.
-    let bytes = unsafe { _mm_loadu_si128(block.as_ptr().cast()) };
+    widen_u8(unsafe { _mm_loadu_si128(block.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen_u8(bytes: __m128i) -> Lanes {
     let widened = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
     [widened(bytes), widened(_mm_unpackhi_epi64(bytes, bytes))]
 }
@@ -193,6 +207,75 @@ fn least(lanes: Lanes) -> f32 {
     _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)))
 }
 
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_line(line: &[u8; LINE]) -> [__m256i; 2] {
+    let at: *const __m256i = line.as_ptr().cast();
+    // SAFETY: reads 64 bytes, 32 at a time, which the line has; needs no alignment.
+    unsafe { [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))] }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_tail(tail: &[u8]) -> [__m256i; 2] {
+    load_line(&padded(tail))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn as_f32(line: [__m256i; 2]) -> [Lanes; 1] {
+    [line.map(|half| _mm256_castsi256_ps(half))]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn as_f16(line: [__m256i; 2]) -> [Lanes; 2] {
+    let [a, b, c, d] = quarters(line);
+    [[_mm256_cvtph_ps(a), _mm256_cvtph_ps(b)], [_mm256_cvtph_ps(c), _mm256_cvtph_ps(d)]]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn as_u8(line: [__m256i; 2]) -> [Lanes; 4] {
+    let [a, b, c, d] = quarters(line);
+    [widen_u8(a), widen_u8(b), widen_u8(c), widen_u8(d)]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quarters([low, high]: [__m256i; 2]) -> [__m128i; 4] {
+    let upper = |half| _mm256_extracti128_si256::<1>(half);
+    [_mm256_castsi256_si128(low), upper(low), _mm256_castsi256_si128(high), upper(high)]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn no_sums() -> [__m256i; 2] {
+    [_mm256_setzero_si256(); 2]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_line(sums: [__m256i; 2], line: [__m256i; 2], keys: &Keys) -> [__m256i; 2] {
+    let at: *const __m256i = keys.0.as_ptr().cast();
+    // SAFETY: reads 16 numbers, 8 at a time, which there are; needs no alignment.
+    let keys = unsafe { [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))] };
+    let added = |sums, half, keys| {
+        let words = _mm256_add_epi32(half, keys);
+        _mm256_add_epi64(sums, _mm256_mul_epu32(words, _mm256_srli_epi64::<32>(words)))
+    };
+    [added(sums[0], line[0], keys[0]), added(sums[1], line[1], keys[1])]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn total(sums: [__m256i; 2]) -> u64 {
+    let four = _mm256_add_epi64(sums[0], sums[1]);
+    let two = _mm_add_epi64(_mm256_castsi256_si128(four), _mm256_extracti128_si256::<1>(four));
+    _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two))).cast_unsigned()
+}
+
+lines!(target_feature(enable = "avx2,fma,f16c"));
 queue!(target_feature(enable = "avx2,fma,f16c"));
 rows!(target_feature(enable = "avx2,fma,f16c"));
 hadamard!(target_feature(enable = "avx2,fma,f16c"));

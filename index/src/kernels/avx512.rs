@@ -2,7 +2,16 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, hadamard::hadamard, queue::queue, rows::rows, scans::scans, signs::signs, sums::sums};
+use super::{
+    LANES,
+    hadamard::hadamard,
+    lines::{Keys, LINE, lines},
+    queue::queue,
+    rows::rows,
+    scans::scans,
+    signs::signs,
+    sums::sums,
+};
 
 mod bytes;
 
@@ -171,6 +180,67 @@ fn least(lanes: Lanes) -> f32 {
     _mm512_reduce_min_ps(lanes)
 }
 
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load_line(line: &[u8; LINE]) -> __m512i {
+    // SAFETY: reads 64 bytes, which the line has; needs no alignment.
+    unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
+}
+
+/// The last line of a row, which has fewer than 64 bytes; zeros follow.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load_tail(tail: &[u8]) -> __m512i {
+    let mask = !(u64::MAX << tail.len());
+    // SAFETY: reads as many bytes as the mask has ones, which is how many there are; needs no alignment.
+    unsafe { _mm512_maskz_loadu_epi8(mask, tail.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn as_f32(line: __m512i) -> [Lanes; 1] {
+    [_mm512_castsi512_ps(line)]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn as_f16(line: __m512i) -> [Lanes; 2] {
+    [_mm512_cvtph_ps(_mm512_castsi512_si256(line)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(line))]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn as_u8(line: __m512i) -> [Lanes; 4] {
+    let parts = [
+        _mm512_castsi512_si128(line),
+        _mm512_extracti32x4_epi32::<1>(line),
+        _mm512_extracti32x4_epi32::<2>(line),
+        _mm512_extracti32x4_epi32::<3>(line),
+    ];
+    parts.map(|bytes| _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn no_sums() -> __m512i {
+    _mm512_setzero_si512()
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn add_line(sums: __m512i, line: __m512i, keys: &Keys) -> __m512i {
+    // SAFETY: reads 16 numbers, which there are; needs no alignment.
+    let words = _mm512_add_epi32(line, unsafe { _mm512_loadu_si512(keys.0.as_ptr().cast()) });
+    _mm512_add_epi64(sums, _mm512_mul_epu32(words, _mm512_srli_epi64::<32>(words)))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn total(sums: __m512i) -> u64 {
+    _mm512_reduce_add_epi64(sums).cast_unsigned()
+}
+
+lines!(target_feature(enable = "avx512f,avx512bw,avx512vnni"));
 queue!(target_feature(enable = "avx512f,avx512bw,avx512vnni"));
 rows!(target_feature(enable = "avx512f,avx512bw,avx512vnni"));
 hadamard!(target_feature(enable = "avx512f,avx512bw,avx512vnni"));

@@ -2,7 +2,16 @@
 
 use std::arch::aarch64::*;
 
-use super::{LANES, hadamard::hadamard, queue::queue, rows::rows, scans::scans, signs::signs, sums::sums};
+use super::{
+    LANES,
+    hadamard::hadamard,
+    lines::{Keys, LINE, lines, padded},
+    queue::queue,
+    rows::rows,
+    scans::scans,
+    signs::signs,
+    sums::sums,
+};
 
 mod bytes;
 
@@ -65,7 +74,12 @@ fn load_i8(block: &[i8; LANES]) -> Lanes {
 #[target_feature(enable = "neon")]
 fn load_u8(block: &[u8; LANES]) -> Lanes {
     // SAFETY: reads 16 bytes, which the block has; needs no alignment.
-    let bytes = unsafe { vld1q_u8(block.as_ptr()) };
+    widen_u8(unsafe { vld1q_u8(block.as_ptr()) })
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen_u8(bytes: uint8x16_t) -> Lanes {
     let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes));
     [vmovl_u16(vget_low_u16(low)), vmovl_high_u16(low), vmovl_u16(vget_low_u16(high)), vmovl_high_u16(high)]
         .map(|four| vcvtq_f32_u32(four))
@@ -217,6 +231,74 @@ fn least(lanes: Lanes) -> f32 {
     vminvq_f32(vminq_f32(vminq_f32(lanes[0], lanes[1]), vminq_f32(lanes[2], lanes[3])))
 }
 
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_line(line: &[u8; LINE]) -> [uint8x16_t; 4] {
+    let at = line.as_ptr();
+    // SAFETY: reads 64 bytes, 16 at a time, which the line has; needs no alignment.
+    unsafe { [vld1q_u8(at), vld1q_u8(at.add(16)), vld1q_u8(at.add(32)), vld1q_u8(at.add(48))] }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_tail(tail: &[u8]) -> [uint8x16_t; 4] {
+    load_line(&padded(tail))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn as_f32(line: [uint8x16_t; 4]) -> [Lanes; 1] {
+    [line.map(|four| vreinterpretq_f32_u8(four))]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn as_f16(line: [uint8x16_t; 4]) -> [Lanes; 2] {
+    let [a, b, c, d] = line.map(|eight| vreinterpretq_u16_u8(eight));
+    let widened = |a, b| {
+        [
+            widen_f16(vget_low_u16(a)),
+            widen_f16(vget_high_u16(a)),
+            widen_f16(vget_low_u16(b)),
+            widen_f16(vget_high_u16(b)),
+        ]
+    };
+    [widened(a, b), widened(c, d)]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn as_u8(line: [uint8x16_t; 4]) -> [Lanes; 4] {
+    [widen_u8(line[0]), widen_u8(line[1]), widen_u8(line[2]), widen_u8(line[3])]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn no_sums() -> [uint64x2_t; 2] {
+    [vdupq_n_u64(0); 2]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_line(sums: [uint64x2_t; 2], line: [uint8x16_t; 4], keys: &Keys) -> [uint64x2_t; 2] {
+    let at = keys.0.as_ptr();
+    // SAFETY: reads 16 numbers, 4 at a time, which there are; needs no alignment.
+    let keys = unsafe { [vld1q_u32(at), vld1q_u32(at.add(4)), vld1q_u32(at.add(8)), vld1q_u32(at.add(12))] };
+    let words: [uint32x4_t; 4] = std::array::from_fn(|i| vaddq_u32(vreinterpretq_u32_u8(line[i]), keys[i]));
+    let added = |sums: [uint64x2_t; 2], low, high| {
+        let (even, odd) = (vuzp1q_u32(low, high), vuzp2q_u32(low, high));
+        [vmlal_u32(sums[0], vget_low_u32(even), vget_low_u32(odd)), vmlal_high_u32(sums[1], even, odd)]
+    };
+    added(added(sums, words[0], words[1]), words[2], words[3])
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn total(sums: [uint64x2_t; 2]) -> u64 {
+    vaddvq_u64(vaddq_u64(sums[0], sums[1]))
+}
+
+lines!(target_feature(enable = "neon"));
 queue!(target_feature(enable = "neon"));
 rows!(target_feature(enable = "neon"));
 hadamard!(target_feature(enable = "neon"));

@@ -1,6 +1,15 @@
 //! Plain Rust, which compilers turn into whatever vectors the target has for certain.
 
-use super::{LANES, hadamard::hadamard, queue::queue, rows::rows, scans::scans, signs::signs, sums::sums};
+use super::{
+    LANES,
+    hadamard::hadamard,
+    lines::{Keys, LINE, lines, padded},
+    queue::queue,
+    rows::rows,
+    scans::scans,
+    signs::signs,
+    sums::sums,
+};
 
 mod bytes;
 
@@ -145,6 +154,62 @@ fn folded(mut lanes: Lanes, join: fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
+#[inline(always)]
+fn load_line(line: &[u8; LINE]) -> [u8; LINE] {
+    *line
+}
+
+/// The numbers of a line, or a part of it.
+#[inline(always)]
+fn numbers<const N: usize, T, const COUNT: usize>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> [T; COUNT] {
+    let numbers = bytes.as_chunks::<N>().0;
+    std::array::from_fn(|i| from(numbers[i]))
+}
+
+#[inline(always)]
+fn load_tail(tail: &[u8]) -> [u8; LINE] {
+    padded(tail)
+}
+
+#[inline(always)]
+fn as_f32(line: [u8; LINE]) -> [Lanes; 1] {
+    [numbers(&line, f32::from_le_bytes)]
+}
+
+#[inline(always)]
+fn as_f16(line: [u8; LINE]) -> [Lanes; 2] {
+    numbers::<32, _, 2>(&line, |half| numbers(&half, |bits| widen_f16(u16::from_le_bytes(bits))))
+}
+
+#[inline(always)]
+fn as_u8(line: [u8; LINE]) -> [Lanes; 4] {
+    numbers::<16, _, 4>(&line, |bytes| bytes.map(f32::from))
+}
+
+/// The lower half of a lane.
+const LOW: u64 = u32::MAX as u64;
+
+fn no_sums() -> [u64; LANES / 2] {
+    [0; LANES / 2]
+}
+
+#[inline(always)]
+fn add_line(sums: [u64; LANES / 2], line: [u8; LINE], keys: &Keys) -> [u64; LANES / 2] {
+    let pairs: [u64; LANES / 2] = numbers(&line, u64::from_le_bytes);
+    std::array::from_fn(|i| {
+        let (pair, [low, high]) = (pairs[i], [keys.0[2 * i], keys.0[2 * i + 1]].map(u64::from));
+        // Halves of 64-bit lanes, as compilers find the product of such in the instructions of all targets.
+        let low = pair.wrapping_add(low) & LOW;
+        let high = (pair >> 32).wrapping_add(high) & LOW;
+        sums[i].wrapping_add(low * high)
+    })
+}
+
+fn total(sums: [u64; LANES / 2]) -> u64 {
+    sums.into_iter().fold(0, u64::wrapping_add)
+}
+
+lines!();
 queue!();
 rows!();
 hadamard!();

@@ -21,6 +21,7 @@ use super::walk::Cancelled;
 use super::{ids, stored};
 use crate::file::{Align, FileError, Image, ImageWriter, Residency, Tag};
 use crate::graph::{self, Grown, Points, Repair};
+use crate::kernels::Kernels;
 use crate::payload_index::PayloadIndex;
 use crate::rotation::shuffled;
 
@@ -208,14 +209,17 @@ impl<'a> Draft<'a> {
     /// Checksums of rows, in the order of the file.
     fn row_sums(&self) -> Vec<RowSums> {
         let blocks = self.compact.is_none().then(|| Blocks::new(&self.layout, &self.grown.blocks));
+        let kernels = Kernels::best();
         let sums = |(place, own): (usize, &u32)| {
             let (vector, offset) = (self.points.vector(*own), u32::try_from(place).expect("points are below 2^31"));
             let block = blocks.map(|blocks| blocks.block(*own));
-            let scale =
-                block.map_or_else(|| self.points.space().scale(vector), |block| self.layout.head(block).vector_scale);
+            let scale = || {
+                block.map_or_else(|| self.points.space().scale(vector), |block| self.layout.head(block).vector_scale)
+            };
+            let scale = row_sums::bounding_scale(self.points.space().metric(), scale);
             let row = block.filter(|_| self.about.lossless == 1).map(|block| &block[self.layout.row()]);
             RowSums {
-                vector: row_sums::of_vector(row.unwrap_or(vector.as_bytes()), scale, offset),
+                vector: row_sums::of_vector(kernels.row_sum(row.unwrap_or(vector.as_bytes())), scale, offset),
                 payload: row_sums::of_payload(self.facts.payloads[*own as usize], offset),
             }
         };

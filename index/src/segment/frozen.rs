@@ -300,8 +300,8 @@ impl Segment {
         self.image.table(tag::ROW_SUMS).expect("checked when the segment was opened")
     }
 
-    /// Whether [`Segment::read_vector`] of a point gives what was written, and searches compared that. Some 50 ns for a
-    /// kilobyte.
+    /// Whether [`Segment::read_vector`] of a point gives what was written, and searches compared that. Some 10 ns for a
+    /// kilobyte in cache.
     ///
     /// # Panics
     /// If there is no such point.

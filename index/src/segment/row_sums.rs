@@ -2,12 +2,14 @@
 //!
 //! Opening verifies every byte, but a mapped file is read again whenever its pages were dropped meanwhile, and a disk may have
 //! spoilt it since. So whatever leaves for a caller is held against these sums, which lie in memory, and so is every
-//! vector that an exact search compares. Codes, links and sketches have none: they decide where a walk goes, not what it
-//! returns.
+//! vector that an exact search compares: a near one that looks far would be missed, and nothing else would tell. Codes, links
+//! and sketches have none: they decide where a walk goes, not what it returns.
 //!
-//! A sum is the lower half of XXH3-64, changed by the point's offset, so that a row in another's place is none. Damage passes
-//! with a chance of one in 2^32. The offset is no seed: one costs XXH3 a secret of its own for each row.
+//! Of a vector the distance kernels compute what it comes to while they compare it (see `kernels`); of payload it is XXH3-64.
+//! Either is changed by the point's offset, so that a row in another's place is none, and cut to 32 bits. Damage to payload
+//! passes with a chance of one in 2^32, damage to a vector with one of less than one in 2^30.
 
+use shoal_model::Metric;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -19,26 +21,34 @@ pub(crate) struct RowSums {
     pub(crate) payload: u32,
 }
 
-/// Of a vector as it lies in the file, padding included, and of what it is scaled by, which bounds its distance.
+/// What of a vector's scale is summed with it: all where scans bound its distance by it, else nothing.
 #[inline]
-pub(crate) fn of_vector(bytes: &[u8], scale: f32, offset: u32) -> u32 {
-    lower(xxh3_64(bytes) ^ place(offset, scale))
+pub(crate) fn bounding_scale(metric: Metric, scale: impl FnOnce() -> f32) -> f32 {
+    if metric == Metric::Cosine { scale() } else { 0.0 }
+}
+
+/// Of a vector. `row_sum`: [`Kernels::row_sum`](crate::kernels::Kernels::row_sum) of it as it lies in the file, padding
+/// included; `scale`: [`bounding_scale`].
+///
+/// The product with an odd number loses nothing, and its upper half, which is kept, depends on all of the sum: of the
+/// differences that two sums may have, one in 2^31 does not show.
+#[inline]
+pub(crate) fn of_vector(row_sum: u64, scale: f32, offset: u32) -> u32 {
+    let place = u64::from(scale.to_bits()) << 32 | u64::from(offset);
+    let sum = row_sum.wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    upper(sum)
 }
 
 /// Of packed payload.
 #[inline]
 pub(crate) fn of_payload(bytes: &[u8], offset: u32) -> u32 {
-    lower(xxh3_64(bytes) ^ place(offset, 0.0))
-}
-
-/// Tells points apart, and what their vectors are scaled by.
-#[inline]
-fn place(offset: u32, scale: f32) -> u64 {
-    let both = u64::from(scale.to_bits()) << 32 | u64::from(offset);
-    xxh3_64(&both.to_le_bytes())
+    upper(xxh3_64(bytes) ^ xxh3_64(&offset.to_le_bytes()))
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "half of it is kept")]
-fn lower(sum: u64) -> u32 {
-    sum as u32
+fn upper(sum: u64) -> u32 {
+    (sum >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests;

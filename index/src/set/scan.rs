@@ -4,15 +4,15 @@
 
 use std::cmp::Ordering;
 
-use shoal_model::{Metric, PointId};
+use shoal_model::PointId;
 
 use crate::IndexError;
 use crate::delta::SearchStats;
 use crate::delta::bound::Bound;
 use crate::delta::candidates::{Candidate, Candidates};
-use crate::kernels::{Kernels, LANES};
+use crate::kernels::{Kernels, Query};
 use crate::score::Exact;
-use crate::segment::{Hit, Row, Segment};
+use crate::segment::{Hit, Segment};
 
 /// Bytes of vectors between two questions whether the answer is still wanted: some 50 µs.
 const PATIENCE_BYTES: usize = 256 << 10;
@@ -35,19 +35,15 @@ pub(super) fn scan(
 ) -> Result<(Vec<(PointId, Hit)>, SearchStats), IndexError> {
     let metric = segment.metric();
     let bound = Bound::new(metric, wanted.vector);
-    let mut query = bound.query().to_vec();
-    query.resize(query.len().next_multiple_of(LANES), 0.0);
+    let query = Query::new(bound.query());
     let floor = wanted.score_limit.map_or(f64::NEG_INFINITY, |limit| Bound::nearness_of_score(metric, limit));
     let mut candidates = Candidates::new(wanted.k, floor);
     let (kernels, vectors) = (Kernels::best(), segment.sent());
     for batch in wanted.batches(offsets) {
         wanted.ask()?;
         for &offset in batch {
-            if !vectors.is_sound(offset) {
-                return Err(damaged(segment));
-            }
-            let (row, scale) = vectors.get(offset);
-            let interval = bound.interval(compare(kernels, metric, &query, row), scale);
+            let (compared, scale) = vectors.compare(kernels, &query, offset).ok_or_else(|| damaged(segment))?;
+            let interval = bound.interval(compared, scale);
             if candidates.admit(interval) {
                 candidates.push(interval, offset);
             }
@@ -61,20 +57,6 @@ pub(super) fn scan(
 
 pub(super) fn damaged(segment: &Segment) -> IndexError {
     IndexError::Damaged { segment: segment.graph_image().checksum() }
-}
-
-/// Product or squared distance in `f32`, the query padded with zeros as rows are.
-#[inline]
-fn compare(kernels: Kernels, metric: Metric, query: &[f32], row: Row<'_>) -> f32 {
-    match (metric, row) {
-        (Metric::Euclidean, Row::F32(row)) => kernels.squared_euclidean(&query[..row.len()], [row])[0],
-        (Metric::Euclidean, Row::F16(row)) => kernels.squared_euclidean_f16(query, row),
-        (Metric::Euclidean, Row::U8(row)) => kernels.squared_euclidean_u8(query, row),
-        (_, Row::F32(row)) => kernels.dot(&query[..row.len()], [row])[0],
-        (_, Row::F16(row)) => kernels.dot_f16(query, row),
-        (_, Row::U8(row)) => kernels.dot_u8(query, row),
-        (_, Row::Codes(_)) => unreachable!("vectors of coded rows are stored, and compared as such"),
-    }
 }
 
 /// Scores the candidates exactly and keeps the nearest `k` within the limit, in order.
