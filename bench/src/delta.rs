@@ -214,11 +214,17 @@ impl Answer {
     }
 }
 
-/// A delta of every vector of a set, published now and then as it fills, and the microseconds that each took.
+/// A delta of every vector of a set, published now and then as it fills, and the microseconds that each took. Its codes are
+/// around the centre of one before it, as where points keep coming.
 #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn fill(set: &Set) -> (Delta, f64) {
     let dim = u32::try_from(set.base.columns()).expect("a dimension is no larger than a file's header says");
-    let mut delta = Delta::new(dim, set.metric);
+    let mut before = Delta::new(dim, set.metric);
+    for (row, vector) in (0_u64..).zip(set.base.rows()) {
+        before.upsert(PointId::Number(row), row, vector, Bytes::new());
+    }
+    let mut delta = Delta::around(dim, set.metric, before.center());
+    drop(before);
     let mut view: Option<Arc<DeltaView>> = None;
     let started = Instant::now();
     for (row, vector) in (0_u64..).zip(set.base.rows()) {

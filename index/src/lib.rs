@@ -28,6 +28,6 @@ pub mod rotation;
 pub mod segment;
 pub mod set;
 
-pub use delta::{Certainty, Delta, DeltaRow, DeltaView, Found, Query, RowRef, SearchStats};
+pub use delta::{Center, Certainty, Delta, DeltaRow, DeltaView, Found, Query, RowRef, SearchStats};
 pub use error::IndexError;
 pub use filter::CompiledFilter;

@@ -199,7 +199,8 @@ impl Reads {
         let Some(metric) = views.open.first().map(|(replica, _)| replica.spec.metric) else {
             return Ok(Default::default());
         };
-        let (mut lists, mut stats, mut failed) = (Vec::new(), SetStats::default(), Failed::new());
+        let mut lists: BTreeMap<usize, Vec<Vec<Found>>> = BTreeMap::new();
+        let (mut stats, mut failed) = (SetStats::default(), Failed::new());
         let shard = |position: usize| views.open[position].0.shard;
         for (positions, result) in self.search_groups(self.groups(views, filter, work.look), work).await? {
             match result {
@@ -208,7 +209,7 @@ impl Reads {
                         match result {
                             Ok((found, slice_stats)) => {
                                 stats.merge(&slice_stats);
-                                lists.push((position, found));
+                                lists.entry(position).or_default().push(found);
                             }
                             Err(error) => {
                                 let error = NodeError::Index(error);
@@ -221,8 +222,10 @@ impl Reads {
                 Err(error) => failed.extend(positions.iter().map(|at| (*at, failure(shard(*at), &error)))),
             }
         }
-        lists.retain(|(position, _)| !failed.contains_key(position));
-        let located = |(view, found): (usize, Vec<Found>)| {
+        lists.retain(|position, _| !failed.contains_key(position));
+        // Each view by itself first: what the search of one finds must not depend on how many threads there are for it.
+        let located = |(view, lists): (usize, Vec<Vec<Found>>)| {
+            let found = Found::merge(metric, work.k, lists);
             found.into_iter().map(|found| Located { found, view }).collect::<Vec<_>>()
         };
         let hits = merge_top_k(metric, work.k, lists.into_iter().map(located).collect());

@@ -73,10 +73,10 @@ impl<'a> Wheel<'a> {
             self.points.upsert(id, self.version, self.rows.base.row(row), Bytes::new());
             self.living.push(row);
             if self.points.is_full() {
-                self.points.seal();
+                self.points.seal(self.points.center());
             }
         }
-        self.points.seal();
+        self.points.seal(self.points.center());
         while let Some(job) = self.points.plan() {
             self.work(job, pool)?;
         }

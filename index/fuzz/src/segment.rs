@@ -152,7 +152,7 @@ fn look_at_all(segment: Segment, vector: &[f32], filter: Filter) {
     let points: Vec<(PointId, u64)> =
         (0..segment.len()).map(|offset| (segment.id(offset), segment.versions()[offset as usize])).collect();
     let (dim, metric) = (segment.dim(), segment.metric());
-    let mut restart = PointSet::with_segments(dim, metric, policy, vec![segment], 0).expect("its own shape");
+    let mut restart = PointSet::with_segments(dim, metric, policy, vec![segment], vec![], None).expect("its own shape");
     for (id, version) in &points {
         assert!(restart.record(id, *version), "it was read there");
     }

@@ -27,6 +27,11 @@ impl Interval {
     pub(super) fn is_below(self, floor: f64) -> bool {
         self.high < floor
     }
+
+    /// Where the lesser of the nearness and `ceiling` lies.
+    pub(super) fn capped(self, ceiling: f64) -> Self {
+        if ceiling < self.high { Self { low: self.low.min(ceiling), high: ceiling } } else { self }
+    }
 }
 
 /// What must be kept of a row's vector for [`Bound`]: the inverse of its length for cosine, no less than its
@@ -105,7 +110,17 @@ impl<'a> Bound<'a> {
         match metric {
             Metric::Cosine | Metric::Dot => score,
             Metric::Euclidean if score < 0.0 => f64::INFINITY,
-            Metric::Euclidean => -(score * score),
+            // Never a negative zero, which would be another number in an order of all.
+            Metric::Euclidean => 0.0 - score * score,
+        }
+    }
+
+    /// The score of a row that is hardly farther than `nearness`, which is a number.
+    #[allow(clippy::cast_possible_truncation, reason = "rounding is made up for")]
+    pub(crate) fn score_beyond(metric: Metric, nearness: f64) -> f32 {
+        match metric {
+            Metric::Cosine | Metric::Dot => (nearness as f32).next_down(),
+            Metric::Euclidean => ((-nearness).max(0.0).sqrt() as f32).next_up(),
         }
     }
 }

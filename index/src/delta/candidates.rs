@@ -1,14 +1,13 @@
 //! The rows that may still be among the nearest `k`.
 
 use super::bound::Interval;
-use super::view::RowRef;
 
 /// Fewest rows that are gathered before it is worth sorting out.
 const PRUNE_MIN: usize = 64;
 
 /// A row, whatever names it, and where its nearness lies.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate<R = RowRef> {
+pub(crate) struct Candidate<R> {
     interval: Interval,
     pub(crate) row: R,
 }
@@ -18,7 +17,7 @@ pub(crate) struct Candidate<R = RowRef> {
 /// Sorting out happens each time the rows have doubled, so a row costs a few nanoseconds on average, whatever `k` is.
 /// Memory is that of the rows that can still win: about `2 k`, more only when more are too close to call.
 #[derive(Debug)]
-pub(crate) struct Candidates<R = RowRef> {
+pub(crate) struct Candidates<R> {
     k: usize,
     /// A row that ends below it cannot be among the nearest `k`.
     floor: f64,

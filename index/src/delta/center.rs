@@ -3,75 +3,77 @@
 //! Embeddings share a direction, pixels are never negative: of what a row has in common with all others, a code need
 //! not tell. Around their mean, codes of 20,000 images leave half as many rows to be compared as around zero, codes of
 //! 20,000 texts three quarters.
+//!
+//! A centre is given with a delta and stays: were it to follow the rows as they come, codes would tell of the order in which they
+//! came, and of two replicas of the same rows each would miss others.
 
+use shoal_model::Metric;
+
+use super::codes::LENGTHS;
 use crate::kernels::Kernels;
+use crate::rotation::Rotation;
 
-/// Rows after which a centre is made anew, so that it follows what is being written.
-const ROWS: usize = 1_024;
-
-/// A place that codes are made around, rotated as they are.
-#[derive(Debug)]
-pub(super) struct Center {
-    place: Vec<f32>,
-    square: f32,
-    /// Mean length of the rows it was made of; 0 for the origin.
-    length: f32,
+/// A place that codes of a delta are made around.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Center {
+    /// As many components as the delta has dimensions.
+    pub mean: Vec<f32>,
+    /// Mean length of the rows it was made of.
+    pub length: f32,
 }
 
 impl Center {
-    /// Zero: for the rows that come before any other.
-    pub(super) fn origin(padded_dim: usize) -> Self {
-        Self { place: vec![0.0; padded_dim], square: 0.0, length: 0.0 }
+    /// That of some rows, of unit length for cosine; `None` if none is of a length that codes can tell of, or their mean is
+    /// not.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "thousands of rows; means of `f32`"
+    )]
+    pub(super) fn of<'a>(metric: Metric, dim: u32, rows: impl Iterator<Item = &'a [f32]>) -> Option<Self> {
+        let (mut sum, mut lengths, mut count) = (vec![0.0; dim as usize], 0.0, 0.0);
+        for row in rows {
+            let length = Kernels::best().dot_and_square_f64(row, row).1.sqrt();
+            if !LENGTHS.contains(&(length as f32)) {
+                continue;
+            }
+            let scale = if metric == Metric::Cosine { 1.0 / length } else { 1.0 };
+            sum.iter_mut().zip(row).for_each(|(sum, component)| *sum += scale * f64::from(*component));
+            (lengths, count) = (lengths + scale * length, count + 1.0);
+        }
+        let mean = sum.iter().map(|sum| (sum / count) as f32).collect();
+        let center = Self { mean, length: (lengths / count) as f32 };
+        center.is_of_use().then_some(center)
     }
 
-    pub(super) fn place(&self) -> &[f32] {
-        &self.place
-    }
-
-    /// Its squared length.
-    pub(super) fn square(&self) -> f32 {
-        self.square
-    }
-
-    pub(super) fn length(&self) -> f32 {
-        self.length
+    /// Whether codes can be made around it: all of it is finite, and of a length that they can tell of.
+    #[must_use]
+    pub fn is_of_use(&self) -> bool {
+        let square = Kernels::best().dot_and_square_f64(&self.mean, &self.mean).1;
+        #[allow(clippy::cast_possible_truncation, reason = "what does not fit is not within the lengths")]
+        let length = square.sqrt() as f32;
+        LENGTHS.contains(&length) && LENGTHS.contains(&self.length)
     }
 }
 
-/// The rows since the last centre was made.
+/// A centre as codes are: rotated.
 #[derive(Debug)]
-pub(super) struct Mean {
-    sum: Vec<f32>,
-    lengths: f32,
-    count: usize,
-    is_first: bool,
+pub(super) struct Placed {
+    pub(super) center: Center,
+    /// Rotated.
+    pub(super) place: Vec<f32>,
+    /// Its squared length.
+    pub(super) square: f32,
 }
 
-impl Mean {
-    pub(super) fn new(padded_dim: usize) -> Self {
-        Self { sum: vec![0.0; padded_dim], lengths: 0.0, count: 0, is_first: true }
-    }
-
-    pub(super) fn add(&mut self, rotated: &[f32], length: f32) {
-        for (sum, component) in self.sum.iter_mut().zip(rotated) {
-            *sum += component;
-        }
-        self.lengths += length;
-        self.count += 1;
-    }
-
-    /// The centre of the rows, if they are enough for a new one; the first need not be many. Begins anew then.
-    pub(super) fn take_if_ripe(&mut self) -> Option<Center> {
-        let enough = if self.is_first { 1 } else { ROWS };
-        if self.count < enough {
-            return None;
-        }
-        #[allow(clippy::cast_precision_loss, reason = "some thousands")]
-        let share = 1.0 / self.count as f32;
-        let next = Self { is_first: false, ..Self::new(self.sum.len()) };
-        let Self { sum, lengths, .. } = std::mem::replace(self, next);
-        let place: Vec<f32> = sum.iter().map(|sum| sum * share).collect();
-        let [square] = Kernels::best().dot(&place, [&place]);
-        Some(Center { place, square, length: lengths * share })
+impl Placed {
+    /// # Panics
+    /// If it is of another dimension.
+    pub(super) fn new(center: Center, rotation: &Rotation) -> Self {
+        let mut place = vec![0.0; rotation.padded_dim()];
+        rotation.rotate(&center.mean, &mut place);
+        #[allow(clippy::cast_possible_truncation, reason = "of a centre that is of use, it fits")]
+        let square = Kernels::best().dot_and_square_f64(&place, &place).1 as f32;
+        Self { center, place, square }
     }
 }

@@ -6,28 +6,28 @@
 //! off the query can lie follows from the floor itself: the line of `r` passes through the row, so for a row nearer
 //! than the floor it is at most that distance, where the distance to the centre may be many times it.
 //!
+//! So a row has a *ceiling*: the highest floor that its estimate and deviations reach, by which its code says that it is
+//! no nearer. A row that is, which is rare, counts as being just there, whoever asks: a search is for the rows whose nearness, or
+//! ceiling where that is less, is highest. No floor that comes of these turns away a row that belongs to the answer, so the answer
+//! depends on query and rows alone, not on their order, nor on what was looked at first, by how many threads.
+//!
 //! Source: Gao and Long, RaBitQ, arXiv 2405.12497, theorem 3.2, with the query's part across the residual in place of
 //! its whole length.
 
-use std::sync::Arc;
-
 use shoal_model::Metric;
 
-use super::center::Center;
-use super::codes::{Codes, Factors, LENGTHS};
-use crate::kernels::{Aim, BATCH, Kernels, Lut, rounding_error};
-use crate::rotation::Rotation;
+use super::center::Placed;
+use super::codes::{Codes, Factors, Frame, LENGTHS};
+use crate::kernels::{Aim, BATCH, Kernels, Lut};
 
 /// Deviations that an estimate is given. A normal variable exceeds 4 once in 31,000 times, and a row is lost only if
 /// its error does so *and* it is hardly nearer than the k-th. Of 1.5 million of the ten nearest, over all metrics and 1
 /// to 784 dimensions, none was lost; with 3 it is one in 13,000. Each unit more doubles the rows to compare.
 pub(super) const SIGMAS_SURE: f32 = 4.0;
 
-/// Likewise, for searches that want less than all: one in 1,800 was lost.
-pub(super) const SIGMAS_LIKELY: f32 = 2.5;
-
-/// Share of the lengths involved that roundings of rotation, factors and estimate come to at most, over that of a sum.
-const ROUNDING: f64 = 4.0;
+/// Likewise, for searches that want less than all: one in some 2,500 of the hundred nearest is lost, fewer of the ten. With 2.5
+/// it is one in 1,300.
+pub(super) const SIGMAS_LIKELY: f32 = 2.7;
 
 /// A query, ready to be held against codes.
 ///
@@ -36,82 +36,83 @@ const ROUNDING: f64 = 4.0;
 pub(super) struct Probe {
     kernels: Kernels,
     metric: Metric,
-    rotated: Vec<f32>,
     lut: Lut,
+    aim: Aim,
     square: f32,
-    length: f32,
+    /// `a` in the formula of [`super::codes`]; 0 if the centre is zero, as it means nothing then.
+    weight: f32,
+    /// Square of the query's distance from the centre, or from `a` times the centre.
+    across_square: f32,
     /// Deviations that an estimate is given.
     sigmas: f32,
     /// What the tables' rounding adds to the square of what lies across.
     noise_square: f32,
-    rounding: f32,
-}
-
-/// A probe seen from a centre.
-#[derive(Clone, Debug)]
-pub(super) struct Sight {
-    center: Arc<Center>,
-    /// `a` in the formula of [`super::codes`].
-    weight: f32,
-    base: f32,
-    /// Square of the query's distance from the centre, or from `a` times the centre.
-    across_square: f32,
 }
 
 impl Probe {
     /// `query` is of unit length for cosine. `None` if codes cannot tell anything of it.
-    pub(super) fn new(metric: Metric, rotation: &Rotation, query: &[f32], sigmas: f32) -> Option<Self> {
+    #[allow(clippy::cast_possible_truncation, reason = "what does not fit is not within the lengths")]
+    pub(super) fn new(metric: Metric, frame: &Frame, query: &[f32], sigmas: f32) -> Option<Self> {
+        let Frame { rotation, center, rounding } = frame;
         let kernels = Kernels::best();
         let mut rotated = vec![0.0; rotation.padded_dim()];
         rotation.rotate(query, &mut rotated);
-        let [square] = kernels.dot(&rotated, [&rotated]);
+        // In `f64`, as sums of `f32` are not the same on every instruction set.
+        let square = kernels.dot_and_square_f64(&rotated, &rotated).1 as f32;
         let length = square.sqrt();
         if !LENGTHS.contains(&length) {
             return None;
         }
+        let (aim, weight, across_square) = match (metric, center) {
+            (Metric::Euclidean, _) => {
+                let away = |center: &Placed| kernels.squared_euclidean_f64(&rotated, &center.place) as f32;
+                let across_square = center.as_ref().map_or(square, away);
+                (Aim { base: 1.5 * rounding * square - 0.5 * across_square, weight: 1.0 }, 1.0, across_square)
+            }
+            (_, None) => (Aim { base: 0.0, weight: rounding * length }, 0.0, square),
+            (_, Some(Placed { center, place, square: place_square })) => {
+                // Rows and query are then of a length, and the query lies about as far from the centre as rows do.
+                let weight = length / center.length;
+                let base = kernels.dot_and_square_f64(&rotated, place).0 as f32;
+                let across_square = square - 2.0 * weight * base + weight * weight * place_square;
+                (Aim { base, weight }, weight, across_square)
+            }
+        };
         let mut lut = Lut::default();
         lut.fill(&rotated);
         // A row's error is at least half of its gain, which multiplies the sum.
         let noise = 2.0 * lut.deviation();
-        #[allow(clippy::cast_possible_truncation, reason = "a small positive number")]
-        let rounding = (ROUNDING * rounding_error(rotated.len(), 64).relative) as f32;
-        Some(Self { kernels, metric, rotated, lut, square, length, sigmas, noise_square: noise * noise, rounding })
-    }
-
-    /// What is the same for all chunks around one centre. Keeps `last` if it is of that centre.
-    #[inline]
-    pub(super) fn sight(&self, center: &Arc<Center>, last: Option<Sight>) -> Sight {
-        match last {
-            Some(last) if Arc::ptr_eq(&last.center, center) => last,
-            _ => self.look_from(center.clone()),
-        }
-    }
-
-    fn look_from(&self, center: Arc<Center>) -> Sight {
-        if self.metric == Metric::Euclidean {
-            let [across_square] = self.kernels.squared_euclidean(&self.rotated, [center.place()]);
-            return Sight { center, weight: 1.0, base: -0.5 * across_square, across_square };
-        }
-        // Rows and query are then of a length, and the query lies about as far from the centre as rows do.
-        let weight = if center.length() > 0.0 { self.length / center.length() } else { 0.0 };
-        let [base] = self.kernels.dot(&self.rotated, [center.place()]);
-        let across_square = self.square - 2.0 * weight * base + weight * weight * center.square();
-        Sight { center, weight, base, across_square }
+        let noise_square = noise * noise;
+        Some(Self { kernels, metric, lut, aim, square, weight, across_square, sigmas, noise_square })
     }
 
     /// Estimates of the nearness of the 32 rows of a batch.
     #[inline]
-    pub(super) fn estimate(&self, sight: &Sight, codes: &Codes, batch: usize, out: &mut [f32; BATCH]) {
-        let Factors { wide, reach } = codes.factors(batch);
-        let aim = Aim { base: sight.base + self.slack(sight, *reach), weight: sight.weight };
-        self.kernels.estimate_wide32(codes.signs(batch), &self.lut, wide, aim, out);
+    pub(super) fn estimate(&self, codes: &Codes, batch: usize, out: &mut [f32; BATCH]) {
+        self.kernels.estimate_wide32(codes.signs(batch), &self.lut, &codes.factors(batch).wide, self.aim, out);
     }
 
-    /// Which rows of a batch, estimated as in `estimates`, may be at least as near as `floor`.
+    /// Which rows of a batch, estimated as in `estimates`, may have a ceiling of at least `floor`: all that have, and hardly
+    /// others.
     #[inline]
-    pub(super) fn within(&self, sight: &Sight, factors: &Factors, estimates: &[f32; BATCH], floor: f32) -> u32 {
-        let spread = self.spread(sight, factors.reach, floor);
+    pub(super) fn within(&self, factors: &Factors, estimates: &[f32; BATCH], floor: f32) -> u32 {
+        let spread = self.spread(factors.reach, floor);
         self.kernels.within32(estimates, &factors.wide.error, spread, floor)
+    }
+
+    /// The ceiling of a row of a batch, if it is less than `high`; else something that is not.
+    pub(super) fn ceiling(&self, factors: &Factors, lane: usize, estimate: f32, high: f64) -> f64 {
+        let (error, reach) = (factors.wide.error[lane], factors.reaches[lane]);
+        let reaches = |floor: f32| estimate + error * self.spread(reach, floor) >= floor;
+        let double = self.metric == Metric::Euclidean;
+        #[allow(clippy::cast_possible_truncation, reason = "rounding is made up for")]
+        let above = ((if double { 0.5 * high } else { high }) as f32).next_up();
+        // What is not a number is not turned away, here as in the kernels.
+        if above.is_nan() || reaches(above) {
+            return f64::INFINITY;
+        }
+        let ceiling = f64::from(highest(reaches, above));
+        if double { 2.0 * ceiling } else { ceiling }
     }
 
     /// Which estimates are at least `floor`.
@@ -128,22 +129,42 @@ impl Probe {
         floor.max(f32::MIN)
     }
 
-    /// More than all roundings of an estimate can come to.
-    fn slack(&self, sight: &Sight, reach: f32) -> f32 {
-        let square = if self.metric == Metric::Euclidean { self.square } else { 0.0 };
-        self.rounding * (square + reach * (self.length + sight.weight * reach))
-    }
-
     /// Deviations allowed, times the most that the query lies off the line of the residual of a row at least as near as
-    /// `floor`.
-    fn spread(&self, sight: &Sight, reach: f32, floor: f32) -> f32 {
+    /// `floor`, and of at most that `reach`.
+    ///
+    /// Falls as the floor rises, and rises with the reach. Each step of the arithmetic does, as roundings keep an order: so a
+    /// batch may be asked with its longest reach, and a ceiling searched for by halves.
+    #[inline]
+    fn spread(&self, reach: f32, floor: f32) -> f32 {
         let to_row_square = match self.metric {
             Metric::Euclidean => -2.0 * floor,
+            Metric::Cosine | Metric::Dot if self.weight > 0.0 => {
+                let scaled = self.weight * reach;
+                self.square - 2.0 * self.weight * floor + scaled * scaled
+            }
+            // The residual is the row: what of the query lies along it is told by their product.
             Metric::Cosine | Metric::Dot => {
-                let scaled = sight.weight * reach;
-                self.square - 2.0 * sight.weight * floor + scaled * scaled
+                let along = (floor / reach).max(0.0);
+                self.square - along * along
             }
         };
-        self.sigmas * (sight.across_square.min(to_row_square).max(0.0) + self.noise_square).sqrt()
+        self.sigmas * (self.across_square.min(to_row_square).max(0.0) + self.noise_square).sqrt()
     }
+}
+
+/// The highest number below `above` that `reaches`, as all lower ones do; the lowest if none does.
+fn highest(reaches: impl Fn(f32) -> bool, above: f32) -> f32 {
+    // Halves what is between in the order of all numbers, which is that of their bits but for the sign.
+    let ordered = |number: f32| {
+        let bits = number.to_bits().cast_signed();
+        bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()
+    };
+    let number =
+        |ordered: i32| f32::from_bits((ordered ^ ((ordered >> 31).cast_unsigned() >> 1).cast_signed()).cast_unsigned());
+    let (mut low, mut high) = (ordered(f32::MIN), ordered(above));
+    while high - 1 > low {
+        let middle = low.midpoint(high);
+        if reaches(number(middle)) { low = middle } else { high = middle }
+    }
+    number(low)
 }

@@ -11,9 +11,17 @@ use crate::{CompiledFilter, IndexError};
 /// Rows scored in one call.
 const ROWS: usize = 4;
 
+/// A row that was looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Looked {
+    pub(super) row: RowRef,
+    /// The nearness that its code allows at most, where that may be less than its own.
+    pub(super) ceiling: f64,
+}
+
 /// A search on its way through the rows.
 pub(super) struct Scan<'a> {
-    pub(super) candidates: Candidates,
+    pub(super) candidates: Candidates<Looked>,
     pub(super) pace: Pace<'a>,
     pub(super) stats: SearchStats,
     bound: Bound<'a>,
@@ -32,7 +40,7 @@ impl<'a> Scan<'a> {
     pub(super) fn new(
         bound: Bound<'a>,
         filter: Option<&'a CompiledFilter>,
-        candidates: Candidates,
+        candidates: Candidates<Looked>,
         pace: Pace<'a>,
     ) -> Self {
         let stats = SearchStats::default();
@@ -53,23 +61,38 @@ impl<'a> Scan<'a> {
             rows.extend(slot.rows());
         }
         for group in rows.chunks(ROWS) {
-            self.group::<ROWS>(number, chunk, group)?;
+            self.group::<ROWS>(number, chunk, group, &|_| f64::INFINITY)?;
         }
         self.choose_order();
         Ok(())
     }
 
-    /// Looks at one row.
+    /// Looks at one row. `ceiling` tells the nearness that its code allows at most, if that is less than it is given.
     #[inline]
-    pub(super) fn row(&mut self, number: usize, chunk: &Chunk, row: usize) -> Result<(), IndexError> {
+    pub(super) fn row(
+        &mut self,
+        number: usize,
+        chunk: &Chunk,
+        row: usize,
+        ceiling: &dyn Fn(f64) -> f64,
+    ) -> Result<(), IndexError> {
         if self.filter_first && !self.passes(chunk, row)? {
             return Ok(());
         }
-        self.group::<1>(number, chunk, &[row])
+        self.group::<1>(number, chunk, &[row], ceiling)
     }
 
     /// Scores up to `N` rows, which the filter has let pass if it goes first.
-    fn group<const N: usize>(&mut self, number: usize, chunk: &Chunk, rows: &[usize]) -> Result<(), IndexError> {
+    ///
+    /// `ceiling` is asked of few rows. Were this compiled for each that there is, what it calls would not become part of it, and
+    /// handing over a row through memory has the next one wait for it: four times the time of a search.
+    fn group<const N: usize>(
+        &mut self,
+        number: usize,
+        chunk: &Chunk,
+        rows: &[usize],
+        ceiling: &dyn Fn(f64) -> f64,
+    ) -> Result<(), IndexError> {
         // A group that is not full repeats its last row.
         let row = |i: usize| rows[i.min(rows.len() - 1)];
         let vectors: [&[f32]; N] = std::array::from_fn(|i| chunk.vector(row(i)));
@@ -78,10 +101,15 @@ impl<'a> Scan<'a> {
         self.stats.scanned += rows.len() as u64;
         self.scored += rows.len();
         for (row, interval) in rows.iter().zip(intervals) {
+            if !self.candidates.admit(interval) {
+                continue;
+            }
+            let ceiling = ceiling(interval.high);
+            let interval = interval.capped(ceiling);
             if self.candidates.admit(interval) {
                 self.near += 1;
                 if self.filter_first || self.passes(chunk, *row)? {
-                    self.candidates.push(interval, RowRef::new(number, *row));
+                    self.candidates.push(interval, Looked { row: RowRef::new(number, *row), ceiling });
                 }
             }
         }

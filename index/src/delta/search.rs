@@ -12,12 +12,12 @@ use shoal_model::{Metric, PointId, Scored};
 use super::bound::Bound;
 use super::candidates::{Candidate, Candidates};
 use super::chunk::Slot;
+use super::codes::Frame;
 use super::pace::Pace;
 use super::probe::{Probe, SIGMAS_LIKELY, SIGMAS_SURE};
-use super::scan::Scan;
+use super::scan::{Looked, Scan};
 use super::sieve::sieve;
 use super::view::RowRef;
-use crate::rotation::Rotation;
 use crate::score::Exact;
 use crate::{CompiledFilter, IndexError};
 
@@ -37,7 +37,8 @@ pub struct Query<'a> {
     pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// How sure a search is to find the nearest. What is missed by codes depends on the order in which rows were written too.
+/// How sure a search is to find the nearest. What is missed depends on the query, the points and the centre of their delta
+/// alone: in whatever order points came, one certainty finds the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certainty {
     /// Every vector is compared.
@@ -55,6 +56,9 @@ pub struct Found {
     pub id: PointId,
     /// The metric's quantity between query and point.
     pub score: f32,
+    /// By which a search keeps the nearest, those that have more of it: that of the score, or less where codes do not allow
+    /// that much.
+    pub nearness: f64,
     /// Where its vector and payload are.
     pub row: RowRef,
 }
@@ -92,10 +96,10 @@ impl SearchStats {
     }
 }
 
-/// Searches the chunks of `range`, by their codes if there is a `rotation` for them and the query leaves the choice.
+/// Searches the chunks of `range`, by their codes if there is a `frame` of them and the query leaves the choice.
 pub(super) fn search(
     metric: Metric,
-    rotation: Option<&Rotation>,
+    frame: Option<&Frame>,
     slots: &[Slot],
     range: Range<usize>,
     query: &Query<'_>,
@@ -111,7 +115,7 @@ pub(super) fn search(
         Certainty::Sure => Some(SIGMAS_SURE),
         Certainty::Likely => Some(SIGMAS_LIKELY),
     };
-    let probe = rotation.zip(sigmas).and_then(|(rotation, sigmas)| Probe::new(metric, rotation, bound.query(), sigmas));
+    let probe = frame.zip(sigmas).and_then(|(frame, sigmas)| Probe::new(metric, frame, bound.query(), sigmas));
     let mut scan = Scan::new(bound, query.filter, Candidates::new(k, floor), Pace::new(query.stop));
     if let Some(probe) = probe {
         sieve(&mut scan, &probe, slots, range)?;
@@ -134,26 +138,83 @@ fn settle(
     slots: &[Slot],
     query: &Query<'_>,
     k: usize,
-    candidates: &[Candidate],
+    candidates: &[Candidate<Looked>],
     pace: &mut Pace<'_>,
 ) -> Result<Vec<Found>, IndexError> {
     let exact = Exact::new(metric, query.vector);
-    let mut scored: Vec<(f32, &PointId, RowRef)> = Vec::with_capacity(candidates.len());
-    for Candidate { row, .. } in candidates {
+    let mut scored = Vec::with_capacity(candidates.len());
+    for Candidate { row: Looked { row, ceiling }, .. } in candidates {
         let chunk = slots[row.chunk()].chunk();
         let vector = chunk.vector(row.row());
         pace.work(8 * size_of_val(vector))?;
         let score = exact.score(vector);
-        if query.score_limit.is_none_or(|limit| metric.compare(score, limit) != Ordering::Greater) {
-            scored.push((score, &chunk.label(row.row()).id, *row));
+        let within = |limit| {
+            metric.compare(score, limit) != Ordering::Greater && *ceiling >= Bound::nearness_of_score(metric, limit)
+        };
+        if query.score_limit.is_none_or(within) {
+            let nearness = Bound::nearness_of_score(metric, score).min(*ceiling) + 0.0;
+            scored.push(Ranked { id: &chunk.label(row.row()).id, score, nearness, row: *row });
         }
     }
-    let nearest_first =
-        |a: &(f32, &PointId, RowRef), b: &(f32, &PointId, RowRef)| metric.compare(a.0, b.0).then_with(|| a.1.cmp(b.1));
-    if scored.len() > k {
-        scored.select_nth_unstable_by(k - 1, nearest_first);
-        scored.truncate(k);
+    keep_nearest(metric, k, &mut scored);
+    let found = |Ranked { id, score, nearness, row }: Ranked<'_>| Found { id: id.clone(), score, nearness, row };
+    Ok(scored.into_iter().map(found).collect())
+}
+
+/// A point that may be kept: what there is to know before its id is worth a copy.
+struct Ranked<'a> {
+    id: &'a PointId,
+    score: f32,
+    nearness: f64,
+    row: RowRef,
+}
+
+/// What a search keeps the nearest of.
+pub(crate) trait Near: Scored {
+    /// See [`Found::nearness`].
+    fn nearness(&self) -> f64;
+}
+
+impl Scored for Ranked<'_> {
+    fn score(&self) -> f32 {
+        self.score
     }
-    scored.sort_unstable_by(nearest_first);
-    Ok(scored.into_iter().map(|(score, id, row)| Found { id: id.clone(), score, row }).collect())
+
+    fn id(&self) -> &PointId {
+        self.id
+    }
+}
+
+impl Near for Ranked<'_> {
+    fn nearness(&self) -> f64 {
+        self.nearness
+    }
+}
+
+impl Near for Found {
+    fn nearness(&self) -> f64 {
+        self.nearness
+    }
+}
+
+impl Found {
+    /// What a search of all rows finds, of what searches of their parts found.
+    #[must_use]
+    pub fn merge(metric: Metric, k: usize, lists: Vec<Vec<Self>>) -> Vec<Self> {
+        let mut all = lists.into_iter().flatten().collect();
+        keep_nearest(metric, k, &mut all);
+        all
+    }
+}
+
+/// Keeps the `k` nearest, ties by id, and puts them in the order of their scores, ties by id. No id comes twice.
+pub(crate) fn keep_nearest<T: Near>(metric: Metric, k: usize, found: &mut Vec<T>) {
+    if k == 0 {
+        found.clear();
+    } else if found.len() > k {
+        let nearest_first = |a: &T, b: &T| b.nearness().total_cmp(&a.nearness()).then_with(|| a.id().cmp(b.id()));
+        found.select_nth_unstable_by(k - 1, nearest_first);
+        found.truncate(k);
+    }
+    found.sort_unstable_by(|a, b| metric.compare(a.score(), b.score()).then_with(|| a.id().cmp(b.id())));
 }

@@ -5,11 +5,14 @@
 //!
 //! With a filter that few rows pass, the nearest by estimate may all be turned away. Ever more of them are looked at
 //! then, until `k` pass; what cannot end soon is left to the second pass, which goes from row to row in order.
+//!
+//! What is looked at when, and under which floor, depends on how rows lie in chunks, and these in windows. What is found does
+//! not: see `probe`.
 
 use std::ops::Range;
 
 use super::chunk::{Slot, ones};
-use super::probe::{Probe, Sight};
+use super::probe::Probe;
 use super::scan::Scan;
 use crate::IndexError;
 use crate::kernels::BATCH;
@@ -64,22 +67,19 @@ impl Window {
     ) -> Result<(), IndexError> {
         self.places.clear();
         self.estimates.clear();
-        let mut sight: Option<Sight> = None;
         while self.places.len() < WINDOW_BATCHES
             && let Some(number) = numbers.next()
         {
             let slot = &slots[number];
             let Some(codes) = slot.chunk().codes() else { continue };
-            let aim = probe.sight(codes.center(), sight.take());
             for batch in 0..slot.chunk().batches() {
                 scan.pace.work(codes.signs(batch).len())?;
                 let mut estimates = [0.0; BATCH];
-                probe.estimate(&aim, codes, batch, &mut estimates);
+                probe.estimate(codes, batch, &mut estimates);
                 self.places.push(Place { number, batch, left: slot.live_batch(batch) });
                 self.estimates.push(estimates);
             }
             scan.stats.estimated += slot.len() as u64;
-            sight = Some(aim);
         }
         Ok(())
     }
@@ -91,10 +91,13 @@ impl Window {
         scan.choose_order();
         while !scan.candidates.are_enough() && count.max(scan.rows_to_pass()) <= rows_max {
             self.choose_best(probe, count);
-            for (_, at) in std::mem::take(&mut self.best) {
-                let Place { number, batch, left } = &mut self.places[at / BATCH];
-                *left &= !(1 << (at % BATCH));
-                scan.row(*number, slots[*number].chunk(), *batch * BATCH + at % BATCH)?;
+            for (estimate, at) in std::mem::take(&mut self.best) {
+                let (Place { number, batch, left }, lane) = (&mut self.places[at / BATCH], at % BATCH);
+                *left &= !(1 << lane);
+                let chunk = slots[*number].chunk();
+                let Some(codes) = chunk.codes() else { continue };
+                let ceiling = |high| probe.ceiling(codes.factors(*batch), lane, estimate, high);
+                scan.row(*number, chunk, *batch * BATCH + lane, &ceiling)?;
             }
             scan.candidates.tighten();
             let in_vain = scan.is_in_vain();
@@ -127,23 +130,21 @@ impl Window {
 
     /// Looks at all rows that may be near enough, in order.
     fn look_at_rest(&mut self, scan: &mut Scan<'_>, probe: &Probe, slots: &[Slot]) -> Result<(), IndexError> {
-        let mut sight: Option<Sight> = None;
         let mut looked = 0;
         for (Place { number, batch, left }, estimates) in self.places.iter().zip(&self.estimates) {
             let chunk = slots[*number].chunk();
             let Some(codes) = chunk.codes() else { continue };
-            let aim = probe.sight(codes.center(), sight.take());
-            let floor = probe.floor(scan.candidates.floor());
-            let within = probe.within(&aim, codes.factors(*batch), estimates, floor) & left;
+            let (factors, floor) = (codes.factors(*batch), probe.floor(scan.candidates.floor()));
+            let within = probe.within(factors, estimates, floor) & left;
             for lane in ones(within.into()) {
-                scan.row(*number, chunk, batch * BATCH + lane)?;
+                let ceiling = |high| probe.ceiling(factors, lane, estimates[lane], high);
+                scan.row(*number, chunk, batch * BATCH + lane, &ceiling)?;
                 looked += 1;
             }
             if looked >= ORDER_ROWS {
                 scan.choose_order();
                 looked = 0;
             }
-            sight = Some(aim);
         }
         Ok(())
     }

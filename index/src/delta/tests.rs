@@ -15,6 +15,7 @@ use super::*;
 use crate::{CompiledFilter, IndexError, packed};
 
 mod codes;
+mod sameness;
 
 type Points = BTreeMap<PointId, (Vec<f32>, Payload)>;
 
@@ -148,7 +149,7 @@ proptest! {
             prop_assert_eq!(view.payload(found.row), &packed::encode(payload));
         }
         let part = |part| view.search_part(part, parts, &query).expect("a fitting query is answered").0;
-        let merged = merge_top_k(metric, k, (0..parts).map(part).collect());
+        let merged = Found::merge(metric, k, (0..parts).map(part).collect());
         prop_assert_eq!(hits(&merged), want, "parts merge to the whole");
     }
 

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use shoal_model::{Metric, PointId};
 
 use super::chunk::{Label, Slot};
+use super::codes::Frame;
 use super::pace::{Pace, ROW_BYTES};
 use super::search::{self, Found, Query, SearchStats};
-use crate::rotation::Rotation;
 use crate::{CompiledFilter, IndexError};
 
 /// An immutable set of points. Cheap to share; holds its chunks in memory as long as it lives.
@@ -16,8 +16,8 @@ use crate::{CompiledFilter, IndexError};
 pub struct DeltaView {
     dim: u32,
     metric: Metric,
-    /// How codes are rotated, if there are any.
-    rotation: Option<Arc<Rotation>>,
+    /// What codes are made with, if there are any.
+    frame: Option<Arc<Frame>>,
     slots: Vec<Slot>,
     len: usize,
 }
@@ -58,13 +58,13 @@ impl RowRef {
 }
 
 impl DeltaView {
-    pub(super) fn new(dim: u32, metric: Metric, rotation: Option<Arc<Rotation>>, slots: Vec<Slot>) -> Self {
+    pub(super) fn new(dim: u32, metric: Metric, frame: Option<Arc<Frame>>, slots: Vec<Slot>) -> Self {
         let len = slots.iter().map(Slot::len).sum();
-        Self { dim, metric, rotation, slots, len }
+        Self { dim, metric, frame, slots, len }
     }
 
-    /// The nearest `k` points, nearest first; all of them for certain if the query is exact, else but for one in a
-    /// million.
+    /// The nearest `k` points, nearest first; all of them for certain if the query is exact, else as [`super::Certainty`]
+    /// says. Views of the same points find the same.
     ///
     /// The order is that of `shoal_model::merge_top_k`: by score (computed in `f64`, rounded once to `f32`), ties by id.
     /// Errors: `Dimension`; `Cancelled` within about 200 µs of `stop` saying so, except that ten thousands of rows too
@@ -75,7 +75,7 @@ impl DeltaView {
 
     /// [`DeltaView::search`] over the `part`-th of `parts` equal shares of the chunks, for a thread each.
     ///
-    /// `merge_top_k` over the answers of all parts is what `search` returns. Errors: as there.
+    /// [`Found::merge`] over the answers of all parts is what `search` returns. Errors: as there.
     pub fn search_part(
         &self,
         part: usize,
@@ -88,7 +88,7 @@ impl DeltaView {
             return Err(IndexError::Dimension { want: self.dim, got });
         }
         let (first, end) = (self.slots.len() * part / parts, self.slots.len() * (part + 1) / parts);
-        search::search(self.metric, self.rotation.as_deref(), &self.slots, first..end, query)
+        search::search(self.metric, self.frame.as_deref(), &self.slots, first..end, query)
     }
 
     /// How many points pass. Errors: `Cancelled`.

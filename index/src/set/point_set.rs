@@ -14,7 +14,7 @@ use super::part::{JobId, Part, PartId, PartKind};
 use super::plan::{self, Job, Policy};
 use super::restart::Restart;
 use super::view::{Fresh, View};
-use crate::delta::{Delta, DeltaView};
+use crate::delta::{Center, Delta, DeltaView};
 use crate::segment::Segment;
 
 /// All points, as one writer has them.
@@ -60,12 +60,17 @@ impl PointSet {
     /// An empty set of vectors of `dim` components, at least 1.
     #[must_use]
     pub fn new(dim: u32, metric: Metric, policy: Policy) -> Self {
+        Self::around(dim, metric, policy, None)
+    }
+
+    /// The same with a centre for the codes of its active delta.
+    fn around(dim: u32, metric: Metric, policy: Policy, center: Option<Center>) -> Self {
         Self {
             dim,
             metric,
             policy,
             active_id: PartId(0),
-            active: Delta::new(dim, metric),
+            active: Delta::around(dim, metric, center),
             sealed: Vec::new(),
             segments: Vec::new(),
             jobs: BTreeMap::new(),
@@ -75,8 +80,8 @@ impl PointSet {
         }
     }
 
-    /// A set that starts with segments of which nobody knows yet what still lives, and with sealed deltas to be filled. They
-    /// become parts in their order.
+    /// A set that starts with segments of which nobody knows yet what still lives, and with sealed deltas to be filled, each
+    /// around the centre it was given. They become parts in their order. `center` is that of the active delta.
     ///
     /// Errors: `Shape` if a segment is of another dimension or metric.
     pub fn with_segments(
@@ -84,9 +89,10 @@ impl PointSet {
         metric: Metric,
         policy: Policy,
         segments: Vec<Segment>,
-        deltas: usize,
+        deltas: Vec<Option<Center>>,
+        center: Option<Center>,
     ) -> Result<Restart, SetError> {
-        Restart::new(Self::new(dim, metric, policy), segments, deltas)
+        Restart::new(Self::around(dim, metric, policy, center), segments, deltas)
     }
 
     /// Adds a point, or replaces the one of that id; tells the version of the one that it replaced.
@@ -134,12 +140,20 @@ impl PointSet {
         self.policy.is_worth_a_segment(self.active.len(), self.active.memory_bytes())
     }
 
-    /// Has the active delta take no more points, and opens another. `None` if it is empty.
-    pub fn seal(&mut self) -> Option<PartId> {
+    /// Where points of the active delta lie on average: a centre for the next one. `None` if it has too few to tell, or codes
+    /// are of no use. It depends on what else this set has seen: sets that are to answer alike are given one of them.
+    #[must_use]
+    pub fn center(&self) -> Option<Center> {
+        self.active.center()
+    }
+
+    /// Has the active delta take no more points, and opens another with codes around `center`. `None` if it is empty, and then
+    /// it stays as it is.
+    pub fn seal(&mut self, center: Option<Center>) -> Option<PartId> {
         if self.active.is_empty() {
             return None;
         }
-        let delta = std::mem::replace(&mut self.active, Delta::new(self.dim, self.metric));
+        let delta = std::mem::replace(&mut self.active, Delta::around(self.dim, self.metric, center));
         let next = self.next_part();
         let id = std::mem::replace(&mut self.active_id, next);
         self.sealed.push(Sealed::new(id, delta));

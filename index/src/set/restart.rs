@@ -15,7 +15,7 @@ use super::error::{self, SetError};
 use super::frozen::Frozen;
 use super::live::Live;
 use super::point_set::{Held, PointSet, Sealed};
-use crate::delta::Delta;
+use crate::delta::{Center, Delta};
 use crate::segment::Segment;
 
 /// A set that is being filled from its store.
@@ -39,7 +39,11 @@ struct Cursor {
 
 impl Restart {
     /// Errors: `Shape`.
-    pub(super) fn new(mut set: PointSet, segments: Vec<Segment>, deltas: usize) -> Result<Self, SetError> {
+    pub(super) fn new(
+        mut set: PointSet,
+        segments: Vec<Segment>,
+        deltas: Vec<Option<Center>>,
+    ) -> Result<Self, SetError> {
         segments.iter().try_for_each(|segment| error::check_shape(set.dim, set.metric, segment))?;
         let mut cursors = Vec::with_capacity(segments.len());
         for segment in segments {
@@ -48,7 +52,7 @@ impl Restart {
             let part = Frozen::new(set.next_part(), segment, live);
             set.segments.push(Held { part, job: None });
         }
-        let sealed = (0..deltas).map(|_| Delta::new(set.dim, set.metric)).collect();
+        let sealed = deltas.into_iter().map(|center| Delta::around(set.dim, set.metric, center)).collect();
         Ok(Self { set, cursors, last: None, sealed })
     }
 

@@ -1,16 +1,16 @@
 //! The nearest points of all parts.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 
-use shoal_model::{PointId, Scored, merge_top_k};
+use shoal_model::{Metric, PointId, Scored};
 
 use super::filtered::{ViewFilter, Way, way};
 use super::frozen::Frozen;
 use super::scan::{Wanted, scan};
 use super::view::{Row, View};
 use crate::IndexError;
-use crate::delta::{Certainty, Query, SearchStats};
+use crate::delta::bound::Bound;
+use crate::delta::{Certainty, Near, Query, SearchStats, keep_nearest};
 use crate::segment::{Effort, Scratch, SegmentQuery, WalkStats};
 
 /// Searches that want more than this of the nearest are sure of those in deltas; others may miss one in 2,000 there.
@@ -60,6 +60,9 @@ pub struct Found {
     pub id: PointId,
     /// The metric's quantity between query and point, computed in `f64` and rounded once.
     pub score: f32,
+    /// By which a search keeps the nearest, those that have more of it: that of the score, or less where codes do not allow
+    /// that much.
+    pub nearness: f64,
     /// Where its vector and payload are.
     pub row: Row,
 }
@@ -71,6 +74,22 @@ impl Scored for Found {
 
     fn id(&self) -> &PointId {
         &self.id
+    }
+}
+
+impl Near for Found {
+    fn nearness(&self) -> f64 {
+        self.nearness
+    }
+}
+
+impl Found {
+    /// What a search of all of a view finds, of what searches of its parts found. No point is in two of them.
+    #[must_use]
+    pub fn merge(metric: Metric, k: usize, lists: Vec<Vec<Self>>) -> Vec<Self> {
+        let mut all = lists.into_iter().flatten().collect();
+        keep_nearest(metric, k, &mut all);
+        all
     }
 }
 
@@ -130,7 +149,7 @@ impl View {
     /// [`View::search`] over the `part`-th of `parts` shares, for a thread each: an equal share of the points of each
     /// delta, and of segments if they are scanned; walks in turn.
     ///
-    /// `merge_top_k` over the answers of all parts is what `search` returns. Errors: as there.
+    /// [`Found::merge`] over the answers of all parts is what `search` returns, however many there are. Errors: as there.
     pub fn search_part(
         &self,
         part: usize,
@@ -151,7 +170,7 @@ impl View {
         // Segments first: what they find tells the scans of deltas how near a point must be.
         (0..self.segments.len()).try_for_each(|number| search.segment(number, scratch))?;
         (0..self.deltas.len()).try_for_each(|number| search.delta(number))?;
-        let found = merge_top_k(self.metric, query.k, search.lists);
+        let found = Found::merge(self.metric, query.k, search.lists);
         if let Look::Walk(_) = query.look {
             // What came of a scan was checked there.
             found.iter().try_for_each(|found| self.check_vector(found.row))?;
@@ -175,7 +194,8 @@ struct Search<'a> {
     query: &'a SetQuery<'a>,
     part: usize,
     parts: usize,
-    /// The query's, or the score of the last of `k` points that were found, which what comes after has to reach.
+    /// The query's, or the score of the last of `k` points that were found, which those of deltas that come after have to
+    /// reach. Walks find other points under another limit, and would depend on what else a part has to search.
     limit: Option<f32>,
     lists: Vec<Vec<Found>>,
     stats: SetStats,
@@ -196,7 +216,7 @@ impl Search<'_> {
             Way::Scan(offsets) => self.scan(number, part, &offsets)?,
             Way::Walk(effort, passing) => {
                 let SetQuery { vector, k, stop, .. } = *self.query;
-                let (live, score_limit) = (part.live.tombstoned(), self.limit);
+                let (live, score_limit) = (part.live.tombstoned(), self.query.score_limit);
                 let filter = passing.map(|passing| &passing.matches);
                 let packed = passing.and_then(|passing| passing.packed(&part.segment));
                 let query = SegmentQuery { vector, k, effort, live, filter, packed, score_limit, stop };
@@ -222,7 +242,7 @@ impl Search<'_> {
         self.stats.scan.merge(&stats);
         let found = hits.into_iter().map(|(id, hit)| {
             let row = Row::of_segment(number, hit.offset);
-            Found { id, score: hit.score, row }
+            Found { id, score: hit.score, nearness: self.nearness(hit.score), row }
         });
         Ok(found.collect())
     }
@@ -239,7 +259,7 @@ impl Search<'_> {
         self.stats.walks += 1;
         let found = hits.into_iter().map(|hit| {
             let (id, row) = (part.segment.id(hit.offset), Row::of_segment(number, hit.offset));
-            Found { id, score: hit.score, row }
+            Found { id, score: hit.score, nearness: self.nearness(hit.score), row }
         });
         Ok(found.collect())
     }
@@ -257,18 +277,24 @@ impl Search<'_> {
         self.stats.scan.merge(&stats);
         let found = found.into_iter().map(|found| {
             let row = Row::of_delta(number, found.row);
-            Found { id: found.id, score: found.score, row }
+            Found { id: found.id, score: found.score, nearness: found.nearness, row }
         });
         self.add(found.collect());
         Ok(())
     }
 
-    /// Takes in what a part found, nearest first. A point farther than the last of `k` is not among the nearest `k` of
-    /// all, as points are in one part only.
+    fn nearness(&self, score: f32) -> f64 {
+        Bound::nearness_of_score(self.view.metric, score)
+    }
+
+    /// Takes in what a part found. A point that is farther than each of `k` others is not among the nearest `k` of all, as
+    /// points are in one part only.
     fn add(&mut self, found: Vec<Found>) {
-        if let Some(last) = found.get(self.query.k - 1) {
-            let nearer = |limit: &f32| self.view.metric.compare(*limit, last.score) == Ordering::Less;
-            self.limit = Some(self.limit.filter(nearer).unwrap_or(last.score));
+        if found.len() >= self.query.k {
+            let last = found.iter().map(|found| found.nearness).fold(f64::INFINITY, f64::min);
+            let score = Bound::score_beyond(self.view.metric, last);
+            let is_nearer = |limit: &f32| self.nearness(*limit) >= self.nearness(score);
+            self.limit = Some(self.limit.filter(is_nearer).unwrap_or(score));
         }
         self.lists.push(found);
     }

@@ -5,6 +5,7 @@ mod damage;
 mod edges;
 mod interleaving;
 mod ranges;
+mod sameness;
 mod scanning;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use shoal_index::packed;
+use shoal_index::{Center, packed};
 use shoal_model::{
     HashRange, IndexSpec, InputError, Limits, OperationId, Point, PointId, check_distinct, check_payload, check_vector,
 };
@@ -13,7 +13,7 @@ use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{id_from_bytes, id_to_bytes};
 use shoal_proto::v1;
 
-use super::parts::{Manifest, Name};
+use super::parts::{self, Manifest, Name};
 
 /// What an entry says.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Seal {
         /// Name of that delta, 0 for none.
         after: Name,
+        /// What codes of the next one are made around.
+        center: Option<Center>,
     },
     /// A segment takes the place of parts.
     Install {
@@ -114,9 +116,11 @@ pub fn encode(
     Ok(entry(wire::shard_command::Kind::Write(write)))
 }
 
-/// The entry that seals the active delta, if the one sealed before it is `after`.
-pub fn encode_seal(after: Name) -> Bytes {
-    entry(wire::shard_command::Kind::Seal(wire::SealDelta { after }))
+/// The entry that seals the active delta, if the one sealed before it is `after`, and has codes of the next one made around
+/// `center`.
+pub fn encode_seal(after: Name, center: Option<&Center>) -> Bytes {
+    let center = center.map(parts::center_to_wire);
+    entry(wire::shard_command::Kind::Seal(wire::SealDelta { after, center }))
 }
 
 /// The entry that has a segment take the place of parts.
@@ -146,7 +150,10 @@ pub(crate) fn decode(entry: Bytes) -> Result<Command, InputError> {
     let command = wire::ShardCommand::decode(entry).map_err(|e| malformed(e.to_string()))?;
     Ok(match command.kind.ok_or_else(|| malformed("says nothing".to_owned()))? {
         Kind::Write(write) => Command::Write(decode_write(write)?),
-        Kind::Seal(seal) => Command::Seal { after: seal.after },
+        Kind::Seal(wire::SealDelta { after, center }) => {
+            let center = center.map(|center| parts::center_from_wire(&center)).transpose()?;
+            Command::Seal { after, center }
+        }
         Kind::Install(install) => {
             Command::Install { replaced: install.replaced, segment: install.segment.map(Manifest::from_wire) }
         }
@@ -236,7 +243,14 @@ mod tests {
     #[test]
     fn what_leaders_say_survives_the_log_and_nothing_else_is_read() {
         let manifest = Manifest { checksum: 9, graph_bytes: 4_096, stored_bytes: 1 };
-        let Command::Seal { after: 7 } = decode(encode_seal(7)).expect("a seal") else { panic!("it was a seal") };
+        for center in [None, Some(Center { mean: vec![0.5, -1.0], length: 1.25 })] {
+            let read = decode(encode_seal(7, center.as_ref())).expect("a seal");
+            assert!(matches!(read, Command::Seal { after: 7, center: got } if got == center));
+        }
+        for center in [Center { mean: vec![f32::NAN, 1.0], length: 1.0 }, Center { mean: vec![1.0, 1.0], length: 0.0 }]
+        {
+            assert!(decode(encode_seal(7, Some(&center))).is_err(), "no codes can be made around it");
+        }
         for segment in [None, Some(manifest)] {
             let read = decode(encode_install(&[3, 5], segment)).expect("an install");
             assert!(

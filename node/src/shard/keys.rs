@@ -32,6 +32,11 @@ pub(crate) fn parts(shard: ShardId) -> (Bytes, Bytes) {
     all_numbered(b"node/part/", shard)
 }
 
+/// What codes of the shard's active delta are made around.
+pub(crate) fn center(shard: ShardId) -> Bytes {
+    [&b"node/center/"[..], &shard.0.to_be_bytes()].concat().into()
+}
+
 /// An operation that the shard has applied, by its position.
 pub(crate) fn operation(shard: ShardId, index: LogIndex) -> Bytes {
     numbered(b"node/operation/", shard, index.0)

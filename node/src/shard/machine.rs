@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shoal_index::Center;
 use shoal_index::segment::{Segment, Target};
 use shoal_index::set::{
     self, Died, Installed, Job, JobId, JobInput, Part, PartId, PartKind, PointSet, Policy, Product, Restart, Retired,
@@ -58,6 +59,8 @@ pub struct ShardMachine {
     dim: u32,
     policy: Policy,
     points: PointSet,
+    /// What codes of the active delta are made around.
+    center: Option<Center>,
     files: SegmentFiles,
     parts: Parts,
     /// The parts of each job of the set.
@@ -150,7 +153,10 @@ impl ShardMachine {
         }
         // A delta stands in for each segment that is missing.
         let deltas: Vec<Name> = listed.keys().filter(|name| !open.contains_key(name)).copied().collect();
-        let mut restart = PointSet::with_segments(spec.dim, spec.metric, policy, images, deltas.len())?;
+        let center = check_center(shard, spec, parts::active_center(store, shard)?)?;
+        let around = |name: &Name| check_center(shard, spec, listed.get(name).and_then(|part| part.center.clone()));
+        let centers = deltas.iter().map(around).collect::<Result<_, _>>()?;
+        let mut restart = PointSet::with_segments(spec.dim, spec.metric, policy, images, centers, center.clone())?;
         let versions = deltas.iter().filter_map(|name| listed.get(name)).map(|part| &part.versions).collect();
         let mut loading =
             Loading { store, shard, dim: spec.dim, last_seal: state.last_seal, versions, found: ShardState::default() };
@@ -162,14 +168,26 @@ impl ShardMachine {
         let ids = |kind| points.parts().into_iter().filter(move |part| part.kind == kind).map(|part| part.id);
         let named = deltas.into_iter().zip(ids(PartKind::Sealed)).chain(names.into_iter().zip(ids(PartKind::Segment)));
         let part = |(name, id): (Name, PartId)| {
-            let Stored { manifest, versions, .. } = listed.get(&name)?.clone();
-            Some((name, NamedPart { manifest, versions, ids: vec![id], file: open.get(&name).copied() }))
+            let Stored { manifest, versions, center, .. } = listed.get(&name)?.clone();
+            Some((name, NamedPart { manifest, versions, ids: vec![id], file: open.get(&name).copied(), center }))
         };
         let parts = named.filter_map(part).collect();
         let operations = Operations::load(store, shard)?;
         let (jobs, ready, damaged) = Default::default();
-        let machine =
-            Self { shard, dim: spec.dim, policy, points, files, parts, jobs, ready, damaged, state, operations };
+        let machine = Self {
+            shard,
+            dim: spec.dim,
+            policy,
+            points,
+            center,
+            files,
+            parts,
+            jobs,
+            ready,
+            damaged,
+            state,
+            operations,
+        };
         Ok((machine, bad))
     }
 
@@ -212,8 +230,11 @@ impl ShardMachine {
                 let applied = Some(self.apply_write(index, write, entry, batch)?);
                 Ok(Effect { applied, ..Effect::default() })
             }
-            Command::Seal { after } => {
-                self.apply_seal(index, after, batch);
+            Command::Seal { after, center } => {
+                if center.as_ref().is_some_and(|center| center.mean.len() != self.dim as usize) {
+                    return Err(self.malformed("log entry"));
+                }
+                self.apply_seal(index, after, center, batch);
                 Ok(Effect::default())
             }
             Command::Install { replaced, segment } => {
@@ -262,14 +283,16 @@ impl ShardMachine {
     }
 
     /// A seal that another has overtaken, and one of an empty delta, change nothing.
-    fn apply_seal(&mut self, index: LogIndex, after: Name, batch: &mut Batch) {
+    fn apply_seal(&mut self, index: LogIndex, after: Name, center: Option<Center>, batch: &mut Batch) {
         if after != self.state.last_seal {
             return;
         }
-        if let Some(id) = self.points.seal() {
+        if let Some(id) = self.points.seal(center.clone()) {
             let versions = Versions::between(self.state.last_seal, index.0);
             self.state.last_seal = index.0;
-            let part = NamedPart { manifest: None, versions, ids: vec![id], file: None };
+            parts::set_active_center(batch, self.shard, center.as_ref());
+            let center = std::mem::replace(&mut self.center, center);
+            let part = NamedPart { manifest: None, versions, ids: vec![id], file: None, center };
             parts::list(batch, self.shard, index.0, &part.stored());
             self.parts.insert(index.0, part);
         }
@@ -332,13 +355,13 @@ impl ShardMachine {
         let manifest = Some(manifest);
         let Some(ready) = ready else {
             self.abandon_on(replaced, left);
-            return Ok(Some(NamedPart { manifest, versions, ids: self.ids_of(replaced), file: None }));
+            return Ok(Some(NamedPart { manifest, versions, ids: self.ids_of(replaced), file: None, center: None }));
         };
         self.jobs.remove(&ready.product.job());
         let Installed { part, retired, .. } = self.points.install(ready.product)?;
         left.retired.push(retired);
         let id = part.ok_or_else(|| self.malformed("segment: none of its points lives"))?;
-        Ok(Some(NamedPart { manifest, versions, ids: vec![id], file: Some(ready.number) }))
+        Ok(Some(NamedPart { manifest, versions, ids: vec![id], file: Some(ready.number), center: None }))
     }
 
     /// Takes parts without living points out of the set.
@@ -396,7 +419,7 @@ impl ShardMachine {
     /// `is_quiet`, worth a segment.
     pub fn wants_seal(&self, is_quiet: bool) -> Option<Bytes> {
         let is_time = self.points.is_full() || (is_quiet && self.points.is_worth_a_segment());
-        is_time.then(|| command::encode_seal(self.state.last_seal))
+        is_time.then(|| command::encode_seal(self.state.last_seal, self.points.center().as_ref()))
     }
 
     /// How many sealed deltas are no segment yet.
@@ -697,7 +720,16 @@ fn erase_records(shard: ShardId, batch: &mut Batch) {
     for (from, to) in [keys::parts(shard), keys::operations(shard)] {
         batch.delete_range(Table::Meta, from, to);
     }
+    batch.delete(Table::Meta, keys::center(shard));
     batch.delete(Table::Meta, keys::state(shard));
+}
+
+/// Errors: `Malformed` if a centre is of another dimension.
+fn check_center(shard: ShardId, spec: &IndexSpec, center: Option<Center>) -> Result<Option<Center>, NodeError> {
+    if center.as_ref().is_some_and(|center| center.mean.len() != spec.dim as usize) {
+        return Err(NodeError::Malformed { shard, what: "centre of a delta" });
+    }
+    Ok(center)
 }
 
 mod snapshot;

@@ -12,9 +12,11 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use prost::Message as _;
+use shoal_index::Center;
 use shoal_index::segment::Segment;
 use shoal_index::set::PartId;
-use shoal_model::ShardId;
+use shoal_model::{InputError, ShardId};
+use shoal_proto::convert;
 use shoal_proto::internal::v1 as wire;
 use shoal_runtime::{Batch, Store, Table};
 
@@ -36,7 +38,7 @@ pub struct Manifest {
 }
 
 /// A part and what stands for it here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NamedPart {
     /// `None` for a sealed delta.
     pub(crate) manifest: Option<Manifest>,
@@ -45,6 +47,8 @@ pub(crate) struct NamedPart {
     pub(crate) ids: Vec<PartId>,
     /// Number of a segment's files in the shard's folder, if they are there and open.
     pub(crate) file: Option<u64>,
+    /// What codes of a sealed delta are made around: the same on every replica.
+    pub(crate) center: Option<Center>,
 }
 
 /// All parts but the active delta.
@@ -75,7 +79,12 @@ impl Manifest {
 impl NamedPart {
     /// As the store lists it.
     pub(crate) fn stored(&self) -> Stored {
-        Stored { manifest: self.manifest, file: self.file, versions: self.versions.clone() }
+        Stored {
+            manifest: self.manifest,
+            file: self.file,
+            versions: self.versions.clone(),
+            center: self.center.clone(),
+        }
     }
 
     /// Whether it is a segment whose files are missing.
@@ -128,13 +137,26 @@ impl Versions {
 }
 
 /// A part as the store lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Stored {
     /// `None` for a sealed delta.
     pub(crate) manifest: Option<Manifest>,
     /// Number of its files, if they are here.
     pub(crate) file: Option<u64>,
     pub(crate) versions: Versions,
+    /// What codes of a sealed delta are made around.
+    pub(crate) center: Option<Center>,
+}
+
+pub(crate) fn center_to_wire(center: &Center) -> wire::DeltaCenter {
+    wire::DeltaCenter { mean_f32_le: convert::vector_to_f32_le(&center.mean), length: center.length }
+}
+
+/// Errors: codes cannot be made around it.
+pub(crate) fn center_from_wire(center: &wire::DeltaCenter) -> Result<Center, InputError> {
+    let center = Center { mean: convert::vector_from_f32_le(&center.mean_f32_le)?, length: center.length };
+    let problem = || InputError::new("center", "is not finite, or too short or long".to_owned());
+    center.is_of_use().then_some(center).ok_or_else(problem)
 }
 
 /// The parts that `store` lists of a shard.
@@ -143,9 +165,12 @@ pub(crate) fn load(store: &dyn Store, shard: ShardId) -> Result<BTreeMap<Name, S
     let (mut listed, mut is_whole) = (BTreeMap::new(), true);
     store.scan(Table::Meta, &from, &to, &mut |key, value| {
         match (keys::number_at_end(key), wire::StoredPart::decode(value)) {
-            (Some(name), Ok(wire::StoredPart { segment, file, versions })) => {
+            (Some(name), Ok(wire::StoredPart { segment, file, versions, center })) => {
                 let (manifest, versions) = (segment.map(Manifest::from_wire), Versions::from_wire(&versions));
-                listed.insert(name, Stored { manifest, file, versions });
+                match center.map(|center| center_from_wire(&center)).transpose() {
+                    Ok(center) => drop(listed.insert(name, Stored { manifest, file, versions, center })),
+                    Err(_) => is_whole = false,
+                }
             }
             _ => is_whole = false,
         }
@@ -156,9 +181,25 @@ pub(crate) fn load(store: &dyn Store, shard: ShardId) -> Result<BTreeMap<Name, S
 
 /// Lists a part.
 pub(crate) fn list(batch: &mut Batch, shard: ShardId, name: Name, part: &Stored) {
-    let Stored { manifest, file, versions } = part;
-    let part = wire::StoredPart { segment: manifest.map(Manifest::to_wire), file: *file, versions: versions.to_wire() };
+    let Stored { manifest, file, versions, center } = part;
+    let (segment, center) = (manifest.map(Manifest::to_wire), center.as_ref().map(center_to_wire));
+    let part = wire::StoredPart { segment, file: *file, versions: versions.to_wire(), center };
     batch.put(Table::Meta, keys::part(shard, name), Bytes::from(part.encode_to_vec()));
+}
+
+/// What codes of the active delta are made around, as `store` has it.
+pub(crate) fn active_center(store: &dyn Store, shard: ShardId) -> Result<Option<Center>, NodeError> {
+    let Some(bytes) = store.get(Table::Meta, &keys::center(shard))? else { return Ok(None) };
+    let center = wire::DeltaCenter::decode(bytes).ok().and_then(|center| center_from_wire(&center).ok());
+    center.map(Some).ok_or(NodeError::Malformed { shard, what: "centre of its active delta" })
+}
+
+/// Has codes of the active delta made around it, also after a restart.
+pub(crate) fn set_active_center(batch: &mut Batch, shard: ShardId, center: Option<&Center>) {
+    match center {
+        Some(center) => batch.put(Table::Meta, keys::center(shard), center_to_wire(center).encode_to_vec()),
+        None => batch.delete(Table::Meta, keys::center(shard)),
+    }
 }
 
 /// Takes a part off the list.

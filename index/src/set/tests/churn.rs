@@ -43,10 +43,10 @@ impl Wheel {
             self.set.upsert(id(number), self.version, &self.vectors[number as usize], Vec::new().into());
             self.living.push(number);
             if self.set.is_full() {
-                self.set.seal();
+                self.set.seal(None);
             }
         }
-        self.set.seal();
+        self.set.seal(None);
         while let Some(job) = self.set.plan() {
             self.jobs[usize::from(!matches!(job, Job::Build { .. }))] += 1;
             run(&mut self.set, job);

@@ -38,7 +38,7 @@ impl Rig {
             let point = Point { version: u64::from(number) + 1, vector, size: i64::from(number % 50) };
             upsert(&mut set, &mut points, PointId::Number(number.into()), point);
         }
-        let delta = set.seal().expect("it has points");
+        let delta = set.seal(None).expect("it has points");
         let (name, residency) = ("1".to_owned(), Residency::Mapped);
         let target = Target::Folder { folder: folder.path().to_owned(), name, residency };
         let input = set.begin(Job::Build { delta }).expect("it is a delta");

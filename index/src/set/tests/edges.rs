@@ -17,10 +17,10 @@ fn sealed(dim: u32, metric: Metric, len: u64, deltas: u64) -> (PointSet, Points)
         let point = Point { version: number + 1, vector, size: (number % 10).cast_signed() };
         upsert(&mut set, &mut points, id(number), point);
         if (number + 1).is_multiple_of(len.div_ceil(deltas)) {
-            set.seal();
+            set.seal(None);
         }
     }
-    set.seal();
+    set.seal(None);
     (set, points)
 }
 
@@ -146,7 +146,7 @@ fn a_segment_that_is_not_of_the_input_is_refused() {
     assert_eq!(refused(other(4, Metric::Dot, 0, 1)), Err(SetError::Count { job, want: 30, got: 29 }));
     assert!(matches!(refused(other(4, Metric::Dot, 1, 0)), Err(SetError::Lost { job: JobId(_), .. })));
     assert_eq!(input.nothing().map(|_| ()), Err(SetError::Count { job, want: 30, got: 0 }));
-    let shape = PointSet::with_segments(5, Metric::Dot, POLICY, vec![other(4, Metric::Dot, 0, 0)], 0);
+    let shape = PointSet::with_segments(5, Metric::Dot, POLICY, vec![other(4, Metric::Dot, 0, 0)], vec![], None);
     assert_eq!(shape.map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::Corruption));
 }
 
@@ -184,7 +184,8 @@ fn a_set_adopts_what_another_of_the_same_writes_has_built() {
 
 #[test]
 fn a_restart_fills_deltas_as_it_is_told() {
-    let mut restart = PointSet::with_segments(4, Metric::Dot, POLICY, vec![], 3).expect("of one shape");
+    let mut restart =
+        PointSet::with_segments(4, Metric::Dot, POLICY, vec![], vec![None; 3], None).expect("of one shape");
     for (number, delta) in [None, Some(0), Some(0), Some(2), Some(2), None, Some(0)].into_iter().enumerate() {
         let number = number as u64;
         restart.upsert(delta, id(number), number, &[1.0; 4], payload(0).into());
@@ -203,7 +204,7 @@ fn a_point_in_two_segments_lives_once() {
     let (mut set, points) = sealed(4, Metric::Cosine, 60, 1);
     let input = set.begin(job_of(&set)).expect("it is free");
     let segments = vec![build(set.metric, &input), build(set.metric, &input)];
-    let mut restart = PointSet::with_segments(4, Metric::Cosine, POLICY, segments, 0).expect("of one shape");
+    let mut restart = PointSet::with_segments(4, Metric::Cosine, POLICY, segments, vec![], None).expect("of one shape");
     for (number, (id, point)) in points.iter().enumerate() {
         match number % 3 {
             0 => {
@@ -230,7 +231,8 @@ fn a_replay_in_any_order_finds_what_segments_have() {
     let input = set.begin(job_of(&set)).expect("it is free");
     for order in ["of ids", "reversed", "every other first"] {
         let segments = vec![build(set.metric, &input)];
-        let mut restart = PointSet::with_segments(4, Metric::Euclidean, POLICY, segments, 0).expect("of one shape");
+        let mut restart =
+            PointSet::with_segments(4, Metric::Euclidean, POLICY, segments, vec![], None).expect("of one shape");
         let mut rows: Vec<_> = points.iter().enumerate().collect();
         match order {
             "reversed" => rows.reverse(),
@@ -297,7 +299,7 @@ fn what_cannot_be_answered_is_an_error() {
 #[test]
 fn an_empty_set_answers() {
     let mut set = PointSet::new(3, Metric::Cosine, POLICY);
-    assert_eq!((set.seal(), set.plan(), set.is_full(), set.is_empty()), (None, None, false, true));
+    assert_eq!((set.seal(None), set.plan(), set.is_full(), set.is_empty()), (None, None, false, true));
     let view = set.publish();
     assert!(search(&view, &query(&[1.0; 3], 5, WALK)).is_empty() && view.is_empty());
     assert_eq!((view.get(&id(1)), view.parts().len()), (None, 1));

@@ -55,7 +55,7 @@ impl World {
         match self.rng.random_range(0..100) {
             0..50 => self.upsert(),
             50..70 => self.delete(),
-            70..76 => drop(self.set.seal()),
+            70..76 => drop(self.set.seal(None)),
             76..80 => self.begin_planned(),
             80..82 => self.begin_any(),
             82..87 => self.build(),
@@ -74,7 +74,7 @@ impl World {
         let point = Point { version: self.version, vector, size: self.rng.random_range(0..10) };
         upsert(&mut self.set, &mut self.points, id, point);
         if self.set.is_full() {
-            assert!(self.set.seal().is_some());
+            assert!(self.set.seal(None).is_some());
         }
     }
 
@@ -168,7 +168,7 @@ impl World {
         let mut files: Vec<_> = self.files.choose_multiple(&mut self.rng, parts + 2).collect();
         files.extend(self.files.last());
         let segments = files.iter().map(|(graph, stored)| Segment::from_bytes(graph, stored).expect("it was built"));
-        let restart = PointSet::with_segments(self.dim, self.metric, POLICY, segments.collect(), 2);
+        let restart = PointSet::with_segments(self.dim, self.metric, POLICY, segments.collect(), vec![None; 2], None);
         let mut restart = restart.expect("segments are of this shape");
         let mut rows: Vec<_> = self.points.iter().collect();
         if self.rng.random() {
@@ -240,10 +240,10 @@ fn check_search(view: &View, points: &Points, filter: &Filter, rng: &mut StdRng)
             scanned += stats.scan.scanned;
             found
         };
-        let merged = merge_top_k(view.metric(), k, (0..parts).map(part).collect());
+        let merged = Found::merge(view.metric(), k, (0..parts).map(part).collect());
         let whole = search(view, &query);
+        assert_eq!(merged, whole, "parts merge to the whole");
         if look == Look::Exact {
-            assert_eq!(merged, whole, "parts merge to the whole");
             assert!(scanned <= points.len() as u64, "each point is compared once");
         }
         let all = naive(view.metric(), points, &SetQuery { k: usize::MAX, ..exact }, filter);

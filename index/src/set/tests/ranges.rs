@@ -18,7 +18,7 @@ fn filled(metric: Metric, precision: Option<Precision>, rng: &mut StdRng) -> (Po
         let point = Point { version: number + 1, vector, size: rng.random_range(0..10) };
         upsert(&mut set, &mut points, id(number), point);
         if number == POINTS / 2 || number == POINTS - 50 {
-            set.seal();
+            set.seal(None);
             let input = set.begin(set.plan().expect("a sealed delta is there")).expect("it is free");
             let parameters = Parameters { precision, ..parameters(metric) };
             let product = input.execute(&parameters, &Target::Memory, &never).expect("nothing stops the build");

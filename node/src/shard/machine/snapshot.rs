@@ -26,6 +26,7 @@ pub fn snapshot_of(store: &dyn Store, shard: ShardId) -> Result<wire::ShardSnaps
         name,
         segment: part.manifest.map(Manifest::to_wire),
         versions: part.versions.to_wire(),
+        center: part.center.as_ref().map(parts::center_to_wire),
     };
     Ok(wire::ShardSnapshot {
         node_id: 0,
@@ -33,6 +34,7 @@ pub fn snapshot_of(store: &dyn Store, shard: ShardId) -> Result<wire::ShardSnaps
         state: Some(state.to_wire()),
         parts: parts::load(store, shard)?.into_iter().map(part).collect(),
         operations: Operations::load(store, shard)?.to_wire(),
+        center: parts::active_center(store, shard)?.as_ref().map(parts::center_to_wire),
     })
 }
 
@@ -86,11 +88,15 @@ impl Restoring {
         }
         meet(Failpoint::NodeRestoreFinish)?;
         let mut batch = Batch::default();
-        for wire::ShardPart { name, segment, versions } in &self.snapshot.parts {
+        let center = |center: &Option<wire::DeltaCenter>| {
+            center.as_ref().map(parts::center_from_wire).transpose().map_err(|_| malformed("snapshot: a centre"))
+        };
+        for wire::ShardPart { name, segment, versions, center: around } in &self.snapshot.parts {
             let (manifest, versions) = (segment.map(Manifest::from_wire), Versions::from_wire(versions));
-            let part = Stored { manifest, file: files.get(name).copied(), versions };
+            let part = Stored { manifest, file: files.get(name).copied(), versions, center: center(around)? };
             parts::list(&mut batch, self.shard, *name, &part);
         }
+        parts::set_active_center(&mut batch, self.shard, center(&self.snapshot.center)?.as_ref());
         Operations::write(self.shard, &self.snapshot.operations, &mut batch).ok_or(malformed("snapshot"))?;
         batch.put(Table::Meta, keys::state(self.shard), self.state.encode());
         Ok(self.store.write(batch)?)

@@ -615,3 +615,57 @@ fn a_snapshot_is_restored_whole_or_not_at_all() {
     bent.vector = bent.vector.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>().into();
     assert!(torn.write(vec![bent]).is_err(), "a record that is not what was written");
 }
+
+#[test]
+fn what_codes_are_made_around_comes_from_the_log_and_survives_restarts_and_snapshots() {
+    let store = MemoryStore::new();
+    let mut machine = open(&store, SHARD, None).0;
+    let mut log = Vec::new();
+    let fill = |machine: &mut ShardMachine, log: &mut Vec<Bytes>, first: u64| {
+        for from in (first..first + 1_200).step_by(300) {
+            let points: Vec<(u64, f32)> = (from..from + 300).map(|number| (number, (number % 97) as f32)).collect();
+            log.push(entry(&points, &[]));
+        }
+        apply(machine, &store, log);
+        log.push(machine.wants_seal(false).expect("the delta is full"));
+        apply(machine, &store, log);
+    };
+    let centers = |machine: &ShardMachine| {
+        let sealed: Vec<Option<Center>> = machine.parts.values().map(|part| part.center.clone()).collect();
+        (sealed, machine.center.clone())
+    };
+    fill(&mut machine, &mut log, 0);
+    let (sealed, first) = centers(&machine);
+    assert!(sealed == [None] && first.is_some(), "the first delta had nothing to go by");
+    // Some of these replace points of the first.
+    fill(&mut machine, &mut log, 600);
+    log.push(entry(&[(1, 5.0), (5_000, 6.0)], &[7]));
+    apply(&mut machine, &store, &log);
+    let want = centers(&machine);
+    assert_eq!(want.0, [None, first]);
+    assert_ne!(want.1, want.0[1], "each has its own");
+
+    let walk = Look::Walk(shoal_index::segment::Effort::Recall(0.9));
+    let answers = |machine: &mut ShardMachine| nearest(machine, walk);
+    let mut reopened = open(&store, SHARD, None).0;
+    assert_eq!(centers(&reopened), want, "as it was stored");
+    assert_eq!(answers(&mut reopened), answers(&mut machine));
+
+    let other = Arc::new(MemoryStore::new());
+    let snapshot = snapshot_of(&store, SHARD).expect("read");
+    let mut restoring = Restoring::begin(other.clone(), SHARD, snapshot).expect("begun");
+    let mut records = Vec::new();
+    scan_records(&store, SHARD, None, &mut |record| {
+        records.push(record);
+        ControlFlow::Continue(())
+    })
+    .expect("read");
+    restoring.write(records).expect("written");
+    restoring.finish(&BTreeMap::new()).expect("all is there");
+    let mut restored = open(&*other, SHARD, None).0;
+    assert_eq!((centers(&restored), restored.digest()), (want, machine.digest()), "as in the snapshot");
+    assert_eq!(answers(&mut restored), answers(&mut machine));
+
+    erase(&*other, SHARD, None).expect("erased");
+    assert_eq!(centers(&open(&*other, SHARD, None).0), (vec![], None), "and it goes with the rest");
+}
