@@ -76,7 +76,7 @@ fn view(points: &[Vec<f32>], metric: Metric, precision: Option<Precision>) -> (A
     for (number, vector) in (0..).zip(points) {
         set.upsert(PointId::Number(number), number, vector, Vec::new().into());
     }
-    let delta = set.seal().unwrap();
+    let delta = set.seal(None).unwrap();
     let input = set.begin(Job::Build { delta }).unwrap();
     let started = Instant::now();
     let parameters = Parameters { metric, precision, ef_construction: 100, seed: 1 };
