@@ -75,7 +75,7 @@ fn answers_depend_on_the_points_and_on_nothing_else() {
             missed += compare(&mut rng, &format!("seed {seed}: {metric:?}, {dim} dimensions"), &views, vector);
         }
     }
-    assert!(missed > 20, "only {missed} were missed: no other answer could have shown");
+    assert!(missed > 10, "only {missed} were missed: no other answer could have shown");
 }
 
 /// Asks all views one question in several parts; tells how many points that are in the answer codes missed.
