@@ -8,7 +8,7 @@ use crate::delta::probe::{Probe, SIGMAS_LIKELY, SIGMAS_SURE};
 use crate::kernels::BATCH;
 
 /// Codes miss one in some thousands, so many have to be asked for until two that miss others would show.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 60;
 const QUERIES: usize = 12;
 
 /// So near to each other that many are about as near as the last that is wanted, around a place off zero.

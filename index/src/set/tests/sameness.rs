@@ -7,9 +7,9 @@ use rand::seq::SliceRandom as _;
 use super::*;
 use crate::delta::Center;
 
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 16;
 const POINTS: u64 = 3_000;
-const QUERIES: usize = 30;
+const QUERIES: usize = 100;
 
 /// So near to each other that many are about as near as the last that is wanted.
 fn crowded(rng: &mut StdRng, dim: u32, version: u64) -> Point {
