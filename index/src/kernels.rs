@@ -39,6 +39,7 @@ mod signs;
 mod sums;
 
 pub use lut::{BATCH, BLOCK_BYTES, BLOCK_DIMS, Lut};
+pub(crate) use lut::{STEP_BITS, Steps};
 pub use rows::{RoundingError, rounding_error};
 pub(crate) use scans::{Aim, Each, Wide};
 pub(crate) use signs::Moments;
