@@ -42,6 +42,7 @@ mod sums;
 
 pub use lines::{Component, Query, ROW_BYTES_MAX};
 pub use lut::{BATCH, BLOCK_BYTES, BLOCK_DIMS, Lut};
+pub(crate) use lut::{STEP_BITS, Steps};
 pub use rows::{RoundingError, rounding_error};
 pub(crate) use scans::{Aim, Each, Wide};
 pub(crate) use signs::Moments;

@@ -9,7 +9,7 @@
 //! 0.6 for a query of unit length, whatever the dimension.
 //! Source: Andre, Kermarrec and Le Scouarnec, Cache locality is not enough, VLDB 2015; arXiv 2405.12497, section 3.3.
 
-use super::Kernels;
+use super::{Kernels, LANES};
 
 /// Rows of a batch of codes.
 pub const BATCH: usize = 32;
@@ -28,6 +28,51 @@ const ENTRY_MAX: f32 = 63.0;
 
 /// Below it, a query is taken for zero: the inverse of the step would overflow.
 const PEAK_MIN: f32 = 1e-36;
+
+/// Bits that hold a component in [`Steps`], its sign included.
+pub(crate) const STEP_BITS: usize = 5;
+
+/// Most steps of a component: those of a group's four add up to an entry.
+const STEPS_MAX: f32 = 15.0;
+
+/// A query's components in whole steps, few enough that tables and planes of bits hold the same numbers: sums by either
+/// are equal bit by bit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Steps {
+    step: f32,
+    inverse: f32,
+}
+
+impl Steps {
+    /// Those of a query, rotated to a multiple of 64 components.
+    pub(crate) fn of(rotated: &[f32]) -> Self {
+        let mut lanes = [0.0; LANES];
+        for block in rotated.as_chunks::<LANES>().0 {
+            for (largest, component) in lanes.iter_mut().zip(block) {
+                let magnitude = component.abs();
+                *largest = if magnitude > *largest { magnitude } else { *largest };
+            }
+        }
+        let largest = lanes.into_iter().fold(0.0, f32::max);
+        let inverse = if largest < PEAK_MIN { 0.0 } else { STEPS_MAX / largest };
+        Self { step: largest / STEPS_MAX, inverse }
+    }
+
+    /// A component in steps.
+    #[inline]
+    pub(crate) fn round(self, component: f32) -> i8 {
+        #[allow(clippy::cast_possible_truncation, reason = "-15 to 15")]
+        let steps = (component * self.inverse).round_ties_even() as i8;
+        steps
+    }
+
+    /// What a unit of a looked-up sum is worth, and the sum if no sign agrees, `total` being the steps of all components.
+    pub(crate) fn scale(self, total: u32) -> (f32, f32) {
+        #[allow(clippy::cast_precision_loss, reason = "a total of numbers of few bits stays below 2^24")]
+        let total = total as f32;
+        (2.0 * self.step, -self.step * total)
+    }
+}
 
 /// Tables of 16 groups, aligned so that no load straddles two cache lines.
 #[derive(Clone, Copy, Debug)]
@@ -70,11 +115,19 @@ impl Lut {
         self.blocks.resize(rotated.len() / BLOCK_DIMS, Block([0; BLOCK_BYTES]));
         let peak = kernels.peak(rotated);
         let inverse = if peak < PEAK_MIN { 0.0 } else { (ENTRY_MAX - 2.0) / peak };
-        let step = peak / (ENTRY_MAX - 2.0);
-        let total = kernels.fill_lut(rotated, inverse, &mut self.blocks);
-        #[allow(clippy::cast_precision_loss, reason = "a total of 6-bit numbers stays below 2^24")]
-        let bias = -step * total as f32;
-        (self.step, self.bias) = (2.0 * step, bias);
+        self.fill_steps(kernels, rotated, Steps { step: peak / (ENTRY_MAX - 2.0), inverse });
+    }
+
+    /// Makes the tables of a query in [`Steps`]. Panics as [`Lut::fill`] does.
+    pub(crate) fn fill_coarse(&mut self, kernels: Kernels, rotated: &[f32]) {
+        assert!(rotated.len().is_multiple_of(BLOCK_DIMS), "{} components are no whole blocks", rotated.len());
+        self.blocks.resize(rotated.len() / BLOCK_DIMS, Block([0; BLOCK_BYTES]));
+        self.fill_steps(kernels, rotated, Steps::of(rotated));
+    }
+
+    fn fill_steps(&mut self, kernels: Kernels, rotated: &[f32], steps: Steps) {
+        let total = kernels.fill_lut(rotated, steps.inverse, &mut self.blocks);
+        (self.step, self.bias) = steps.scale(total);
     }
 
     /// Standard deviation of a sum from rounding components to steps, if they fall anywhere between.

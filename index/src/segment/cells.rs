@@ -128,7 +128,13 @@ impl Away {
     pub(crate) fn read(place: &Place, cell: &Cell, code: &[u8]) -> Self {
         let square = place.square();
         let distance = (square + cell.square - 2.0 * cell.rescale * place.dot_u4(code)).max(0.0);
-        Self { distance, leeway: DEVIATIONS * cell.error * square.sqrt() }
+        Self { distance, leeway: Self::leeway(place, cell) }
+    }
+
+    /// How far off the distance of a cell's centre may be.
+    #[inline]
+    pub(crate) fn leeway(place: &Place, cell: &Cell) -> f32 {
+        DEVIATIONS * cell.error * place.square().sqrt()
     }
 }
 

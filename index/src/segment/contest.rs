@@ -1,5 +1,10 @@
 //! The contest of a scan: points wait with estimates, and the most promising are compared until no other can be among
 //! the nearest.
+//!
+//! Who wins does not depend on the order in which points come, for that differs between points that are packed and points
+//! that are not. A point counts as far as its distance or its estimate, whichever is more; of points that count so, the
+//! k-th nearest sets the limit, and all take part whose estimates are not beyond it. A limit that is taken before all have
+//! come is larger, so nobody is turned away who would take part in the end; who was let in too early is told to go.
 
 use std::collections::BinaryHeap;
 
@@ -19,11 +24,14 @@ pub(super) struct Contest<'a> {
     form: Form<'a>,
     pub(super) place: &'a Place,
     waiting: &'a mut Vec<Waiting>,
+    /// The `k` nearest so far, each as far as it counts.
     nearest: &'a mut BinaryHeap<Near>,
-    /// All that were compared, as their distances may have to be settled.
+    /// All that were compared, with their distances,
     met: &'a mut Vec<Near>,
+    /// and with their estimates.
+    estimates: &'a mut Vec<f32>,
     k: usize,
-    /// Squared distance of the k-th nearest so far.
+    /// How far the k-th nearest of them counts.
     limit: f32,
 }
 
@@ -34,16 +42,17 @@ impl<'a> Contest<'a> {
         place: &'a Place,
         waiting: &'a mut Vec<Waiting>,
         nearest: &'a mut BinaryHeap<Near>,
-        met: &'a mut Vec<Near>,
+        (met, estimates): (&'a mut Vec<Near>, &'a mut Vec<f32>),
         k: usize,
     ) -> Self {
         nearest.clear();
         met.clear();
+        estimates.clear();
         waiting.clear();
-        Self { form, place, waiting, nearest, met, k, limit: f32::MAX }
+        Self { form, place, waiting, nearest, met, estimates, k, limit: f32::MAX }
     }
 
-    /// What estimates have to be below.
+    /// What estimates may be at most.
     #[inline]
     pub(super) fn limit(&self) -> f32 {
         self.limit
@@ -54,7 +63,7 @@ impl<'a> Contest<'a> {
         self.met.len() as u64
     }
 
-    /// Lets a point wait whose estimate is below the limit.
+    /// Lets a point wait whose estimate is not beyond the limit.
     #[inline]
     pub(super) fn enter(&mut self, estimate: f32, offset: u32) {
         self.waiting.push(Waiting { estimate, offset });
@@ -81,16 +90,28 @@ impl<'a> Contest<'a> {
                 self.form.prefetch_row(ahead.offset);
             }
             if *estimate <= self.limit {
-                self.compare(*offset);
+                self.compare(*estimate, *offset);
             }
         }
     }
 
     /// Compares a point.
-    fn compare(&mut self, offset: u32) {
+    fn compare(&mut self, estimate: f32, offset: u32) {
         let near = Near { distance: self.form.distance(self.place, offset), offset };
         self.met.push(near);
-        self.limit = admit(self.nearest, near, Breadth::beam(self.k));
+        self.estimates.push(estimate);
+        let counted = Near { distance: near.distance.max(estimate), offset };
+        self.limit = admit(self.nearest, counted, Breadth::beam(self.k));
+    }
+
+    /// Leaves those that take part in `met`, and the nearest `k` of them in `nearest`. Nobody waits.
+    pub(super) fn end(self) {
+        let mut estimates = self.estimates.iter();
+        self.met.retain(|_| estimates.next().is_some_and(|estimate| *estimate <= self.limit));
+        self.nearest.clear();
+        for near in self.met.iter() {
+            admit(self.nearest, *near, Breadth::beam(self.k));
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use shoal_model::Metric;
 use super::blocks::{Row, row};
 use super::layout::{DEGREE, Layout};
 use super::space::Space;
-use crate::kernels::{BATCH, Each, Kernels, LANES, Lut};
+use crate::kernels::{Kernels, LANES, Lut};
 use crate::quantize;
 use crate::rotation::Rotation;
 
@@ -128,20 +128,6 @@ impl Place {
             (Row::U8(row), Some(angle)) => turned(angle, kernels.dot_u8(query, row)),
             (Row::Codes(row), _) => kernels.squared_euclidean_i8(&self.rotated, row, layout.head(block).row_scale),
         }
-    }
-
-    /// Estimates of the squared distances from 32 points, given those from what each is coded relative to, and which are
-    /// below `bound`, a bit each.
-    #[inline]
-    pub(crate) fn near(
-        &self,
-        codes: &[u8],
-        factors: &Each,
-        bases: &[f32; BATCH],
-        bound: f32,
-        out: &mut [f32; BATCH],
-    ) -> u32 {
-        self.kernels.near32(codes, &self.lut, factors, bases, bound, out)
     }
 
     /// Estimates of the squared distances from the neighbours of a block whose own is `base`.

@@ -13,7 +13,7 @@ use super::frozen::Segment;
 use super::layout::{DEGREE, Precision};
 use super::packed::Packed;
 use super::queue::Waiting;
-use super::sieve::{Outlook, SKETCH_NS, Scan, Wanted, Work, compare_all};
+use super::sieve::{Among, SKETCH_NS, Scan, Wanted, Work, compare_all, point_ns};
 use super::walk::{Breadth, Cancelled, Near, Path, Scratch};
 use crate::IndexError;
 use crate::bits::is_set;
@@ -21,7 +21,8 @@ use crate::kernels::Kernels;
 use crate::payload_index::Matches;
 use crate::score::Exact;
 
-/// Where more than one in so many points passes a filter, a walk is tried before a scan.
+/// Where more than one in so many points passes a filter, a walk is tried before a scan, if a scan of all that passes would
+/// take longer.
 const WIDE_SHARE: u32 = 10;
 
 /// What a hop takes, in nanoseconds: see `sieve`.
@@ -186,14 +187,16 @@ impl Segment {
             && is_cut
             && DEAD_SHARE * dead >= visited
         {
-            stats.merge(&self.among_bits(scratch, query, (live, None), k)?);
+            let among = Among { wanted: live, packed: None, is_whole: true };
+            stats.merge(&self.among_bits(scratch, query, among, k)?);
         }
         Ok(stats)
     }
 
-    /// Looks for wanted points only: compares all if they are few; walks if they are many and not packed; else scans near
-    /// cells, or walks from what it found in the nearest, whichever seems to cost less. A walk that leads nowhere ends in a
-    /// scan.
+    /// Looks for wanted points only: compares all if they are few; walks if they are many; else scans near cells, or walks
+    /// from what it found in the nearest, whichever seems to cost less. A walk that leads nowhere ends in a scan.
+    ///
+    /// Whether points are packed decides none of it, so that the answer does not depend on what was asked before.
     fn among(
         &self,
         scratch: &mut Scratch,
@@ -209,7 +212,8 @@ impl Segment {
         let mut bits = std::mem::take(&mut scratch.sieve.wanted);
         let found = {
             let wanted = wanted.write(self.len() as usize, &mut bits);
-            self.among_bits(scratch, query, (wanted, query.packed), k)
+            let among = Among { wanted, packed: query.packed, is_whole: query.live.is_none() };
+            self.among_bits(scratch, query, among, k)
         };
         scratch.sieve.wanted = bits;
         found
@@ -219,35 +223,35 @@ impl Segment {
         &self,
         scratch: &mut Scratch,
         query: &SegmentQuery<'_>,
-        (wanted, packed): (&[u64], Option<&Packed>),
+        among: Among<'_>,
         k: usize,
     ) -> Result<WalkStats, Cancelled> {
         let mut stats = WalkStats::default();
         let passing = self.passing(query);
-        // Packed points are scanned in less time than a walk takes, the harder the more.
-        if packed.is_none() && is_wide(passing, self.len()) {
+        let all_ns = passing as f32 * point_ns(passing);
+        if is_wide(passing, self.len()) && self.walk_ns(query.effort, k, self.share(query)) < all_ns {
             let entry = entries::nearest(self.entries(), &scratch.place).map(Waiting::start);
             let visits_max = visits_for(passing as f32 * SKETCH_NS);
-            if self.walk_among(scratch, query, wanted, (entry.as_slice(), visits_max), k, &mut stats)? {
+            if self.walk_among(scratch, query, among.wanted, (entry.as_slice(), visits_max), k, &mut stats)? {
                 return Ok(stats);
             }
         }
         let (bounds, width) = (self.bounds(query.effort), self.form().width(k));
-        let scan = Scan::begin(self.cells(), scratch, (wanted, packed), width, bounds, query.stop)?;
-        let Outlook { share, ns } = scan.outlook();
-        if stats != WalkStats::default() || ns <= HOP_NS * self.hops(query.effort, k) / share.powf(THINNING) {
+        let scan = Scan::begin(self.cells(), scratch, among, width, bounds, query.stop)?;
+        let outlook = scan.outlook();
+        let scan_ns = outlook.ns(point_ns(passing));
+        let is_last = outlook.is_all || stats != WalkStats::default();
+        if is_last || scan_ns <= self.walk_ns(query.effort, k, outlook.share) {
             stats.merge(&scan.finish()?.into());
             return Ok(stats);
         }
         stats.merge(&scan.stop().into());
-        let mut starts = std::mem::take(&mut scratch.sieve.starts);
-        starts.clear();
-        starts.extend(scratch.nearest.iter().map(|near| Waiting { estimate: near.distance, offset: near.offset }));
-        let visits_max = visits_for(2.0 * ns);
-        let arrived = self.walk_among(scratch, query, wanted, (&starts, visits_max), k, &mut stats);
+        let starts = starts(scratch);
+        let visits_max = visits_for(2.0 * scan_ns);
+        let arrived = self.walk_among(scratch, query, among.wanted, (&starts, visits_max), k, &mut stats);
         scratch.sieve.starts = starts;
         if !arrived? {
-            let scan = Scan::begin(self.cells(), scratch, (wanted, packed), width, bounds, query.stop)?;
+            let scan = Scan::begin(self.cells(), scratch, among, width, bounds, query.stop)?;
             stats.merge(&scan.finish()?.into());
         }
         Ok(stats)
@@ -264,8 +268,7 @@ impl Segment {
         k: usize,
         stats: &mut WalkStats,
     ) -> Result<bool, Cancelled> {
-        let share = self.passing(query) as f32 / self.len() as f32;
-        let breadth = Breadth { hops_max, ..self.breadth_among(query.effort, share, k) };
+        let breadth = Breadth { hops_max, ..self.breadth_among(query.effort, self.share(query), k) };
         let path = self.form().walk_among(scratch, starts, breadth, |offset| is_set(wanted, offset), query.stop)?;
         stats.merge(&WalkStats { hops: path.compared, estimated: path.visited * DEGREE as u64, refined: 0 });
         Ok(!path.is_cut)
@@ -274,6 +277,16 @@ impl Segment {
     /// How many points pass a filter, dead ones included.
     fn passing(&self, query: &SegmentQuery<'_>) -> u32 {
         query.filter.map_or(self.len(), Matches::len)
+    }
+
+    /// The share of all points that passes.
+    fn share(&self, query: &SegmentQuery<'_>) -> f32 {
+        self.passing(query) as f32 / self.len() as f32
+    }
+
+    /// What a walk among such a share of the points takes, in nanoseconds.
+    fn walk_ns(&self, effort: Effort, k: usize, share: f32) -> f32 {
+        HOP_NS * self.hops(effort, k) / share.powf(THINNING)
     }
 
     fn bounds(&self, effort: Effort) -> Bounds {
@@ -368,13 +381,23 @@ impl Segment {
     }
 }
 
+/// Where a walk starts after a scan of the nearest cells: from the nearest of their points, in the order of their distances
+/// whatever order they came in.
+fn starts(scratch: &mut Scratch) -> Vec<Waiting> {
+    let mut starts = std::mem::take(&mut scratch.sieve.starts);
+    starts.clear();
+    starts.extend(scratch.nearest.drain().map(|near| Waiting { estimate: near.distance, offset: near.offset }));
+    starts.sort_unstable_by(|a, b| a.estimate.total_cmp(&b.estimate).then(a.offset.cmp(&b.offset)));
+    starts
+}
+
 /// Visits that take so long.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rough, and casts saturate")]
 fn visits_for(ns: f32) -> u64 {
     (ns / HOP_NS) as u64
 }
 
-/// Whether so many points pass that a walk among them is tried first.
+/// Whether so many points pass that a walk among them may be tried first.
 fn is_wide(passing: u32, points: u32) -> bool {
     passing > points / WIDE_SHARE
 }

@@ -10,11 +10,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::kernels::BLOCK_DIMS;
+use crate::kernels::{BLOCK_DIMS, STEP_BITS, Steps};
 use crate::quantize;
-
-/// Bits of a rounded component.
-const PLANES: usize = 4;
 
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
@@ -54,52 +51,55 @@ pub(super) fn read(sketch: &[u8], bits: &mut [u64]) -> (f32, f32) {
 /// A query, ready to be compared with sketches.
 #[derive(Debug, Default)]
 pub(super) struct Planes {
-    /// For each 64 components the bits of value 1, 2, 4 and 8.
-    words: Vec<[u64; PLANES]>,
-    least: f32,
+    /// For each 64 components the bits of value 1, 2, 4, 8 and -16.
+    words: Vec<[u64; STEP_BITS]>,
+    /// Steps of all negative components.
+    below: u32,
     step: f32,
-    total: f32,
+    bias: f32,
 }
 
 impl Planes {
     /// Takes a query, rotated to a multiple of 64 components.
     pub(super) fn set(&mut self, rotated: &[f32]) {
-        let (least, largest) = rotated.iter().fold((f32::MAX, f32::MIN), |(a, b), c| (a.min(*c), b.max(*c)));
-        let levels = (1 << PLANES) as f32 - 1.0;
-        let step = (largest - least) / levels;
-        let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+        let steps = Steps::of(rotated);
+        let (mut total, mut below) = (0, 0);
         self.words.clear();
-        self.words.extend(rotated.chunks_exact(BLOCK_DIMS).map(|block| {
-            let mut planes = [0; PLANES];
+        self.words.extend(rotated.as_chunks::<BLOCK_DIMS>().0.iter().map(|block| {
+            let mut planes = [0; STEP_BITS];
             for (i, component) in block.iter().enumerate() {
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 15")]
-                let level = ((component - least) * inverse + 0.5) as u64;
+                let own = steps.round(*component);
+                total += u32::from(own.unsigned_abs());
+                below += u32::from(own.min(0).unsigned_abs());
                 for (bit, plane) in planes.iter_mut().enumerate() {
-                    *plane |= (level >> bit & 1) << i;
+                    *plane |= u64::from(own.cast_unsigned() >> bit & 1) << i;
                 }
             }
             planes
         }));
-        (self.least, self.step, self.total) = (least, step, rotated.iter().sum());
+        (self.step, self.bias) = steps.scale(total);
+        self.below = below;
     }
 
     /// Estimate of the squared distance from the point of a sketch, `base` being that from the centre of its cell.
+    ///
+    /// The order of what is added and multiplied is that of `Kernels::near32`: packed or not, a point has one estimate.
     #[inline]
     pub(super) fn estimate(&self, sketch: &[u8], base: f32) -> f32 {
         let (factors, code) = sketch.split_at(size_of::<Factors>());
         let factors = Factors::ref_from_bytes(factors).expect("sketches start at multiples of 16");
-        let (mut ones, mut counts) = (0, [0; PLANES]);
+        let mut counts = [0; STEP_BITS];
         for (planes, word) in self.words.iter().zip(code.as_chunks::<8>().0) {
             let word = u64::from_le_bytes(*word);
-            ones += word.count_ones();
             for (count, plane) in counts.iter_mut().zip(planes) {
                 *count += (word & plane).count_ones();
             }
         }
-        let levels = counts[0] + 2 * counts[1] + 4 * counts[2] + 8 * counts[3];
+        let [one, two, four, eight, less] = counts;
+        let agreeing = self.below + one + 2 * two + 4 * four + 8 * eight - 16 * less;
         #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^24")]
-        let under_ones = self.least * ones as f32 + self.step * levels as f32;
-        base + factors.add + factors.rescale * (2.0 * under_ones - self.total)
+        let sum = agreeing as f32 * self.step + self.bias;
+        factors.rescale * sum + (factors.add + base)
     }
 }
 
@@ -108,6 +108,38 @@ mod tests {
     use rand::{Rng, SeedableRng, rngs::StdRng};
 
     use super::*;
+    use crate::kernels::{BATCH, BLOCK_BYTES, Each, Kernels, Lut};
+
+    /// What lets a scan of packed points find what one of points that are not finds.
+    #[test]
+    fn a_packed_point_has_the_same_estimate_on_every_set() {
+        let mut rng = StdRng::seed_from_u64(10);
+        for (dims, scale) in
+            [64, 384, 832, 4_096].into_iter().flat_map(|dims| [1.0, 1e-30, 1e8, 0.0].map(|s| (dims, s)))
+        {
+            let mut vector = || (0..dims).map(|_| scale * rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+            let (center, query) = (vector(), vector());
+            let (mut rows, mut bytes) = (vec![vec![0; dims / 64]; BATCH], vec![vec![0_u8; stride(dims)]; BATCH]);
+            let mut factors = Each { add: [0.0; BATCH], rescale: [0.0; BATCH] };
+            let mut planes = Planes::default();
+            planes.set(&query);
+            let bases: [f32; BATCH] = std::array::from_fn(|lane| scale * lane as f32);
+            let mut want = [0.0; BATCH];
+            for lane in 0..BATCH {
+                write(&vector(), &center, &mut rows[lane], &mut bytes[lane]);
+                (factors.add[lane], factors.rescale[lane]) = read(&bytes[lane], &mut rows[lane]);
+                want[lane] = planes.estimate(&bytes[lane], bases[lane]);
+            }
+            let mut codes = vec![0; dims / BLOCK_DIMS * BLOCK_BYTES];
+            quantize::pack(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut codes);
+            for kernels in Kernels::all() {
+                let (mut tables, mut got) = (Lut::default(), [0.0; BATCH]);
+                tables.fill_coarse(kernels, &query);
+                kernels.near32(&codes, &tables, &factors, &bases, f32::INFINITY, &mut got);
+                assert_eq!(got.map(f32::to_bits), want.map(f32::to_bits), "{} {dims} {scale}", kernels.name());
+            }
+        }
+    }
 
     #[test]
     fn estimates_are_near_and_do_not_lean() {

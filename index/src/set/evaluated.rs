@@ -20,8 +20,9 @@ const FILTERS_MAX: usize = 16;
 /// come once.
 const SIZE_MAX: usize = 64;
 
-/// How often a filter is asked for before its points are packed: packing takes as long as some ten searches.
-const PACK_AFTER: u32 = 16;
+/// How often a filter is asked for before its points are packed: packing takes as long as one to four searches that have
+/// them not. Their answers are the same.
+const PACK_AFTER: u32 = 3;
 
 /// What passes a filter.
 #[derive(Debug)]
@@ -37,7 +38,8 @@ impl Passing {
         Self { matches, packed: OnceLock::new(), asked: AtomicU32::new(0) }
     }
 
-    /// The same points packed, once that is worth it: some 3 ms for one of many queries, while the others go without.
+    /// The same points packed, once that is worth it: half a millisecond for one of many queries, while the others go
+    /// without.
     pub(super) fn packed(&self, segment: &Segment) -> Option<&Packed> {
         // After the first queries nobody writes, so that threads do not take the line from each other.
         if self.asked.load(Ordering::Relaxed) < PACK_AFTER

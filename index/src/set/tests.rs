@@ -5,6 +5,7 @@ mod damage;
 mod edges;
 mod interleaving;
 mod ranges;
+mod repeated;
 mod sameness;
 mod scanning;
 

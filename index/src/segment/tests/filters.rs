@@ -303,3 +303,90 @@ fn packed_points_that_died_are_not_found() {
     }
     assert!(found * 100 >= wanted * 95, "found {found} of {wanted}");
 }
+
+/// What is left of each component.
+type Narrow = fn(f32) -> f32;
+
+/// Precisions, and vectors that blocks keep so.
+fn kinds() -> [(&'static str, Option<Precision>, Narrow); 5] {
+    [
+        ("f32", None, |c| c),
+        ("f16", None, |c| half::f16::from_f32(c).to_f32()),
+        ("u8", None, |c| (c * 60.0).round() + 120.0),
+        ("int8", Some(Precision::Int8), |c| c),
+        ("compact", Some(Precision::Compact), |c| c),
+    ]
+}
+
+/// Which points live: all, most, or few.
+fn random_live(len: u32, rng: &mut StdRng) -> Option<Vec<u64>> {
+    let living = [1.0, 0.97, 0.5, 0.06][rng.random_range(0..4)];
+    let word = |rng: &mut StdRng| (0..64).fold(0, |word, bit| word | u64::from(rng.random_bool(living)) << bit);
+    (living < 1.0).then(|| (0..len.div_ceil(64)).map(|_| word(rng)).collect())
+}
+
+fn bits(hits: &[Hit]) -> Vec<(u32, u32)> {
+    hits.iter().map(|hit| (hit.offset, hit.score.to_bits())).collect()
+}
+
+/// A replica that was asked a filter often has its points packed, and another has not: they answer alike, bit by bit,
+/// whatever their threads searched for before.
+#[test]
+fn answers_do_not_depend_on_what_was_asked_before() {
+    const LEN: usize = 4_000;
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let mut used = Scratch::new();
+    let (mut searches, mut packings) = (0, 0);
+    for (metric, (name, precision, narrow)) in METRICS.into_iter().flat_map(|m| kinds().map(|kind| (m, kind))) {
+        let mut vectors = clustered(48, LEN, &mut rng);
+        // Some are equal, so that distances and estimates are.
+        (0..LEN / 10).for_each(|own| vectors[own * 10 + 1] = vectors[own * 7 + 3].clone());
+        vectors.iter_mut().flatten().for_each(|component| *component = narrow(*component));
+        let case = Case::with(metric, vectors, precision);
+        for round in 0..60 {
+            let near = beside(&case.vectors[rng.random_range(0..LEN)], &mut rng);
+            let mut numbers: Vec<usize> =
+                crate::rotation::shuffled(LEN, round).into_iter().map(|n| n as usize).collect();
+            // Strewn about, or the nearest of a query, or its farthest.
+            if round % 3 > 0 {
+                numbers = case.by_distance(&near);
+            }
+            if round % 3 > 1 {
+                numbers.reverse();
+            }
+            let passing = [20, 49, 90, 200, 390, 410, 800, 2_000, 3_999][rng.random_range(0..9)];
+            let matches = case.matches(numbers.into_iter().take(passing));
+            let packed = case.segment.pack(&matches);
+            packings += usize::from(packed.is_some());
+            let live = random_live(case.segment.len(), &mut rng);
+            for _ in 0..4 {
+                let vector = if rng.random() { near.clone() } else { beside(&case.vectors[0], &mut rng) };
+                let k = [1, 3, 10, 40, 200][rng.random_range(0..5)];
+                let effort = match rng.random_range(0..3) {
+                    0 => Effort::Beam(rng.random_range(k..300)),
+                    _ => Effort::Recall([0.3, 0.6, 0.9, 0.97, 0.995, 1.0][rng.random_range(0..6)]),
+                };
+                let score_limit = rng
+                    .random_bool(0.2)
+                    .then(|| Exact::new(metric, &vector).score(&case.vectors[rng.random_range(0..LEN)]));
+                let asked = query(&vector, k);
+                let plain =
+                    SegmentQuery { filter: Some(&matches), live: live.as_deref(), effort, score_limit, ..asked };
+                let (hits, _) = ask(&case.segment, &plain);
+                let what = format!(
+                    "{metric:?} {name}, {passing} pass, order {}, {}, k {k}, {effort:?}, limit {score_limit:?}",
+                    round % 3,
+                    if live.is_some() { "some dead" } else { "all alive" },
+                );
+                let again = case.segment.search(&mut used, &plain).expect("a fitting query is answered").0;
+                assert_eq!(bits(&again), bits(&hits), "{what}: with a scratch that was used");
+                let kept = SegmentQuery { packed: packed.as_ref(), ..plain };
+                assert_eq!(bits(&ask(&case.segment, &kept).0), bits(&hits), "{what}: packed");
+                let again = case.segment.search(&mut used, &kept).expect("a fitting query is answered").0;
+                assert_eq!(bits(&again), bits(&hits), "{what}: packed, with a scratch that was used");
+                searches += 1;
+            }
+        }
+    }
+    assert!(searches == 3_600 && packings > 700, "{searches} searches, {packings} packed");
+}

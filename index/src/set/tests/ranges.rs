@@ -9,7 +9,7 @@ const DIM: u32 = 24;
 const POINTS: u64 = 3_000;
 
 /// Two segments and a delta, with a fifth of the points of each dead.
-fn filled(metric: Metric, precision: Option<Precision>, rng: &mut StdRng) -> (PointSet, Points) {
+pub(super) fn filled(metric: Metric, precision: Option<Precision>, rng: &mut StdRng) -> (PointSet, Points) {
     let (mut set, mut points) = (PointSet::new(DIM, metric, POLICY), Points::new());
     let centers: Vec<Vec<f32>> = (0..10).map(|_| (0..DIM).map(|_| rng.random_range(-1.0..1.0)).collect()).collect();
     for number in 0..POINTS {
