@@ -215,8 +215,10 @@ impl Search<'_> {
         let found = match way(part, range, self.query.filter, self.query.look)? {
             Way::Scan(offsets) => self.scan(number, part, &offsets)?,
             Way::Walk(effort, passing) => {
-                let SetQuery { vector, k, stop, .. } = *self.query;
-                let (live, score_limit) = (part.live.tombstoned(), self.query.score_limit);
+                // The limit is the query's: what other segments found depends on how parts are shared out, and how hard a
+                // segment is looked through would depend on it.
+                let SetQuery { vector, k, score_limit, stop, .. } = *self.query;
+                let live = part.live.tombstoned();
                 let filter = passing.map(|passing| &passing.matches);
                 let packed = passing.and_then(|passing| passing.packed(&part.segment));
                 let query = SegmentQuery { vector, k, effort, live, filter, packed, score_limit, stop };

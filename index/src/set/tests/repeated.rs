@@ -1,4 +1,4 @@
-//! A search is answered as it was before, whatever was asked in between.
+//! A search is answered as it was before, whatever was asked in between and by however many threads.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -38,6 +38,27 @@ fn the_answer_under_a_filter_is_the_same_however_often_it_was_asked_for() {
                 for (vector, first) in vectors.iter().zip(&first) {
                     let name = format!("{metric:?} {precision:?}, size {bound}, k {k}, recall {recall}, time {time}");
                     assert_eq!(ask(vector), *first, "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn shares_of_a_search_find_together_what_it_finds() {
+    let mut rng = StdRng::seed_from_u64(13);
+    for metric in METRICS {
+        let (mut set, points) = filled(metric, None, &mut rng);
+        let (view, mut scratch) = (set.publish(), Scratch::new());
+        let filter = prepare(&view, &at_least(3));
+        for vector in vectors(&points, 100, &mut rng) {
+            for (k, recall, filter) in [(10, 0.9, None), (40, 0.5, None), (40, 0.5, Some(&filter))] {
+                let asked = SetQuery { filter, ..query(&vector, k, Look::Walk(Effort::Recall(recall))) };
+                let whole = hits(&view.search(&mut scratch, &asked).expect("a fitting query is answered").0);
+                for parts in 2..5 {
+                    let share = |part| view.search_part(part, parts, &mut Scratch::new(), &asked).expect("it fits").0;
+                    let found = Found::merge(metric, k, (0..parts).map(share).collect());
+                    assert_eq!(hits(&found), whole, "{metric:?}, k {k}, recall {recall}, {parts} parts");
                 }
             }
         }
