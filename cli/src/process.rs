@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::failure::{Exit, Failure};
 use crate::metrics_server::MetricsServer;
-use crate::node_home::NodeHome;
+use crate::store_home::StoreHome;
 
 /// The sockets of a process.
 pub(crate) struct Sockets {
@@ -26,7 +26,7 @@ pub(crate) struct Sockets {
 
 enum Service {
     Coordinator(Coordinator),
-    Node(Box<Node>, NodeHome),
+    Node(Box<Node>, StoreHome),
     Router(Router),
 }
 
@@ -56,7 +56,7 @@ impl Process {
     pub(crate) async fn node(name: String, config: NodeConfig, sockets: Sockets, data: &Path) -> Result<Self, Failure> {
         let folder = data.to_owned();
         let opened = tokio::task::spawn_blocking(move || {
-            let mut home = NodeHome::open(&folder)?;
+            let mut home = StoreHome::open(&folder)?;
             let store = home.open_store()?;
             Ok::<_, Failure>((home, store))
         });

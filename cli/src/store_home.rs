@@ -39,12 +39,12 @@ struct Notes {
 
 /// A node's data folder.
 #[derive(Debug)]
-pub(crate) struct NodeHome {
+pub(crate) struct StoreHome {
     folder: PathBuf,
     notes: Notes,
 }
 
-impl NodeHome {
+impl StoreHome {
     /// Reads the notes in a folder, which is made if it is not there.
     pub(crate) fn open(folder: &Path) -> Result<Self, Failure> {
         let failed = |error: &dyn Display| Failure::new(format!("data folder {}: {error}", folder.display()));
@@ -208,35 +208,35 @@ mod tests {
     #[test]
     fn a_damaged_store_is_set_aside_until_another_takes_its_place() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::open(folder.path()).expect("opened");
         mark(&*home.open_store().expect("opened"), "first");
         home.registered(StoreId(7)).expect("noted");
         assert_eq!(home.replaces(), None);
 
         home.note_damage().expect("noted");
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::open(folder.path()).expect("opened");
         let store = home.open_store().expect("an empty one");
         assert!(!has(&*store, "first"));
         assert_eq!(home.replaces(), Some(StoreId(7)));
         drop(store);
-        let mut again = NodeHome::open(folder.path()).expect("opened");
+        let mut again = StoreHome::open(folder.path()).expect("opened");
         assert!(!has(&*again.open_store().expect("opened"), "first"), "a restart in between changes nothing");
         assert_eq!(again.replaces(), Some(StoreId(7)));
         again.registered(StoreId(8)).expect("noted");
-        assert_eq!(NodeHome::open(folder.path()).expect("opened").replaces(), None);
+        assert_eq!(StoreHome::open(folder.path()).expect("opened").replaces(), None);
     }
 
     #[test]
     fn a_store_that_must_not_be_given_up_is_put_back() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::open(folder.path()).expect("opened");
         mark(&*home.open_store().expect("opened"), "first");
         home.registered(StoreId(7)).expect("noted");
         home.note_damage().expect("noted");
         drop(home.open_store().expect("an empty one"));
         home.put_back().expect("put back");
         assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"));
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::open(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
         assert_eq!(home.replaces(), Some(StoreId(7)), "and tried again at the next start");
 
@@ -248,7 +248,7 @@ mod tests {
         let half: Vec<_> =
             fs::read_dir(&aside).expect("listed").step_by(2).map(|entry| entry.expect("listed")).collect();
         half.iter().for_each(|e| fs::rename(e.path(), folder.path().join(e.file_name())).expect("put back"));
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::open(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
         home.put_back().expect("put back");
         assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"), "nothing was taken for useless");
