@@ -83,6 +83,18 @@ pub enum CoordinatorError {
     /// No leader could be reached in time.
     #[error("no leader among the coordinators within the deadline; check with `shoal status` that most of them run")]
     NoLeader,
+    /// This coordinator has no vote yet.
+    #[error("this coordinator has no vote yet, so ask another: it waits for {waits_for}")]
+    NotMember {
+        /// For what.
+        waits_for: String,
+    },
+    /// Another store took the place of this coordinator's.
+    #[error(
+        "the other coordinators have given this one's store up for another, so it has no vote any more; empty its data folder, \
+         and it joins them anew"
+    )]
+    Replaced,
     /// This coordinator is stopping.
     #[error("this coordinator is stopping; ask another")]
     Stopping,
@@ -101,10 +113,10 @@ impl Classify for CoordinatorError {
             Self::Remote(error) => error.kind(),
             Self::Malformed(error) => error.kind(),
             Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
-            Self::OtherCluster { .. } | Self::TooFewNodes { .. } => ErrorKind::Precondition,
+            Self::OtherCluster { .. } | Self::TooFewNodes { .. } | Self::Replaced => ErrorKind::Precondition,
             Self::TooManyCollections { .. } => ErrorKind::Overloaded,
             Self::DiskFull { .. } => ErrorKind::DiskFull,
-            Self::NoLeader | Self::Stopping => ErrorKind::Unavailable,
+            Self::NoLeader | Self::NotMember { .. } | Self::Stopping => ErrorKind::Unavailable,
             Self::Server(_) | Self::Task(_) => ErrorKind::Internal,
         }
     }
