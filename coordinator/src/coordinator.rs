@@ -15,7 +15,7 @@ use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
 use shoal_proto::server;
 use shoal_proto::v1::cluster_service_server::ClusterServiceServer;
 use shoal_proto::v1::collections_service_server::CollectionsServiceServer;
-use shoal_runtime::{DiskState, DiskWatch, Failure, PatientStore, Room, Store, Tasks};
+use shoal_runtime::{DiskState, DiskWatch, Failure, PatientStore, Room, Store, TaskError, Tasks, Told};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -126,11 +126,12 @@ impl Coordinator {
     }
 
     /// Completes only if the coordinator cannot go on; says why. The process must end then.
-    pub async fn failed(&mut self) -> String {
+    pub async fn failed(&mut self) -> Told {
+        let panicked = |ended: TaskError| Told { reason: ended.to_string(), is_damage: false };
         tokio::select! {
-            told = self.failure.told() => told.reason,
-            ended = self.front.failed() => ended.to_string(),
-            ended = self.back.failed() => ended.to_string(),
+            told = self.failure.told() => told,
+            ended = self.front.failed() => panicked(ended),
+            ended = self.back.failed() => panicked(ended),
         }
     }
 
@@ -215,6 +216,7 @@ async fn apply_until(
     tokio::select! {
         () = stop.cancelled() => {}
         result = apply => match result {
+            Err(error) if error.is_store_damage() => failure.tell_damage(error),
             Err(error) => failure.tell(error),
             Ok(()) => failure.tell("the coordinators' Raft group was closed"),
         },

@@ -103,6 +103,15 @@ pub enum CoordinatorError {
     Task(String),
 }
 
+impl CoordinatorError {
+    /// Whether the store does not hold what was written to it, so that another has to take its place. State that reads back
+    /// and is not understood, as after a downgrade, is no damage.
+    #[must_use]
+    pub fn is_store_damage(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Consensus(_)) && self.kind() == ErrorKind::Corruption
+    }
+}
+
 impl Classify for CoordinatorError {
     fn kind(&self) -> ErrorKind {
         match self {
