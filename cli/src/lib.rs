@@ -16,7 +16,6 @@ mod folders;
 mod import;
 mod json;
 mod metrics_server;
-mod node_home;
 mod output;
 mod points;
 mod process;
@@ -26,6 +25,7 @@ mod sample;
 mod serve;
 mod signals;
 mod status;
+mod store_home;
 mod telemetry;
 mod up;
 

@@ -1,6 +1,6 @@
 //! One role of a cluster, with its socket, its store and its metrics: what `serve` runs once and `up` several times.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
@@ -9,12 +9,11 @@ use shoal_model::Classify;
 use shoal_node::{Node, NodeConfig, NodeError};
 use shoal_router::{Router, RouterConfig};
 use shoal_runtime::{Store, Told};
-use shoal_storage::RocksStore;
 use tokio::net::TcpListener;
 
 use crate::failure::{Exit, Failure};
 use crate::metrics_server::MetricsServer;
-use crate::node_home::NodeHome;
+use crate::store_home::StoreHome;
 
 /// The sockets of a process.
 pub(crate) struct Sockets {
@@ -25,8 +24,8 @@ pub(crate) struct Sockets {
 }
 
 enum Service {
-    Coordinator(Coordinator),
-    Node(Box<Node>, NodeHome),
+    Coordinator(Box<Coordinator>, StoreHome),
+    Node(Box<Node>, StoreHome),
     Router(Router),
 }
 
@@ -45,22 +44,27 @@ impl Process {
         sockets: Sockets,
         data: &Path,
     ) -> Result<Self, Failure> {
-        let store = open_store(data).await?;
+        let (folder, is_alone) = (data.to_owned(), config.peers.len() == 1);
+        let (mut home, store) = open(&name, move || StoreHome::of_coordinator(&folder, is_alone)).await?;
+        home.name_store()?;
         let mut registry = Registry::default();
-        let started = Coordinator::start(config, sockets.calls, store, &mut registry).await;
-        let service = Service::Coordinator(started.map_err(|error| failure(&name, &error))?);
+        let coordinator = match Coordinator::start(config, sockets.calls, store, &mut registry).await {
+            Ok(coordinator) => coordinator,
+            Err(error) => {
+                if error.is_store_damage() {
+                    home.note_damage()?;
+                }
+                return Err(failure(&name, &error));
+            }
+        };
+        let service = Service::Coordinator(Box::new(coordinator), home);
         Ok(Self { name, service, metrics: MetricsServer::start(sockets.metrics, registry)? })
     }
 
     /// Runs a node over the store in `data`; its segment files are in a folder therein.
     pub(crate) async fn node(name: String, config: NodeConfig, sockets: Sockets, data: &Path) -> Result<Self, Failure> {
         let folder = data.to_owned();
-        let opened = tokio::task::spawn_blocking(move || {
-            let mut home = NodeHome::open(&folder)?;
-            let store = home.open_store()?;
-            Ok::<_, Failure>((home, store))
-        });
-        let (mut home, store) = opened.await.map_err(|error| Failure::new(format!("{name}: {error}")))??;
+        let (mut home, store) = open(&name, move || StoreHome::of_node(&folder)).await?;
         let mut registry = Registry::default();
         let (segments, replaces) = (Some(home.segments()), home.replaces());
         let started = Node::start(config, sockets.calls, store, segments, replaces, &mut registry).await;
@@ -98,7 +102,7 @@ impl Process {
     /// Where it takes calls.
     pub(crate) fn url(&self) -> String {
         let address = match &self.service {
-            Service::Coordinator(coordinator) => coordinator.address(),
+            Service::Coordinator(coordinator, _) => coordinator.address(),
             Service::Node(node, _) => node.address(),
             Service::Router(router) => router.address(),
         };
@@ -110,19 +114,19 @@ impl Process {
         self.metrics.url()
     }
 
-    /// Completes only if it cannot go on. A node whose store is damaged has it replaced at the next start.
+    /// Completes only if it cannot go on. A store that is damaged is replaced at the next start.
     pub(crate) async fn failed(&mut self) -> Failure {
-        let reason = match &mut self.service {
-            Service::Coordinator(coordinator) => coordinator.failed().await,
-            Service::Node(node, home) => {
-                let Told { reason, is_damage } = node.failed().await;
-                if is_damage && let Err(failure) = home.note_damage() {
-                    return failure;
-                }
-                reason
-            }
-            Service::Router(router) => router.failed().await,
+        let (told, home) = match &mut self.service {
+            Service::Coordinator(coordinator, home) => (coordinator.failed().await, Some(home)),
+            Service::Node(node, home) => (node.failed().await, Some(home)),
+            Service::Router(router) => (Told { reason: router.failed().await, is_damage: false }, None),
         };
+        let Told { reason, is_damage } = told;
+        if let Some(home) = home.filter(|_| is_damage)
+            && let Err(failure) = home.note_damage()
+        {
+            return failure;
+        }
         Failure::new(format!("{} cannot go on: {reason}", self.name))
     }
 
@@ -130,7 +134,9 @@ impl Process {
     pub(crate) async fn shut_down(self) -> Result<(), Failure> {
         let name = self.name;
         let stopped = match self.service {
-            Service::Coordinator(coordinator) => coordinator.shut_down().await.map_err(|error| failure(&name, &error)),
+            Service::Coordinator(coordinator, _) => {
+                coordinator.shut_down().await.map_err(|error| failure(&name, &error))
+            }
             Service::Node(node, _) => node.shut_down().await.map_err(|error| failure(&name, &error)),
             Service::Router(router) => router.shut_down().await.map_err(|error| failure(&name, &error)),
         };
@@ -144,12 +150,15 @@ fn failure(name: &str, error: &impl Classify) -> Failure {
     if error.field().is_empty() { failure } else { failure.exit(Exit::Usage) }
 }
 
-async fn open_store(folder: &Path) -> Result<Arc<dyn Store>, Failure> {
-    let path = PathBuf::from(folder);
-    let opened = tokio::task::spawn_blocking(move || RocksStore::open(&path)).await;
-    let opened = opened.map_err(|error| Failure::new(format!("open {}: {error}", folder.display())))?;
-    match opened {
-        Ok(store) => Ok(Arc::new(store)),
-        Err(error) => Err(Failure::new(format!("open the store in {}: {error}", folder.display()))),
-    }
+/// Opens a folder, and the store in it.
+async fn open(
+    name: &str,
+    home: impl FnOnce() -> Result<StoreHome, Failure> + Send + 'static,
+) -> Result<(StoreHome, Arc<dyn Store>), Failure> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut home = home()?;
+        let store = home.open_store()?;
+        Ok((home, store))
+    });
+    opened.await.map_err(|error| Failure::new(format!("{name}: {error}")))?
 }

@@ -1,7 +1,7 @@
 //! `shoal status`: the cluster on one screen, and what to do about it.
 
 use serde_json::json;
-use shoal_client::{ClusterStatus, CoordinatorStatus, NodeStatus};
+use shoal_client::{ClusterStatus, CoordinatorStanding, CoordinatorStatus, NodeStatus};
 
 use crate::collections::{Health, health_of, list_table};
 use crate::command::Context;
@@ -45,15 +45,20 @@ fn screen(status: &ClusterStatus) -> String {
 
 fn quorum(members: &[CoordinatorStatus]) -> String {
     let reachable = members.iter().filter(|member| member.reachable).count();
+    let votes = members.iter().filter(|member| member.standing == CoordinatorStanding::Member).count();
+    let without = match reachable.saturating_sub(votes) {
+        0 => String::new(),
+        without => format!(", {without} without a vote"),
+    };
     let needed = members.len() / 2 + 1;
     let leader = members.iter().find(|member| member.leader);
     let leader = leader.map_or("no leader".to_owned(), |leader| format!("{} leads", leader.id));
-    let spare = match reachable.checked_sub(needed) {
+    let spare = match votes.checked_sub(needed) {
         None => "NO QUORUM".to_owned(),
         Some(0) => "quorum, none to spare".to_owned(),
         Some(spare) => format!("quorum, {spare} to spare"),
     };
-    format!("coordinators  {reachable} of {} reachable, {spare}, {leader}", members.len())
+    format!("coordinators  {reachable} of {} reachable{without}, {spare}, {leader}", members.len())
 }
 
 fn nodes_line(nodes: &[NodeStatus]) -> String {
@@ -79,10 +84,12 @@ fn shards_line(status: &ClusterStatus) -> String {
 
 fn coordinators_table(members: &[CoordinatorStatus]) -> String {
     let row = |member: &CoordinatorStatus| {
-        let state = match (member.reachable, member.leader) {
-            (false, _) => "out of reach",
-            (true, true) => "leader",
-            (true, false) => "follower",
+        let state = match member.standing {
+            _ if !member.reachable => "out of reach",
+            CoordinatorStanding::Joining => "joining",
+            CoordinatorStanding::Asking => "asking others",
+            _ if member.leader => "leader",
+            CoordinatorStanding::Member | CoordinatorStanding::Unknown => "follower",
         };
         vec![member.id.to_string(), state.to_owned(), member.applied_index.to_string(), member.address.clone()]
     };
@@ -144,6 +151,8 @@ mod tests {
             leader,
             reachable,
             applied_index: if reachable { 120 } else { 0 },
+            standing: if reachable { CoordinatorStanding::Member } else { CoordinatorStanding::Unknown },
+            waits_for: String::new(),
         };
         let node = |id: u64, alive, silent_ms| NodeStatus {
             id,
@@ -205,11 +214,23 @@ attention: node-3 is silent
     }
 
     #[test]
+    fn a_coordinator_without_a_vote_does_not_count() {
+        let mut joins = status();
+        joins.coordinators[2].reachable = true;
+        joins.coordinators[2].standing = CoordinatorStanding::Joining;
+        let want = "coordinators  3 of 3 reachable, 1 without a vote, quorum, none to spare, 1 leads";
+        assert_eq!(quorum(&joins.coordinators), want);
+        let row = screen(&joins).lines().find(|line| line.contains(":7903")).map(str::to_owned);
+        assert!(row.is_some_and(|row| row.contains("joining")), "the table says why");
+    }
+
+    #[test]
     fn a_lost_quorum_is_told() {
         let mut lost = status();
         for member in &mut lost.coordinators {
             member.reachable = false;
             member.leader = false;
+            member.standing = CoordinatorStanding::Unknown;
         }
         lost.warnings.clear();
         lost.stale = true;

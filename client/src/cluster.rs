@@ -162,6 +162,24 @@ pub struct CoordinatorStatus {
     pub reachable: bool,
     /// Log position it has applied; 0 if out of reach.
     pub applied_index: u64,
+    /// Where it stands among them.
+    pub standing: CoordinatorStanding,
+    /// What it waits for while it has no vote; empty if it has one, or is out of reach.
+    pub waits_for: String,
+}
+
+/// Where a coordinator stands among the coordinators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CoordinatorStanding {
+    /// It is out of reach.
+    Unknown,
+    /// It has a vote.
+    Member,
+    /// Its store is new to the cluster: it gets a vote when it has caught up.
+    Joining,
+    /// Its store is empty, and it does not know yet whether the cluster exists.
+    Asking,
 }
 
 /// A node.
@@ -257,10 +275,17 @@ fn shard(shard: v1::Shard) -> Shard {
 pub(crate) fn status(response: v1::GetStatusResponse) -> Result<ClusterStatus, ClientError> {
     let coordinator = |member: v1::CoordinatorStatus| CoordinatorStatus {
         id: member.id,
-        address: member.address,
         leader: member.leader,
         reachable: member.reachable,
         applied_index: member.applied_index,
+        standing: match member.standing() {
+            v1::CoordinatorStanding::Joining => CoordinatorStanding::Joining,
+            v1::CoordinatorStanding::Asking => CoordinatorStanding::Asking,
+            v1::CoordinatorStanding::Unspecified if !member.reachable => CoordinatorStanding::Unknown,
+            v1::CoordinatorStanding::Member | v1::CoordinatorStanding::Unspecified => CoordinatorStanding::Member,
+        },
+        waits_for: member.waits_for.clone(),
+        address: member.address,
     };
     let node = |node: v1::NodeStatus| NodeStatus {
         id: node.id,

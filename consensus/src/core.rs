@@ -9,6 +9,7 @@ use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Envelope, Store};
 
+pub(crate) use self::group::FIRST;
 use self::group::{Group, Round};
 use self::processes::Processes;
 use crate::{
@@ -27,6 +28,13 @@ mod proposals;
 mod reads;
 mod records;
 mod terms;
+
+/// Whose log `store` holds of a group; `None` if it has nothing of it.
+///
+/// Errors: `Corruption`; `Store`.
+pub fn stored_replica(store: &dyn Store, group: GroupId) -> Result<Option<ReplicaId>, ConsensusError> {
+    Ok(records::load(store, group)?.map(|records| records.me))
+}
 
 /// All groups of one process. The duties of its caller are in the header of this crate.
 pub struct MultiRaft {

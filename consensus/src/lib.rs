@@ -47,7 +47,7 @@ mod output;
 mod shell;
 
 pub use self::config::{ElectionJitter, RaftConfig};
-pub use self::core::MultiRaft;
+pub use self::core::{MultiRaft, stored_replica};
 pub use self::error::ConsensusError;
 pub use self::output::{
     Answer, BEACON_GROUP, GroupSpec, GroupStatus, MemberChange, MemberProgress, Members, Output, ProcessId, RequestId,

@@ -7,6 +7,7 @@ use shoal_model::{GroupId, LogIndex, ReplicaId};
 use shoal_runtime::{Batch, Envelope};
 
 use crate::ConsensusError;
+use crate::core::FIRST;
 
 /// A process, as its peers address it: in messages of [`BEACON_GROUP`] it stands where otherwise a member does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,6 +139,15 @@ pub struct GroupStatus {
     pub members: Arc<Members>,
     /// How far each of them has come, the leader too; ascending. Empty where this replica does not lead.
     pub progress: Vec<MemberProgress>,
+}
+
+impl GroupStatus {
+    /// Whether nothing has happened in the group since this replica, one of the first, began: it has heard of no
+    /// election, and so never voted, nor kept an entry. A replica that joins is not new, as the group it joins is not.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        (self.term, self.last.0) == (FIRST.term, FIRST.index)
+    }
 }
 
 /// Work for a state machine. That of one group comes in order.

@@ -58,6 +58,12 @@ impl Cluster {
         }
     }
 
+    /// Whether another coordinator has a vote, and this one has none.
+    async fn is_member_elsewhere(&self) -> bool {
+        let has_vote = |pong: &PingResponse| pong.standing() == v1::CoordinatorStanding::Member;
+        !self.0.is_member() && self.0.ping_peers().await.iter().any(has_vote)
+    }
+
     /// How every coordinator is; one that is silent is out of reach.
     async fn ping_all(&self) -> Vec<v1::CoordinatorStatus> {
         let mut answers = self.0.ping_peers().await;
@@ -71,6 +77,8 @@ impl Cluster {
                 reachable: answer.is_some(),
                 applied_index: answer.map_or(0, |answer| answer.applied_index),
                 disk: answer.and_then(|answer| answer.disk.clone()),
+                standing: answer.map_or(0, |answer| answer.standing),
+                waits_for: answer.map_or(String::new(), |answer| answer.waits_for.clone()),
             }
         };
         self.0.config.peers.iter().map(status).collect()
@@ -82,7 +90,7 @@ impl Shared {
     pub(crate) async fn ping_peers(&self) -> Vec<PingResponse> {
         let mut pings = JoinSet::new();
         for (id, channel) in &self.peers {
-            let (id, mut client) = (id.0, CoordinatorServiceClient::new(channel.clone()));
+            let (id, mut client) = (*id, CoordinatorServiceClient::new(channel.clone()));
             pings.spawn(async move {
                 let mut request = Request::new(PingRequest {});
                 request.set_timeout(PING_WITHIN);
@@ -112,7 +120,8 @@ impl ClusterService for Cluster {
             })
         };
         match self.0.on_leader(request, here, there).await {
-            Err(status) if !forwarded && without_leader(&status) => {
+            // One that has no vote may have no map either; if others do, they are to be asked.
+            Err(status) if !forwarded && without_leader(&status) && !self.is_member_elsewhere().await => {
                 let map = self.0.maps.borrow().clone();
                 Ok(Response::new(self.describe(&map, true).await))
             }

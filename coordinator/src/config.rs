@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 use shoal_model::{InputError, Limits, ReplicaId};
 use shoal_runtime::Reserve;
 
+use crate::beginning::{COORDINATOR_MAX, coordinator_of, founder};
+
 /// Configuration of a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoordinatorConfig {
-    /// Its number among `peers`, at least 1. Never reuse one for an emptied data folder.
+    /// Its number among `peers`, from 1 to 65,535.
     pub id: u64,
     /// All coordinators, this one included; the same list on each of them.
     pub peers: Vec<PeerConfig>,
@@ -59,6 +61,9 @@ impl CoordinatorConfig {
         if ids.len() != self.peers.len() || ids.contains(&0) {
             return Err(InputError::new("coordinator.peers", "ids must differ and be at least 1"));
         }
+        if ids.last().is_some_and(|id| *id > COORDINATOR_MAX) {
+            return Err(InputError::new("coordinator.peers", format!("ids must be at most {COORDINATOR_MAX}")));
+        }
         if !ids.contains(&self.id) {
             return Err(InputError::new("coordinator.id", format!("{} is not among coordinator.peers", self.id)));
         }
@@ -84,13 +89,13 @@ impl CoordinatorConfig {
         Reserve { bytes: self.disk_reserve_bytes, percent: self.disk_reserve_percent }
     }
 
-    /// Members of the coordinators' group.
-    pub(crate) fn voters(&self) -> Vec<ReplicaId> {
-        self.peers.iter().map(|peer| ReplicaId(peer.id)).collect()
+    /// The first members of the coordinators' group.
+    pub(crate) fn founders(&self) -> Vec<ReplicaId> {
+        self.peers.iter().map(|peer| founder(peer.id)).collect()
     }
 
-    /// Where a member is.
+    /// Where a member is: where its coordinator is.
     pub(crate) fn address_of(&self, member: ReplicaId) -> Option<&str> {
-        self.peers.iter().find(|peer| peer.id == member.0).map(|peer| peer.address.as_str())
+        self.peers.iter().find(|peer| peer.id == coordinator_of(member)).map(|peer| peer.address.as_str())
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use shoal_consensus::{Consensus, ConsensusError, GroupSpec, RaftConfig, StateMachine};
+use shoal_consensus::{Apply, Consensus, ConsensusError, GroupSpec, RaftConfig, StateMachine};
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterId, ClusterMap, Command, LogIndex, NodeId, ReplicaId, ShardId, ShardReplica, Standing};
 use shoal_proto::disk::disk_from_wire;
@@ -15,18 +15,20 @@ use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
 use shoal_proto::server;
 use shoal_proto::v1::cluster_service_server::ClusterServiceServer;
 use shoal_proto::v1::collections_service_server::CollectionsServiceServer;
-use shoal_runtime::{DiskState, DiskWatch, Failure, PatientStore, Room, Store, Tasks};
+use shoal_runtime::{DiskState, DiskWatch, Failure, PatientStore, Room, Store, TaskError, Tasks, Told};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::beginning::{self, Beginning, check_own, coordinator_of, find_out, founder, newcomer};
 use crate::cluster::Cluster;
 use crate::collections::Collections;
 use crate::heard::{Heard, Heartbeat};
 use crate::internal::Internal;
+use crate::joining::{self, Wishes};
 use crate::lacking::Lacking;
 use crate::leadership::{Shared, connect_peers};
 use crate::machine::{Applied, GROUP, MapMachine, Published, apply_all};
@@ -56,7 +58,8 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts a coordinator on `listener` over `store`. It serves as soon as most of its peers do.
+    /// Starts a coordinator on `listener` over `store`. It serves as soon as most of its peers do; on an empty store, once
+    /// it knows whether the cluster exists and, if so, has joined it.
     pub async fn start(
         config: CoordinatorConfig,
         listener: TcpListener,
@@ -82,19 +85,12 @@ impl Coordinator {
         let machine = MapMachine::open(&*store)?;
         let (maps_sender, maps) = watch::channel(machine.map());
         let (applied_sender, applied) = watch::channel::<LogIndex>(machine.applied());
-        let group = GroupSpec {
-            group: GROUP,
-            me: shoal_model::ReplicaId(config.id),
-            voters: config.voters(),
-            witnesses: Vec::new(),
-            applied: machine.applied(),
-            state_machine: StateMachine::Stored,
-            state_lost: false,
-        };
-        let inbox = consensus.open_group(group).await?;
         let shared = Arc::new(Shared {
             peers: connect_peers(&config)?,
             config,
+            replica: OnceLock::new(),
+            waits_for: Default::default(),
+            wishes: Wishes::default(),
             consensus: consensus.clone(),
             maps,
             applied,
@@ -103,11 +99,18 @@ impl Coordinator {
             disk: disk.clone(),
         });
 
+        // Before anybody is answered: what this coordinator has promised it must not deny.
+        let known = beginning::stored(&*store)?.or_else(|| shared.peers.is_empty().then(|| founder(shared.config.id)));
+        let inbox = match known {
+            Some(replica) => Some(open(&shared, replica).await?),
+            None => None,
+        };
         let (mut front, mut back) = (Tasks::new(), Tasks::new());
         let stop = back.stop_signal();
         let published = Published { maps: maps_sender, applied: applied_sender };
-        let apply = apply_all(machine, inbox, store, consensus.clone(), published);
+        let apply = begin_and_apply(shared.clone(), inbox, machine, store, published);
         back.spawn("apply", apply_until(stop.clone(), apply, failure.clone()));
+        back.spawn("joining", join(shared.clone(), failure.clone(), stop.clone()));
         let metrics = Metrics::register(registry);
         back.spawn("disk", follow_disk(disk, consensus.clone(), stop.clone()));
         back.spawn("duties", duties(shared.clone(), metrics, stop));
@@ -123,11 +126,12 @@ impl Coordinator {
     }
 
     /// Completes only if the coordinator cannot go on; says why. The process must end then.
-    pub async fn failed(&mut self) -> String {
+    pub async fn failed(&mut self) -> Told {
+        let panicked = |ended: TaskError| Told { reason: ended.to_string(), is_damage: false };
         tokio::select! {
-            told = self.failure.told() => told.reason,
-            ended = self.front.failed() => ended.to_string(),
-            ended = self.back.failed() => ended.to_string(),
+            told = self.failure.told() => told,
+            ended = self.front.failed() => panicked(ended),
+            ended = self.back.failed() => panicked(ended),
         }
     }
 
@@ -141,6 +145,67 @@ impl Coordinator {
     }
 }
 
+/// Opens the group as `replica`. Only then it is said who this coordinator is, so that nobody takes it for one that knows
+/// of a cluster before it does.
+async fn open(shared: &Shared, replica: ReplicaId) -> Result<mpsc::Receiver<Apply<Applied>>, CoordinatorError> {
+    check_own(&shared.config, replica)?;
+    let is_founder = replica == founder(shared.config.id);
+    let group = GroupSpec {
+        group: GROUP,
+        me: replica,
+        voters: if is_founder { shared.config.founders() } else { Vec::new() },
+        witnesses: Vec::new(),
+        applied: *shared.applied.borrow(),
+        state_machine: StateMachine::Stored,
+        state_lost: false,
+    };
+    let inbox = shared.consensus.open_group(group).await?;
+    // It is opened once.
+    let _ = shared.replica.set(replica);
+    Ok(inbox)
+}
+
+/// Finds out on an empty store who this coordinator is, and opens the group.
+async fn begin(shared: &Shared, store: &Arc<dyn Store>) -> Result<mpsc::Receiver<Apply<Applied>>, CoordinatorError> {
+    let id = shared.config.id;
+    if find_out(shared).await == Beginning::Found {
+        tracing::info!(id, "no coordinator knows of a cluster: this one is among the first");
+        return open(shared, founder(id)).await;
+    }
+    let replica = newcomer(id, uuid::Uuid::new_v4().as_u64_pair().1);
+    shared.wait_for(joining::NEEDS_LEADER.to_owned());
+    tracing::warn!(
+        id,
+        replica = replica.0,
+        "the cluster exists, and the store was empty: this coordinator joins as new"
+    );
+    let store = store.clone();
+    let noted = tokio::task::spawn_blocking(move || beginning::note(&*store, replica)).await;
+    noted.map_err(|error| CoordinatorError::Task(error.to_string()))??;
+    open(shared, replica).await
+}
+
+async fn begin_and_apply(
+    shared: Arc<Shared>,
+    inbox: Option<mpsc::Receiver<Apply<Applied>>>,
+    machine: MapMachine,
+    store: Arc<dyn Store>,
+    published: Published,
+) -> Result<(), CoordinatorError> {
+    let inbox = match inbox {
+        Some(inbox) => inbox,
+        None => begin(&shared, &store).await?,
+    };
+    apply_all(machine, inbox, store, shared.consensus.clone(), published).await
+}
+
+async fn join(shared: Arc<Shared>, failure: Failure, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = joining::follow(&shared, &failure) => {}
+    }
+}
+
 /// Applies until `stop`. The group never closes by itself: if it does, or applying fails, the coordinator cannot
 /// go on.
 async fn apply_until(
@@ -151,6 +216,7 @@ async fn apply_until(
     tokio::select! {
         () = stop.cancelled() => {}
         result = apply => match result {
+            Err(error) if error.is_store_damage() => failure.tell_damage(error),
             Err(error) => failure.tell(error),
             Ok(()) => failure.tell("the coordinators' Raft group was closed"),
         },
@@ -181,11 +247,11 @@ fn serve(
     Ok(())
 }
 
-/// Serving while a leader is known.
+/// Serving while it has a vote, and a leader is known.
 async fn report_health(shared: Arc<Shared>, health: HealthReporter, stop: CancellationToken) {
     let mut interval = tokio::time::interval(LOOK_EVERY);
     loop {
-        let serving = shared.leader().is_some() && !stop.is_cancelled();
+        let serving = shared.is_member() && shared.leader().is_some() && !stop.is_cancelled();
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in ["", "shoal.coordinator"] {
             health.set_service_status(name, status).await;
@@ -212,13 +278,14 @@ async fn duties(shared: Arc<Shared>, metrics: Metrics, stop: CancellationToken) 
         metrics.observe(&shared);
         shared.lacking.note(&shared.maps.borrow(), &shared.heard_lately(), Instant::now());
         let unnamed = shared.maps.borrow().cluster == ClusterId::default();
-        if unnamed && shared.leader() == Some(shared.me()) {
+        if unnamed && shared.leads() {
             let cluster = ClusterId(uuid::Uuid::new_v4().as_u128());
             if let Err(error) = shared.execute(&Command::NameCluster { cluster }, Instant::now() + NAME_WITHIN).await {
                 tracing::debug!(%error, "naming the cluster failed; trying again");
             }
         }
-        if shared.leader() == Some(shared.me()) {
+        if shared.leads() {
+            joining::admit(&shared).await;
             settle(&shared).await;
             yield_lead(&shared).await;
         }
@@ -247,13 +314,16 @@ async fn yield_lead(shared: &Shared) {
     if shared.disk.room() == Room::Enough {
         return;
     }
-    let Some(status) = shared.consensus.status(GROUP) else { return };
+    let Some(status) = shared.group() else { return };
     for pong in shared.ping_peers().await {
         let has_room = pong.disk.is_none_or(|disk| disk_from_wire(disk).room == Room::Enough);
-        let is_well = status.progress.iter().any(|of| of.member.0 == pong.id && of.active && !of.gets_snapshot);
-        if has_room && is_well {
+        let is_well = |member: &&ReplicaId| {
+            status.progress.iter().any(|of| of.member == **member && of.active && !of.gets_snapshot)
+        };
+        let mut voters = status.members.voters.iter().filter(|member| coordinator_of(**member) == pong.id);
+        if let Some(heir) = voters.find(is_well).filter(|_| has_room) {
             let by = tokio::time::Instant::now() + NAME_WITHIN;
-            if let Err(error) = shared.consensus.transfer_leader(GROUP, ReplicaId(pong.id), by).await {
+            if let Err(error) = shared.consensus.transfer_leader(GROUP, *heir, by).await {
                 tracing::debug!(%error, "the lead could not be handed to a coordinator with room; trying again");
             }
             return;

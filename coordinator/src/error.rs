@@ -83,12 +83,33 @@ pub enum CoordinatorError {
     /// No leader could be reached in time.
     #[error("no leader among the coordinators within the deadline; check with `shoal status` that most of them run")]
     NoLeader,
+    /// This coordinator has no vote yet.
+    #[error("this coordinator has no vote yet, so ask another: it waits for {waits_for}")]
+    NotMember {
+        /// For what.
+        waits_for: String,
+    },
+    /// Another store took the place of this coordinator's.
+    #[error(
+        "the other coordinators have given this one's store up for another, so it has no vote any more; empty its data folder, \
+         and it joins them anew"
+    )]
+    Replaced,
     /// This coordinator is stopping.
     #[error("this coordinator is stopping; ask another")]
     Stopping,
     /// A task panicked or did not end.
     #[error("task failed: {0}")]
     Task(String),
+}
+
+impl CoordinatorError {
+    /// Whether the store does not hold what was written to it, so that another has to take its place. State that reads back
+    /// and is not understood, as after a downgrade, is no damage.
+    #[must_use]
+    pub fn is_store_damage(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Consensus(_)) && self.kind() == ErrorKind::Corruption
+    }
 }
 
 impl Classify for CoordinatorError {
@@ -101,10 +122,10 @@ impl Classify for CoordinatorError {
             Self::Remote(error) => error.kind(),
             Self::Malformed(error) => error.kind(),
             Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
-            Self::OtherCluster { .. } | Self::TooFewNodes { .. } => ErrorKind::Precondition,
+            Self::OtherCluster { .. } | Self::TooFewNodes { .. } | Self::Replaced => ErrorKind::Precondition,
             Self::TooManyCollections { .. } => ErrorKind::Overloaded,
             Self::DiskFull { .. } => ErrorKind::DiskFull,
-            Self::NoLeader | Self::Stopping => ErrorKind::Unavailable,
+            Self::NoLeader | Self::NotMember { .. } | Self::Stopping => ErrorKind::Unavailable,
             Self::Server(_) | Self::Task(_) => ErrorKind::Internal,
         }
     }

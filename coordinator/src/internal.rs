@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use shoal_consensus::Role;
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterId, ClusterMap, Command, Epoch, NodeId, ReplicaId, Reply, ShardId, StoreId};
 use shoal_proto::disk::{disk_from_wire, disk_to_wire};
@@ -12,6 +11,7 @@ use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceCli
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorService;
 use shoal_proto::map::{changes_to_wire, id_from_bytes, id_to_bytes, map_to_wire, replaced_store};
 use shoal_proto::status::to_status;
+use shoal_proto::v1::CoordinatorStanding;
 use shoal_runtime::Room;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::CoordinatorError;
+use crate::beginning::has_begun;
 use crate::heard::Heartbeat;
 use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared};
-use crate::machine::GROUP;
 use shoal_model::InputError;
 
 /// Changes that wait for a slow watcher before it holds up its own stream.
@@ -39,10 +39,16 @@ pub(crate) struct Internal {
 impl Shared {
     /// What this coordinator says of itself.
     pub(crate) fn pong(&self) -> wire::PingResponse {
-        let status = self.consensus.status(GROUP);
-        let leader = status.is_some_and(|status| status.role == Role::Leader);
-        let (applied_index, disk) = (self.applied.borrow().0, disk_to_wire(&self.disk.state()));
-        wire::PingResponse { id: self.config.id, leader, applied_index, disk }
+        let standing = self.standing();
+        let waits_for = if standing == CoordinatorStanding::Member { String::new() } else { self.waits_for() };
+        wire::PingResponse {
+            id: self.config.id,
+            leader: self.leads(),
+            applied_index: self.applied.borrow().0,
+            disk: disk_to_wire(&self.disk.state()),
+            standing: standing.into(),
+            waits_for,
+        }
     }
 }
 
@@ -51,6 +57,10 @@ fn check_cluster(map: &ClusterMap, theirs: &[u8]) -> Result<(), CoordinatorError
     let theirs = ClusterId(id_from_bytes("cluster id", theirs)?);
     if theirs == ClusterId::default() || theirs == map.cluster {
         return Ok(());
+    }
+    if map.cluster == ClusterId::default() {
+        // This coordinator knows of no cluster yet, so it cannot say that this is another.
+        return Err(CoordinatorError::NoLeader);
     }
     Err(CoordinatorError::OtherCluster { theirs: theirs.to_string(), ours: map.cluster.to_string() })
 }
@@ -149,7 +159,7 @@ impl CoordinatorService for Internal {
     ) -> Result<Response<wire::HeartbeatResponse>, Status> {
         // Heard by whoever is asked: while there is no leader, this coordinator can still tell who lives.
         let heard = self.hear(request.get_ref()).map_err(|error| to_status(&error))?;
-        if self.shared.leader().is_none() {
+        if self.shared.leader().is_none() && self.shared.is_member() {
             return Ok(Response::new(heard));
         }
         let here = |message, _| -> Boxed<'_, _> { Box::pin(std::future::ready(self.hear(&message))) };
@@ -169,6 +179,8 @@ impl CoordinatorService for Internal {
         request: Request<wire::WatchMapRequest>,
     ) -> Result<Response<Self::WatchMapStream>, Status> {
         let request = request.into_inner();
+        // The map of one that joins comes late, and of one that asks perhaps never.
+        self.shared.check_member().map_err(|error| to_status(&error))?;
         let maps = self.shared.maps.clone();
         check_cluster(&maps.borrow(), &request.cluster).map_err(|error| to_status(&error))?;
         let (sender, stream) = mpsc::channel(WATCH_AHEAD);
@@ -186,6 +198,35 @@ impl CoordinatorService for Internal {
 
     async fn ping(&self, _: Request<wire::PingRequest>) -> Result<Response<wire::PingResponse>, Status> {
         Ok(Response::new(self.shared.pong()))
+    }
+
+    async fn get_beginning(
+        &self,
+        _: Request<wire::GetBeginningRequest>,
+    ) -> Result<Response<wire::GetBeginningResponse>, Status> {
+        // Whether it knows who it is first: it may open its group in between, and that is new then.
+        let (replica, config) = (self.shared.me(), &self.shared.config);
+        let has_begun = has_begun(replica, self.shared.group().as_ref());
+        let has_begun = has_begun.ok_or_else(|| to_status(&CoordinatorError::Stopping))?;
+        let mut peers: Vec<u64> = config.peers.iter().map(|peer| peer.id).collect();
+        peers.sort_unstable();
+        Ok(Response::new(wire::GetBeginningResponse { id: config.id, peers, has_begun }))
+    }
+
+    async fn join_coordinators(
+        &self,
+        request: Request<wire::JoinCoordinatorsRequest>,
+    ) -> Result<Response<wire::JoinCoordinatorsResponse>, Status> {
+        let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.shared.hear_wish(message, attempt)) };
+        let there = |leader, request| -> Boxed<'_, _> {
+            Box::pin(async move {
+                CoordinatorServiceClient::new(leader)
+                    .max_decoding_message_size(ANSWER_BYTES_MAX)
+                    .join_coordinators(request)
+                    .await
+            })
+        };
+        self.shared.on_leader(request, here, there).await
     }
 }
 
@@ -267,5 +308,7 @@ mod tests {
         assert!(check_cluster(&map, &id_to_bytes(1)).is_ok());
         assert!(matches!(check_cluster(&map, &id_to_bytes(2)), Err(CoordinatorError::OtherCluster { .. })));
         assert!(check_cluster(&map, b"short").is_err());
+        let unnamed = check_cluster(&ClusterMap::default(), &id_to_bytes(2));
+        assert!(matches!(unnamed, Err(CoordinatorError::NoLeader)), "others may know that cluster");
     }
 }

@@ -5,22 +5,25 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use shoal_consensus::{Consensus, ConsensusError};
+use shoal_consensus::{Consensus, ConsensusError, GroupStatus, Role};
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterMap, Command, ErrorKind, Limits, LogIndex, MapError, NodeId, ReplicaId, Reply};
 use shoal_proto::map::encode_command;
 use shoal_proto::server::{self, deadline};
 use shoal_proto::status::{from_status, to_status};
+use shoal_proto::v1::CoordinatorStanding;
 use shoal_runtime::DiskWatch;
 use tokio::sync::watch;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use crate::beginning::coordinator_of;
 use crate::heard::{Heard, Heartbeat};
+use crate::joining::{Wishes, is_settled};
 use crate::lacking::Lacking;
 use crate::machine::{Applied, GROUP};
 use crate::{CoordinatorConfig, CoordinatorError};
@@ -40,6 +43,12 @@ pub(crate) fn was_forwarded(metadata: &MetadataMap) -> bool {
 /// What all services of a coordinator share.
 pub(crate) struct Shared {
     pub(crate) config: CoordinatorConfig,
+    /// The replica of the group that this coordinator's store is, once that is known.
+    pub(crate) replica: OnceLock<ReplicaId>,
+    /// What this coordinator waits for while it has no vote.
+    pub(crate) waits_for: RwLock<String>,
+    /// Replicas that wish to be members.
+    pub(crate) wishes: Wishes,
     pub(crate) consensus: Consensus<Applied>,
     pub(crate) maps: watch::Receiver<Arc<ClusterMap>>,
     pub(crate) applied: watch::Receiver<LogIndex>,
@@ -48,8 +57,8 @@ pub(crate) struct Shared {
     pub(crate) lacking: Lacking,
     /// The disk of this coordinator.
     pub(crate) disk: Arc<DiskWatch>,
-    /// Channels to the other coordinators.
-    pub(crate) peers: Vec<(ReplicaId, Channel)>,
+    /// Channels to the other coordinators, by their numbers.
+    pub(crate) peers: Vec<(u64, Channel)>,
 }
 
 /// A future that on_leader may have to make again.
@@ -64,9 +73,43 @@ pub(crate) struct Attempt {
 }
 
 impl Shared {
-    /// Who this coordinator is.
-    pub(crate) fn me(&self) -> ReplicaId {
-        ReplicaId(self.config.id)
+    /// The replica that this coordinator is; none while it has to find out.
+    pub(crate) fn me(&self) -> Option<ReplicaId> {
+        self.replica.get().copied()
+    }
+
+    /// How the group stands here.
+    pub(crate) fn group(&self) -> Option<GroupStatus> {
+        self.consensus.status(GROUP)
+    }
+
+    /// Whether this coordinator has a vote, as far as it knows.
+    pub(crate) fn is_member(&self) -> bool {
+        self.group().is_some_and(|status| is_settled(status.me, &status.members))
+    }
+
+    /// Where it stands among the coordinators.
+    pub(crate) fn standing(&self) -> CoordinatorStanding {
+        match self.me() {
+            None => CoordinatorStanding::Asking,
+            Some(_) if self.is_member() => CoordinatorStanding::Member,
+            Some(_) => CoordinatorStanding::Joining,
+        }
+    }
+
+    /// Says what this coordinator waits for while it has no vote.
+    pub(crate) fn wait_for(&self, what: String) {
+        *self.waits_for.write().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// What this coordinator waits for while it has no vote.
+    pub(crate) fn waits_for(&self) -> String {
+        self.waits_for.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Refuses what a coordinator cannot answer that has no vote yet, and may know less than others.
+    pub(crate) fn check_member(&self) -> Result<(), CoordinatorError> {
+        if self.is_member() { Ok(()) } else { Err(CoordinatorError::NotMember { waits_for: self.waits_for() }) }
     }
 
     /// The caps.
@@ -99,7 +142,7 @@ impl Shared {
         let message = request.into_inner();
         loop {
             let result = match self.leader() {
-                Some(leader) if leader == self.me() => {
+                Some(leader) if Some(leader) == self.me() => {
                     here(message.clone(), attempt).await.map(Response::new).map_err(|error| to_status(&error))
                 }
                 Some(leader) if !forwarded => match self.peer(leader) {
@@ -108,6 +151,10 @@ impl Shared {
                 },
                 // The coordinator that passed this on will find the new leader.
                 Some(_) => return Err(to_status(&ConsensusError::NotLeader { group: GROUP, leader: None })),
+                // Others may know a leader, and this one is not about to.
+                None if !self.is_member() => {
+                    return Err(to_status(&CoordinatorError::NotMember { waits_for: self.waits_for() }));
+                }
                 None => Err(to_status(&CoordinatorError::NoLeader)),
             };
             let Err(status) = result else { return result };
@@ -133,11 +180,16 @@ impl Shared {
 
     /// Who leads, as far as this coordinator knows.
     pub(crate) fn leader(&self) -> Option<ReplicaId> {
-        self.consensus.status(GROUP)?.leader
+        self.group()?.leader
+    }
+
+    /// Whether this coordinator leads.
+    pub(crate) fn leads(&self) -> bool {
+        self.group().is_some_and(|status| status.role == Role::Leader)
     }
 
     fn peer(&self, member: ReplicaId) -> Option<Channel> {
-        self.peers.iter().find(|(id, _)| *id == member).map(|(_, channel)| channel.clone())
+        self.peers.iter().find(|(id, _)| *id == coordinator_of(member)).map(|(_, channel)| channel.clone())
     }
 
     /// Agrees on a command and applies it here. Call it on the leader.
@@ -160,8 +212,8 @@ impl Shared {
     }
 }
 
-/// Channels to all coordinators but `me`.
-pub(crate) fn connect_peers(config: &CoordinatorConfig) -> Result<Vec<(ReplicaId, Channel)>, CoordinatorError> {
+/// Channels to all other coordinators.
+pub(crate) fn connect_peers(config: &CoordinatorConfig) -> Result<Vec<(u64, Channel)>, CoordinatorError> {
     let others = config.peers.iter().filter(|peer| peer.id != config.id);
-    others.map(|peer| Ok((ReplicaId(peer.id), server::channel(&peer.address)?))).collect()
+    others.map(|peer| Ok((peer.id, server::channel(&peer.address)?))).collect()
 }

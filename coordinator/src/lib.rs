@@ -1,6 +1,7 @@
 //! A coordinator: one of three or five processes that agree on the cluster map.
 //!
 //! - `machine`: the map behind the Raft log, kept on disk and published to watchers.
+//! - `beginning`: which replica of the group a coordinator's store is. `joining`: making one a member.
 //! - `leadership`: doing a thing on the leader, wherever it was asked.
 //! - `heard`: what the leader has heard of nodes; not agreed on, not kept. `lacking`: replicas that they do not serve.
 //! - `collections`, `cluster`, `internal`: the gRPC services.
@@ -11,6 +12,7 @@
 //! Does not know about: points, searches, what a node does with a shard. Its traffic is per change and per
 //! heartbeat, never per query.
 
+mod beginning;
 mod cluster;
 mod collections;
 mod config;
@@ -18,6 +20,7 @@ mod coordinator;
 mod error;
 mod heard;
 mod internal;
+mod joining;
 mod lacking;
 mod leadership;
 mod machine;

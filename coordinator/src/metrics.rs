@@ -2,17 +2,16 @@
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use shoal_consensus::Role;
 
 use std::time::Instant;
 
 use crate::leadership::Shared;
-use crate::machine::GROUP;
 
 /// The metrics of one coordinator.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     leader: Gauge,
+    member: Gauge,
     term: Gauge,
     applied_index: Gauge,
     map_epoch: Gauge,
@@ -30,6 +29,7 @@ impl Metrics {
         let metrics = Self::default();
         let registry = registry.sub_registry_with_prefix("shoal_coordinator");
         registry.register("leader", "1 on the coordinator that leads, 0 on the others", metrics.leader.clone());
+        registry.register("member", "1 on a coordinator that has a vote, 0 on one that joins", metrics.member.clone());
         registry.register("term", "Raft term", metrics.term.clone());
         registry.register("applied_index", "Log position that the map reflects", metrics.applied_index.clone());
         registry.register("map_epoch", "Version of the cluster map", metrics.map_epoch.clone());
@@ -55,10 +55,9 @@ impl Metrics {
         let set = |gauge: &Gauge, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
-        if let Some(status) = shared.consensus.status(GROUP) {
-            set(&self.leader, u64::from(status.role == Role::Leader));
-            set(&self.term, status.term);
-        }
+        set(&self.leader, u64::from(shared.leads()));
+        set(&self.member, u64::from(shared.is_member()));
+        set(&self.term, shared.group().map_or(0, |status| status.term));
         let map = shared.maps.borrow().clone();
         let timeout = shared.heartbeat_timeout();
         set(&self.applied_index, shared.applied.borrow().0);

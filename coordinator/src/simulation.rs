@@ -1,13 +1,15 @@
-//! What the simulation of a cluster shares with a real coordinator: the map behind its log, and what a leader does about
-//! reports of nodes. Nothing else may use it.
+//! What the simulation of a cluster shares with a real coordinator: the map behind its log, how one begins and joins, and
+//! what a leader does about reports of nodes. Nothing else may use it.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use shoal_model::{ClusterMap, NodeId, ReplicaId, ShardId};
 
+pub use crate::beginning::{Beginning, coordinator_of, decide, founder, has_begun, newcomer, note, stored};
 use crate::coordinator;
 use crate::heard::Heartbeat;
+pub use crate::joining::{Step, is_settled, next_step};
 pub use crate::machine::{Applied, GROUP, MapMachine};
 
 /// Who has a vote in the groups that a node leads, as it reported last.

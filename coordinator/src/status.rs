@@ -71,9 +71,10 @@ pub(crate) fn warnings(
     });
     let mut warnings: Vec<v1::Warning> =
         no_leader.into_iter().chain(warnings.into_iter().map(|(_, warning)| warning)).collect();
+    let is_voter = |c: &&v1::CoordinatorStatus| c.reachable && !has_no_vote(c);
+    let spare = coordinators.iter().filter(is_voter).count().saturating_sub(coordinators.len() / 2 + 1);
+    warnings.extend(coordinators.iter().filter(|coordinator| has_no_vote(coordinator)).map(|c| without_vote(c, spare)));
     for coordinator in coordinators.iter().filter(|coordinator| !coordinator.reachable) {
-        let survivors = coordinators.iter().filter(|c| c.reachable).count();
-        let spare = survivors.saturating_sub(coordinators.len() / 2 + 1);
         let text = format!("coordinator {} is out of reach; {spare} more may fail before changes stop", coordinator.id);
         let next_step = format!("start it again on its data folder; it listened on {}", coordinator.address);
         warnings.push(v1::Warning { text, next_step });
@@ -84,6 +85,21 @@ pub(crate) fn warnings(
     warnings.extend(lacking);
     warnings.extend(nodes.iter().filter_map(|node| failed_jobs(node, heard.get(&NodeId(node.id))?)));
     warnings
+}
+
+/// Whether a coordinator says that it has no vote.
+fn has_no_vote(coordinator: &v1::CoordinatorStatus) -> bool {
+    use v1::CoordinatorStanding::{Asking, Joining};
+    matches!(coordinator.standing(), Joining | Asking)
+}
+
+/// A coordinator that runs and has no vote yet.
+fn without_vote(coordinator: &v1::CoordinatorStatus, spare: usize) -> v1::Warning {
+    let (id, waits_for) = (coordinator.id, &coordinator.waits_for);
+    let reason = if waits_for.is_empty() { String::new() } else { format!(": it waits for {waits_for}") };
+    let text = format!("coordinator {id} has no vote yet{reason}; {spare} of the others may fail before changes stop");
+    let next_step = "it joins by itself, in seconds, once most of those that have a vote run and see it";
+    v1::Warning { text, next_step: next_step.to_owned() }
 }
 
 /// A node whose disk has no room for writes.
@@ -182,6 +198,18 @@ mod tests {
         assert_eq!(texts[0].text, format!("{want}{docs})"));
 
         let coordinator = |id, reachable| v1::CoordinatorStatus { id, reachable, ..Default::default() };
+        let joins = v1::CoordinatorStatus {
+            standing: v1::CoordinatorStanding::Joining.into(),
+            waits_for: "a map".to_owned(),
+            ..coordinator(3, true)
+        };
+        let texts: Vec<_> =
+            warnings(&map, &all_well, &none, &[coordinator(1, true), coordinator(2, true), joins], vec![], false)
+                .into_iter()
+                .map(|w| w.text)
+                .collect();
+        let want = "coordinator 3 has no vote yet: it waits for a map; 0 of the others may fail before changes stop";
+        assert_eq!(texts, [want]);
         let one_gone = [coordinator(1, true), coordinator(2, true), coordinator(3, false)];
         let texts: Vec<_> =
             warnings(&map, &all_well, &none, &one_gone, vec![], false).into_iter().map(|w| w.text).collect();

@@ -41,13 +41,15 @@ pub enum Bug {
     AnswerWhenProposed,
     /// In the simulated node: an emptied disk comes back under its old identity.
     EmptiedDiskKeepsIdentity,
+    /// A coordinator whose disk was emptied comes back as the member that it was.
+    EmptiedCoordinatorKeepsIdentity,
     /// In the simulated router: what is sent again has a new identity.
     NewIdentityForRetry,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AcknowledgeBeforeSync,
         Self::VoteWithoutPersisting,
         Self::CommitWithoutQuorum,
@@ -65,6 +67,7 @@ impl Bug {
         Self::IgnoreSessionToken,
         Self::AnswerWhenProposed,
         Self::EmptiedDiskKeepsIdentity,
+        Self::EmptiedCoordinatorKeepsIdentity,
         Self::NewIdentityForRetry,
     ];
 }

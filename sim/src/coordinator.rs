@@ -1,11 +1,15 @@
 //! A coordinator: the map behind its log, and what is asked of it. Mirrors `shoal_coordinator`'s `machine::apply_all`,
-//! `leadership`, `collections`, `internal` and `coordinator::duties`.
+//! `beginning`, `joining`, `leadership`, `collections`, `internal` and `coordinator::duties`.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng;
+use rand::seq::IndexedRandom;
 use shoal_consensus::{Answer as Fate, ConsensusError, GroupSpec, Role as Standing, StateMachine};
-use shoal_coordinator::simulation::{GROUP, MapMachine, Voters, settled};
+use shoal_coordinator::simulation::{
+    Beginning, GROUP, MapMachine, Step, Voters, coordinator_of, decide, founder, has_begun, is_settled, newcomer,
+    next_step, note, settled, stored,
+};
 use shoal_model::{
     ClusterId, CollectionSpec, Command, LogIndex, MapError, NodeId, OperationId, ReplicaId, Reply, ShardId, StoreId,
     placement,
@@ -21,6 +25,10 @@ use crate::queue::{MS, Ns, SEC};
 const LOOK_EVERY: Ns = 250 * MS;
 /// Silence after which what a node said is no news.
 const HEARTBEAT_TIMEOUT: Ns = 3 * SEC;
+/// How long others may take to say whether the cluster has begun, before all are asked again.
+const ASK_EVERY: Ns = 300 * MS;
+/// How long a wish to be a member counts.
+const WISH_LASTS: Ns = 5 * SEC;
 /// Plans that may go stale before a creation gives up.
 const PLANS_MAX: u32 = 5;
 
@@ -45,6 +53,13 @@ pub(crate) struct Coordinator {
     parked: Vec<(LogIndex, Task)>,
     naming: bool,
     settling: usize,
+    /// The replica that its store is; none while it has to find out.
+    pub(crate) replica: Option<ReplicaId>,
+    /// Who was asked whether the cluster has begun, and what they have said in this round.
+    asked: BTreeMap<CallId, u64>,
+    said: BTreeMap<u64, bool>,
+    /// Replicas that wish to be members, by their coordinators.
+    wishes: BTreeMap<u64, (ReplicaId, Ns)>,
 }
 
 impl Coordinator {
@@ -58,6 +73,10 @@ impl Coordinator {
             parked: Vec::new(),
             naming: false,
             settling: 0,
+            replica: None,
+            asked: BTreeMap::new(),
+            said: BTreeMap::new(),
+            wishes: BTreeMap::new(),
         }
     }
 
@@ -68,10 +87,20 @@ impl Coordinator {
     pub(crate) fn start(&mut self, host: &mut Host, out: &mut Outside) {
         let machine = MapMachine::open(&*host.disk);
         self.machine = machine.expect("what was written is read back");
+        match stored(&*host.disk).expect("what was written is read back") {
+            Some(replica) => self.open(replica, host, out),
+            None => self.begin(host, out),
+        }
+        out.own(host.id(), LOOK_EVERY, Own::Duties);
+    }
+
+    /// Mirrors `coordinator::open`.
+    fn open(&mut self, replica: ReplicaId, host: &mut Host, out: &mut Outside) {
+        let founders = (1..=self.members as u64).map(founder);
         let spec = GroupSpec {
             group: GROUP,
-            me: ReplicaId(host.number as u64 + 1),
-            voters: (1..=self.members as u64).map(ReplicaId).collect(),
+            me: replica,
+            voters: founders.filter(|_| replica == founder(own_number(host))).collect(),
             witnesses: Vec::new(),
             applied: self.machine.applied(),
             state_machine: StateMachine::Stored,
@@ -82,11 +111,41 @@ impl Coordinator {
         {
             out.truth.breaks(format!("coordinator {} cannot open its group: {error}", host.number));
         }
-        out.own(host.id(), LOOK_EVERY, Own::Duties);
+        self.replica = Some(replica);
+    }
+
+    /// Mirrors `beginning::find_out` and `coordinator::begin`: one round of asking.
+    fn begin(&mut self, host: &mut Host, out: &mut Outside) {
+        let me = own_number(host);
+        let others: Vec<u64> = (1..=self.members as u64).filter(|id| *id != me).collect();
+        match decide(&others, &self.said) {
+            Beginning::Found => self.open(founder(me), host, out),
+            Beginning::Join => {
+                let replica = newcomer(me, out.rng.random());
+                out.trace.tell(out.now, || format!("coordinator {} joins as replica {replica}", host.number));
+                note(&*host.disk, replica).expect("the simulated disk does not fail");
+                self.open(replica, host, out);
+            }
+            Beginning::Wait(_) => {
+                self.said.clear();
+                for other in others {
+                    let call = out.call(host.me(), process_of(founder(other)), Call::Beginning);
+                    self.asked.insert(call, other);
+                }
+                out.own(host.id(), ASK_EVERY, Own::Begin);
+            }
+        }
+    }
+
+    pub(crate) fn answered(&mut self, id: CallId, answer: &Answer) {
+        if let (Some(who), Answer::HasBegun(has_begun)) = (self.asked.remove(&id), answer) {
+            self.said.insert(who, *has_begun);
+        }
     }
 
     pub(crate) fn own(&mut self, own: &Own, host: &mut Host, out: &mut Outside) {
         match own {
+            Own::Begin if self.replica.is_none() => self.begin(host, out),
             Own::MapApply => self.apply(host, out),
             Own::MapSnapshot => {
                 if let Some(core) = &mut host.core {
@@ -179,6 +238,7 @@ impl Coordinator {
             }
             (Waiting::Fresh(task), Fate::ReadAt(index)) => self.parked.push((index, task)),
             (Waiting::Fresh(task) | Waiting::Command(task), _) => self.give_up(&task, host, out),
+            (Waiting::Change, Fate::Changed) => out.tally.coordinator_changes += 1,
             _ => {}
         }
     }
@@ -255,6 +315,25 @@ impl Coordinator {
     pub(crate) fn call(&mut self, from: Endpoint, id: CallId, call: &Call, host: &mut Host, out: &mut Outside) {
         let to = (from, id);
         let task = match call {
+            Call::Beginning => {
+                let status = host.core.as_ref().and_then(|core| core.status(GROUP));
+                if let Some(has_begun) = has_begun(self.replica, status.as_ref()) {
+                    out.answer(host.number, to, Answer::HasBegun(has_begun));
+                }
+                return;
+            }
+            Call::Join { member, forwarded } => {
+                if self.leads(host) {
+                    self.wishes.insert(coordinator_of(*member), (*member, out.now));
+                } else if let Some(leader) = self.leader(host).filter(|_| !forwarded) {
+                    out.call(host.me(), process_of(leader), Call::Join { member: *member, forwarded: true });
+                }
+                return;
+            }
+            // It has no vote yet, and may know less than others.
+            Call::Watch { .. } | Call::Heartbeat { .. } if !self.is_member(host) => {
+                return out.answer(host.number, to, Answer::Failed(Failure::Refused));
+            }
             Call::Watch { epoch } => {
                 let map = self.machine.map();
                 // One that is ahead of us is sent nothing.
@@ -289,11 +368,42 @@ impl Coordinator {
         }
     }
 
+    /// Whether it has a vote, as far as it knows.
+    pub(crate) fn is_member(&self, host: &Host) -> bool {
+        let status = host.core.as_ref().and_then(|core| core.status(GROUP));
+        status.is_some_and(|status| is_settled(status.me, &status.members))
+    }
+
+    /// Mirrors `joining::follow`.
+    fn wish(&self, host: &Host, out: &mut Outside) {
+        if let Some(member) = self.replica.filter(|_| !self.is_member(host)) {
+            let others: Vec<usize> = (0..self.members).filter(|number| *number != host.number).collect();
+            if let Some(other) = others.choose(&mut out.rng) {
+                out.call(host.me(), *other, Call::Join { member, forwarded: false });
+            }
+        }
+    }
+
+    /// Mirrors `joining::admit`.
+    fn admit(&mut self, host: &mut Host, out: &mut Outside) {
+        self.wishes.retain(|_, (_, at)| out.now - *at < WISH_LASTS);
+        for (wish, _) in self.wishes.values() {
+            let Some(status) = host.core.as_ref().and_then(|core| core.status(GROUP)) else { return };
+            if let Step::Change(changes) = next_step(*wish, &status) {
+                let taken = host.change(GROUP, &changes, Waiting::Change);
+                out.trace.tell(out.now, || format!("coordinator {} changes {changes:?}: {taken}", host.number));
+                return;
+            }
+        }
+    }
+
     /// Mirrors `coordinator::duties` and `settle`.
     fn duties(&mut self, host: &mut Host, out: &mut Outside) {
+        self.wish(host, out);
         if !self.leads(host) {
             return;
         }
+        self.admit(host, out);
         let map = self.machine.map();
         if map.cluster == ClusterId::default() && !std::mem::replace(&mut self.naming, true) {
             let cluster = ClusterId(out.rng.random());
@@ -313,6 +423,11 @@ impl Coordinator {
     }
 }
 
-fn process_of(member: ReplicaId) -> usize {
-    usize::try_from(member.0).unwrap_or(usize::MAX).wrapping_sub(1)
+/// Coordinators are the first processes, and number `n + 1` is process `n`.
+pub(crate) fn process_of(member: ReplicaId) -> usize {
+    usize::try_from(coordinator_of(member)).unwrap_or(usize::MAX).wrapping_sub(1)
+}
+
+fn own_number(host: &Host) -> u64 {
+    host.number as u64 + 1
 }

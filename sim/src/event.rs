@@ -12,7 +12,8 @@ use shoal_coordinator::simulation::Voters;
 use shoal_index::segment::{Segment, Target};
 use shoal_index::set::JobId;
 use shoal_model::{
-    ClusterMap, CollectionSpec, Epoch, LogIndex, MapError, NodeId, OperationId, PointId, Reply, ShardId, StoreId,
+    ClusterMap, CollectionSpec, Epoch, LogIndex, MapError, NodeId, OperationId, PointId, ReplicaId, Reply, ShardId,
+    StoreId,
 };
 use shoal_node::simulation::{Manifest, Name};
 use shoal_proto::internal::v1 as wire;
@@ -112,6 +113,7 @@ pub(crate) enum Own {
     Watch,
     Register,
     Duties,
+    Begin,
     Reclaim(Vec<Target>),
 }
 
@@ -140,6 +142,8 @@ pub(crate) enum Call {
     Drop { name: String },
     Watch { epoch: Epoch },
     Heartbeat { node: NodeId, voters: Voters, forwarded: bool },
+    Beginning,
+    Join { member: ReplicaId, forwarded: bool },
 }
 
 /// The replica that is asked, and how fresh its answer must be.
@@ -206,6 +210,8 @@ pub(crate) enum Answer {
     Replied(Result<Reply, MapError>),
     /// A coordinator that does not lead, and which one does.
     AskLeader(Option<usize>),
+    /// Whether the cluster has begun.
+    HasBegun(bool),
 }
 
 /// How a stream broke.

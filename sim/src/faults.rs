@@ -6,7 +6,8 @@ use std::fmt;
 use bytes::Bytes;
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use shoal_consensus::Role as Standing_;
+use shoal_consensus::{Members, Role as Standing_};
+use shoal_coordinator::simulation::{GROUP, stored};
 use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{ShardId, ShardReplica, Standing, StoreId};
 use shoal_node::simulation::group_of;
@@ -43,6 +44,8 @@ pub enum FaultKind {
     SlowDisk,
     /// A node loses its disk, and comes back as another in its place.
     Wipe,
+    /// A coordinator loses its disk, and comes back as another member.
+    WipeCoordinator,
     /// A byte of a stored record changes.
     Damage,
     /// A replica is told that its content differs.
@@ -63,7 +66,7 @@ pub(crate) enum Mend {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Crash,
         Self::PowerCut,
         Self::Pause,
@@ -75,6 +78,7 @@ impl FaultKind {
         Self::Lag,
         Self::SlowDisk,
         Self::Wipe,
+        Self::WipeCoordinator,
         Self::Damage,
         Self::Rebuild,
         Self::Transfer,
@@ -168,6 +172,7 @@ impl World {
                 true
             }
             FaultKind::Wipe => self.wipe(),
+            FaultKind::WipeCoordinator => self.wipe_coordinator(),
             FaultKind::Damage => self.damage(),
             FaultKind::Rebuild => self.rebuild(),
             FaultKind::Transfer => self.transfer(),
@@ -262,6 +267,33 @@ impl World {
                 node.member = None;
             }
         }
+        self.out.after(lasts, Event::Start { process: victim });
+        true
+    }
+
+    /// Whether the coordinators are all members as what they are, as far as one that leads has agreed with others.
+    fn coordinators_are_whole(&self) -> bool {
+        let coordinators = &self.processes[..self.out.shape.coordinators];
+        let is_whole = |members: &Members| {
+            let has_vote = |process: &Process| {
+                let replica = stored(&*process.host.disk).ok().flatten();
+                replica.is_some_and(|replica| members.voters.contains(&replica))
+            };
+            members.learners.is_empty() && members.leaving.is_empty() && coordinators.iter().all(has_vote)
+        };
+        let statuses = coordinators.iter().filter_map(|process| process.host.core.as_ref()?.status(GROUP));
+        let led = statuses.filter(|status| status.role == Standing_::Leader).max_by_key(|status| status.term);
+        led.is_some_and(|status| is_whole(&status.members))
+    }
+
+    fn wipe_coordinator(&mut self) -> bool {
+        if !self.coordinators_are_whole() {
+            return false;
+        }
+        let victim = self.out.rng.random_range(0..self.out.shape.coordinators);
+        let lasts = self.out.rng.random_range(SEC / 10..8 * SEC);
+        self.processes[victim].crash(&mut self.out);
+        self.processes[victim].host.disk = Default::default();
         self.out.after(lasts, Event::Start { process: victim });
         true
     }

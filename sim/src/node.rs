@@ -150,7 +150,7 @@ impl Node {
                 host.disk.sync().expect("the simulated disk does not fail");
                 files.iter().for_each(remove_files);
             }
-            Own::Tick | Own::Synced { .. } | Own::MapApply | Own::MapSnapshot | Own::Duties => {}
+            Own::Tick | Own::Synced { .. } | Own::MapApply | Own::MapSnapshot | Own::Duties | Own::Begin => {}
         }
     }
 

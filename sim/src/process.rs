@@ -10,10 +10,10 @@ use rand::Rng;
 use shoal_consensus::{
     Answer as Fate, ConsensusError, ElectionJitter, MultiRaft, Output, ProcessId, RaftConfig, RequestId, Ticket, Work,
 };
-use shoal_model::{GroupId, LogIndex, ReplicaId, ShardId};
+use shoal_model::{GroupId, LogIndex, ShardId};
 use shoal_runtime::{Envelope, MemoryStore, Store as _};
 
-use crate::coordinator::{Coordinator, Task};
+use crate::coordinator::{Coordinator, Task, process_of};
 
 use crate::event::{Answer, Call, CallId, Event, Failure, Outside, Own};
 use crate::network::Endpoint;
@@ -271,7 +271,7 @@ impl Process {
             }
             Event::Call { from, id, call, .. } => self.take_call(from, id, &call, out),
             Event::Answer { id, answer, .. } => match &mut self.role {
-                Role::Coordinator(_) => {}
+                Role::Coordinator(coordinator) => coordinator.answered(id, &answer),
                 Role::Node(node) => node.answered(id, answer, &mut self.host, out),
             },
             _ => {}
@@ -347,7 +347,7 @@ impl Process {
 
     fn send(&mut self, envelope: Envelope, out: &mut Outside) {
         let to = match &self.role {
-            Role::Coordinator(_) => process_of_coordinator(envelope.to, out.shape.coordinators),
+            Role::Coordinator(_) => Some(process_of(envelope.to)).filter(|number| *number < out.shape.coordinators),
             Role::Node(node) => node.process_of(envelope.group, envelope.to),
         };
         if let Some(to) = to {
@@ -379,12 +379,6 @@ impl Process {
             Role::Node(node) => node.decided(waiting, fate, &mut self.host, out),
         }
     }
-}
-
-/// Coordinators are the first processes, and member `n + 1` is process `n`.
-fn process_of_coordinator(member: ReplicaId, coordinators: usize) -> Option<usize> {
-    let number = usize::try_from(member.0).ok()?.checked_sub(1)?;
-    (number < coordinators).then_some(number)
 }
 
 /// Pause before a coordinator is asked again.

@@ -30,6 +30,8 @@ pub struct Tally {
     pub found_damaged: u64,
     /// Changes of membership that were finished.
     pub member_changes: u64,
+    /// Changes of the coordinators' membership that were finished.
+    pub coordinator_changes: u64,
     /// Writes that were known already when they were applied again.
     pub repeated_writes: u64,
     /// Witnesses that were opened.
@@ -82,6 +84,7 @@ impl Tally {
             (&mut self.broken_fetches, other.broken_fetches),
             (&mut self.found_damaged, other.found_damaged),
             (&mut self.member_changes, other.member_changes),
+            (&mut self.coordinator_changes, other.coordinator_changes),
             (&mut self.repeated_writes, other.repeated_writes),
             (&mut self.witnesses, other.witnesses),
             (&mut self.asleep, other.asleep),

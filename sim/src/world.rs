@@ -250,6 +250,13 @@ impl World {
         if let Some(client) = self.clients.iter().position(|client| !client.is_idle()) {
             return Some(format!("client {client} waits"));
         }
+        let joins = |process: &&Process| match &process.role {
+            Role::Coordinator(coordinator) => !coordinator.is_member(&process.host),
+            Role::Node(_) => false,
+        };
+        if let Some(process) = self.processes.iter().find(joins) {
+            return Some(format!("coordinator {} has no vote", process.host.number));
+        }
         let map = &self.out.truth.newest;
         map.collection(CHECKED)?;
         map.shards.keys().find_map(|shard| self.restless_shard(map, *shard))

@@ -49,6 +49,7 @@ fn what_was_acknowledged_is_there_and_nobody_differs() {
         sum.broken_fetches,
         sum.found_damaged,
         sum.member_changes,
+        sum.coordinator_changes,
         sum.witnesses,
         sum.asleep,
     ];

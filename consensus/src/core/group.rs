@@ -38,7 +38,7 @@ mod upkeep;
 
 /// Where the log of a new group starts. Above zero, so that a replica that joins later cannot be fed from the log
 /// alone: the first membership is no entry, it travels only in snapshots.
-const FIRST: Position = Position { index: 1, term: 1 };
+pub(crate) const FIRST: Position = Position { index: 1, term: 1 };
 
 /// How far beyond its own a replica believes a term: a million elections in its absence.
 const TERM_JUMP_MAX: u64 = 1 << 20;

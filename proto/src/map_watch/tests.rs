@@ -98,6 +98,20 @@ impl CoordinatorService for Scripted {
     async fn ping(&self, _: Request<wire::PingRequest>) -> Result<Response<wire::PingResponse>, Status> {
         Err(crate::status::not_served_yet("a ping to a script"))
     }
+
+    async fn get_beginning(
+        &self,
+        _: Request<wire::GetBeginningRequest>,
+    ) -> Result<Response<wire::GetBeginningResponse>, Status> {
+        Err(crate::status::not_served_yet("asking a script whether the cluster has begun"))
+    }
+
+    async fn join_coordinators(
+        &self,
+        _: Request<wire::JoinCoordinatorsRequest>,
+    ) -> Result<Response<wire::JoinCoordinatorsResponse>, Status> {
+        Err(crate::status::not_served_yet("joining a script"))
+    }
 }
 
 fn whole(map: &ClusterMap) -> wire::WatchMapResponse {

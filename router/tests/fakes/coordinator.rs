@@ -112,6 +112,20 @@ impl CoordinatorService for FakeCoordinator {
     async fn ping(&self, _: Request<wire::PingRequest>) -> Result<Response<wire::PingResponse>, Status> {
         Err(not_served_yet("a ping to a fake"))
     }
+
+    async fn get_beginning(
+        &self,
+        _: Request<wire::GetBeginningRequest>,
+    ) -> Result<Response<wire::GetBeginningResponse>, Status> {
+        Err(not_served_yet("asking a fake whether the cluster has begun"))
+    }
+
+    async fn join_coordinators(
+        &self,
+        _: Request<wire::JoinCoordinatorsRequest>,
+    ) -> Result<Response<wire::JoinCoordinatorsResponse>, Status> {
+        Err(not_served_yet("joining a fake"))
+    }
 }
 
 #[tonic::async_trait]

@@ -1,10 +1,10 @@
-//! The data folder of a node: its store, and what is to be known of it when the store cannot be read.
+//! The data folder of a node or coordinator: its store, and what is to be known of it when the store cannot be read.
 //!
 //! A store that is damaged is not mended in place: nobody knows what else is wrong with it, and what it once
-//! acknowledged and voted for may be gone. It is set aside, and the node begins anew on an empty one, as another node
-//! that takes the place of the first; its replicas are made anew from others. `node.json` says which store the folder
-//! had, so that this works when nothing can be read from it, and that a replacement is under way, so that a crash in
-//! between changes nothing.
+//! acknowledged and voted for may be gone. It is set aside, and the process begins anew on an empty one. A node is another
+//! node then that takes the place of the first, and its replicas are made anew from others; a coordinator joins the others
+//! as another replica of their group. `node.json` or `coordinator.json` says which store the folder had, so that this works
+//! when nothing can be read from it, and that a replacement is under way, so that a crash in between changes nothing.
 
 use std::fmt::Display;
 use std::fs;
@@ -21,15 +21,17 @@ use shoal_storage::{RocksStore, make_folder};
 use crate::failure::Failure;
 use crate::folders::write_json;
 
-const NOTES: &str = "node.json";
 /// Where the last damaged store is kept, in a folder named by its identity.
 const ASIDE: &str = "damaged";
+/// What to do about a damaged store of which there is no copy.
+const NO_COPY: &str = "this is the only coordinator, so nobody else has the cluster's map, and the store is kept as it is: \
+                       bring back a copy of the folder, or begin a new cluster on an empty one";
 
-/// What is known of a node's folder beside its store.
+/// What is known of a folder beside its store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Notes {
-    /// Identity of the store, in hexadecimal; empty before it had one.
+    /// Identity of the store, in hexadecimal; empty before it had one. That of a coordinator is a name and no more.
     store: String,
     /// Identity of the store that it takes the place of, until the coordinators know.
     replaces: String,
@@ -37,34 +39,48 @@ struct Notes {
     damaged: bool,
 }
 
-/// A node's data folder.
+/// A data folder.
 #[derive(Debug)]
-pub(crate) struct NodeHome {
+pub(crate) struct StoreHome {
     folder: PathBuf,
+    /// Name of the file of notes.
+    file: &'static str,
+    /// Whether others may have what the store holds, so that it can be given up.
+    has_copies: bool,
     notes: Notes,
 }
 
-impl NodeHome {
-    /// Reads the notes in a folder, which is made if it is not there.
-    pub(crate) fn open(folder: &Path) -> Result<Self, Failure> {
-        let failed = |error: &dyn Display| Failure::new(format!("data folder {}: {error}", folder.display()));
-        make_folder(folder).map_err(|error| failed(&error))?;
-        let notes = match fs::read(folder.join(NOTES)) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| failed(&format!("{NOTES}: {error}")))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Notes::default(),
-            Err(error) => return Err(failed(&format!("{NOTES}: {error}"))),
-        };
-        Ok(Self { folder: folder.to_owned(), notes })
+impl StoreHome {
+    /// The folder of a node; coordinators say whether its store can be given up ([`StoreHome::put_back`]).
+    pub(crate) fn of_node(folder: &Path) -> Result<Self, Failure> {
+        Self::open(folder, "node.json", true)
     }
 
-    /// Opens the store; one that is damaged is set aside, and an empty one opened.
+    /// The folder of a coordinator; `is_alone`: the only one.
+    pub(crate) fn of_coordinator(folder: &Path, is_alone: bool) -> Result<Self, Failure> {
+        Self::open(folder, "coordinator.json", !is_alone)
+    }
+
+    /// Reads the notes in a folder, which is made if it is not there.
+    fn open(folder: &Path, file: &'static str, has_copies: bool) -> Result<Self, Failure> {
+        let failed = |error: &dyn Display| Failure::new(format!("data folder {}: {error}", folder.display()));
+        make_folder(folder).map_err(|error| failed(&error))?;
+        let notes = match fs::read(folder.join(file)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| failed(&format!("{file}: {error}")))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Notes::default(),
+            Err(error) => return Err(failed(&format!("{file}: {error}"))),
+        };
+        Ok(Self { folder: folder.to_owned(), file, has_copies, notes })
+    }
+
+    /// Opens the store; one that is damaged is set aside, if others may have what it holds, and an empty one opened.
     pub(crate) fn open_store(&mut self) -> Result<Arc<dyn Store>, Failure> {
-        if self.notes.damaged {
+        if self.notes.damaged && self.has_copies {
             self.set_aside("it was found damaged before")?;
         }
         match RocksStore::open(&self.folder) {
             Ok(store) => Ok(Arc::new(store)),
-            Err(error) if error.kind() == ErrorKind::Corruption && !self.notes.store.is_empty() => {
+            Err(error) if self.has_copies && error.kind() == ErrorKind::Corruption && !self.notes.store.is_empty() => {
                 self.set_aside(&error)?;
                 let opened = RocksStore::open(&self.folder).map_err(|error| self.failure(&error))?;
                 Ok(Arc::new(opened))
@@ -74,7 +90,18 @@ impl NodeHome {
     }
 
     fn failure(&self, error: &StoreError) -> Failure {
-        Failure::new(format!("open the store in {}: {error}", self.folder.display()))
+        let failure = Failure::new(format!("open the store in {}: {error}", self.folder.display()));
+        if self.has_copies || error.kind() != ErrorKind::Corruption { failure } else { failure.next(NO_COPY) }
+    }
+
+    /// Names a store that has no name, so that it can be told from another that takes its place.
+    pub(crate) fn name_store(&mut self) -> Result<(), Failure> {
+        if self.notes.store.is_empty() {
+            let store = StoreId(uuid::Uuid::new_v4().as_u128());
+            self.notes = Notes { store: store.to_string(), ..Notes::default() };
+            self.save()?;
+        }
+        Ok(())
     }
 
     /// Folder of segment files.
@@ -97,8 +124,11 @@ impl NodeHome {
         Ok(())
     }
 
-    /// The store is damaged: the next start sets it aside.
+    /// The store is damaged: the next start sets it aside, if others may have what it holds.
     pub(crate) fn note_damage(&mut self) -> Result<(), Failure> {
+        if !self.has_copies {
+            return Ok(());
+        }
         self.notes.damaged = true;
         self.save()
     }
@@ -123,7 +153,7 @@ impl NodeHome {
     /// Moves everything but the notes away. Cut short, it goes on at the next start, since the damage is noted first.
     fn set_aside(&mut self, why: impl Display) -> Result<(), Failure> {
         let folder = self.folder.display();
-        tracing::error!(%folder, %why, "the store is damaged: it is set aside, and its replicas are made anew");
+        tracing::error!(%folder, %why, "the store is damaged: it is set aside, and what it held is fetched from others");
         if !self.notes.damaged {
             self.note_damage()?;
         }
@@ -153,7 +183,7 @@ impl NodeHome {
                 fs::remove_dir_all(path)?;
             }
         }
-        for path in own_entries(&self.folder)? {
+        for path in self.own_entries()? {
             meet(Failpoint::HomeSetAside)?;
             let name = path.file_name().map(PathBuf::from).unwrap_or_default();
             fs::rename(&path, aside.join(name))?;
@@ -163,7 +193,7 @@ impl NodeHome {
 
     /// Removes everything but the notes and what was set aside.
     fn empty(&self) -> io::Result<()> {
-        for path in own_entries(&self.folder)? {
+        for path in self.own_entries()? {
             if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
         }
         Ok(())
@@ -171,21 +201,21 @@ impl NodeHome {
 
     fn save(&self) -> Result<(), Failure> {
         let met = meet(Failpoint::HomeNote).map_err(io::Error::from);
-        met.and_then(|()| write_json(&self.folder, NOTES, &self.notes))
-            .map_err(|error| Failure::new(format!("write {NOTES} in {}: {error}", self.folder.display())))
+        met.and_then(|()| write_json(&self.folder, self.file, &self.notes))
+            .map_err(|error| Failure::new(format!("write {} in {}: {error}", self.file, self.folder.display())))
     }
-}
 
-/// Everything in a node's folder but its notes and what was set aside.
-fn own_entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name() != NOTES && entry.file_name() != ASIDE {
-            entries.push(entry.path());
+    /// Everything in the folder but its notes and what was set aside.
+    fn own_entries(&self) -> io::Result<Vec<PathBuf>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_name() != self.file && entry.file_name() != ASIDE {
+                entries.push(entry.path());
+            }
         }
+        Ok(entries)
     }
-    Ok(entries)
 }
 
 #[cfg(test)]
@@ -208,35 +238,56 @@ mod tests {
     #[test]
     fn a_damaged_store_is_set_aside_until_another_takes_its_place() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::of_node(folder.path()).expect("opened");
         mark(&*home.open_store().expect("opened"), "first");
         home.registered(StoreId(7)).expect("noted");
         assert_eq!(home.replaces(), None);
 
         home.note_damage().expect("noted");
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::of_node(folder.path()).expect("opened");
         let store = home.open_store().expect("an empty one");
         assert!(!has(&*store, "first"));
         assert_eq!(home.replaces(), Some(StoreId(7)));
         drop(store);
-        let mut again = NodeHome::open(folder.path()).expect("opened");
+        let mut again = StoreHome::of_node(folder.path()).expect("opened");
         assert!(!has(&*again.open_store().expect("opened"), "first"), "a restart in between changes nothing");
         assert_eq!(again.replaces(), Some(StoreId(7)));
         again.registered(StoreId(8)).expect("noted");
-        assert_eq!(NodeHome::open(folder.path()).expect("opened").replaces(), None);
+        assert_eq!(StoreHome::of_node(folder.path()).expect("opened").replaces(), None);
+    }
+
+    #[test]
+    fn a_coordinators_store_is_given_up_only_where_there_are_others() {
+        for is_alone in [false, true] {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let open = || StoreHome::of_coordinator(folder.path(), is_alone).expect("opened");
+            let mut home = open();
+            mark(&*home.open_store().expect("opened"), "first");
+            home.name_store().expect("named");
+            let name = home.notes.store.clone();
+            home.name_store().expect("nothing to do");
+            assert_eq!(home.notes.store, name, "it keeps its name");
+            home.note_damage().expect("noted");
+            let mut home = open();
+            let store = home.open_store().expect("opened");
+            assert_eq!(has(&*store, "first"), is_alone);
+            assert_eq!(folder.path().join(ASIDE).join(&name).is_dir(), !is_alone, "what was damaged is kept");
+            home.name_store().expect("named");
+            assert_eq!(home.notes.store == name, is_alone, "another store has another name");
+        }
     }
 
     #[test]
     fn a_store_that_must_not_be_given_up_is_put_back() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::of_node(folder.path()).expect("opened");
         mark(&*home.open_store().expect("opened"), "first");
         home.registered(StoreId(7)).expect("noted");
         home.note_damage().expect("noted");
         drop(home.open_store().expect("an empty one"));
         home.put_back().expect("put back");
         assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"));
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::of_node(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
         assert_eq!(home.replaces(), Some(StoreId(7)), "and tried again at the next start");
 
@@ -248,7 +299,7 @@ mod tests {
         let half: Vec<_> =
             fs::read_dir(&aside).expect("listed").step_by(2).map(|entry| entry.expect("listed")).collect();
         half.iter().for_each(|e| fs::rename(e.path(), folder.path().join(e.file_name())).expect("put back"));
-        let mut home = NodeHome::open(folder.path()).expect("opened");
+        let mut home = StoreHome::of_node(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
         home.put_back().expect("put back");
         assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"), "nothing was taken for useless");
