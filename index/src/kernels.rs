@@ -250,7 +250,7 @@ impl Kernels {
     }
 }
 
-/// Rows as they lie in files: distances with a checksum, as [`lines`] says. Panics if a row is not of the query's dimension,
+/// Rows as they lie in files: distances with a checksum, as `lines` says. Panics if a row is not of the query's dimension,
 /// or has more than [`ROW_BYTES_MAX`] bytes.
 impl Kernels {
     /// Checksum of a row, the same on every set.
