@@ -1,5 +1,6 @@
 //! Bugs that are planted must be caught: `cargo test -p shoal-sim --features planted-bugs --test planted`. Without the
-//! feature there is nothing to plant, and this says that there cannot be.
+//! feature there is nothing to plant, and this says that there cannot be. `SHOAL_BUG=StaleLease SHOAL_SEED=6` plants one in
+//! one run, with `SHOAL_TRACE=1` event by event.
 
 use shoal_model::planted::{Bug, CAN_PLANT, is_planted};
 
@@ -51,8 +52,21 @@ mod each {
         found.into_iter().min_by_key(|report| report.seed)
     }
 
+    /// The seed to replay, if one is given.
+    fn seed() -> Option<u64> {
+        std::env::var("SHOAL_SEED").ok().map(|text| text.parse().expect("a number"))
+    }
+
     #[test]
     fn is_caught() {
+        if let Some(seed) = seed() {
+            for bug in wanted() {
+                plant(Some(bug));
+                println!("{bug:?}: {}", run(seed, None, std::env::var("SHOAL_TRACE").is_ok()));
+            }
+            plant(None);
+            return;
+        }
         // Panics are findings here, and not to be told at length.
         std::panic::set_hook(Box::new(|_| ()));
         let mut escaped = Vec::new();
