@@ -43,7 +43,6 @@ pub use center::Center;
 use chunk::{Label, Slot};
 use codes::Coder;
 pub use search::{Certainty, Found, Query, SearchStats};
-pub(crate) use search::{Near, keep_nearest};
 pub use view::{DeltaRow, DeltaView, RowRef};
 
 /// The writer's side. Every living point has exactly one living row.

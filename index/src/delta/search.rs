@@ -51,19 +51,19 @@ pub enum Certainty {
 
 /// A point that was found.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
+pub struct Found<R = RowRef> {
     /// Id of the point.
     pub id: PointId,
-    /// The metric's quantity between query and point.
+    /// The metric's quantity between query and point, computed in `f64` and rounded once.
     pub score: f32,
     /// By which a search keeps the nearest, those that have more of it: that of the score, or less where codes do not allow
     /// that much.
     pub nearness: f64,
     /// Where its vector and payload are.
-    pub row: RowRef,
+    pub row: R,
 }
 
-impl Scored for Found {
+impl<R> Scored for Found<R> {
     fn score(&self) -> f32 {
         self.score
     }
@@ -170,7 +170,7 @@ struct Ranked<'a> {
 }
 
 /// What a search keeps the nearest of.
-pub(crate) trait Near: Scored {
+trait Near: Scored {
     /// See [`Found::nearness`].
     fn nearness(&self) -> f64;
 }
@@ -191,14 +191,14 @@ impl Near for Ranked<'_> {
     }
 }
 
-impl Near for Found {
+impl<R> Near for Found<R> {
     fn nearness(&self) -> f64 {
         self.nearness
     }
 }
 
-impl Found {
-    /// What a search of all rows finds, of what searches of their parts found.
+impl<R> Found<R> {
+    /// What a search of all of a view finds, of what searches of its parts found. No point is in two of them.
     #[must_use]
     pub fn merge(metric: Metric, k: usize, lists: Vec<Vec<Self>>) -> Vec<Self> {
         let mut all = lists.into_iter().flatten().collect();
@@ -208,7 +208,7 @@ impl Found {
 }
 
 /// Keeps the `k` nearest, ties by id, and puts them in the order of their scores, ties by id. No id comes twice.
-pub(crate) fn keep_nearest<T: Near>(metric: Metric, k: usize, found: &mut Vec<T>) {
+fn keep_nearest<T: Near>(metric: Metric, k: usize, found: &mut Vec<T>) {
     if k == 0 {
         found.clear();
     } else if found.len() > k {

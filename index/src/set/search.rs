@@ -2,15 +2,13 @@
 
 use std::ops::Range;
 
-use shoal_model::{Metric, PointId, Scored};
-
 use super::filtered::{ViewFilter, Way, way};
 use super::frozen::Frozen;
 use super::scan::{Wanted, scan};
 use super::view::{Row, View};
 use crate::IndexError;
 use crate::delta::bound::Bound;
-use crate::delta::{Certainty, Near, Query, SearchStats, keep_nearest};
+use crate::delta::{self, Certainty, Query, SearchStats};
 use crate::segment::{Effort, Scratch, SegmentQuery, WalkStats};
 
 /// Searches that want more than this of the nearest are sure of those in deltas; others may miss one in 2,000 there.
@@ -54,44 +52,7 @@ pub struct Within {
 }
 
 /// A point that was found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Found {
-    /// Id of the point.
-    pub id: PointId,
-    /// The metric's quantity between query and point, computed in `f64` and rounded once.
-    pub score: f32,
-    /// By which a search keeps the nearest, those that have more of it: that of the score, or less where codes do not allow
-    /// that much.
-    pub nearness: f64,
-    /// Where its vector and payload are.
-    pub row: Row,
-}
-
-impl Scored for Found {
-    fn score(&self) -> f32 {
-        self.score
-    }
-
-    fn id(&self) -> &PointId {
-        &self.id
-    }
-}
-
-impl Near for Found {
-    fn nearness(&self) -> f64 {
-        self.nearness
-    }
-}
-
-impl Found {
-    /// What a search of all of a view finds, of what searches of its parts found. No point is in two of them.
-    #[must_use]
-    pub fn merge(metric: Metric, k: usize, lists: Vec<Vec<Self>>) -> Vec<Self> {
-        let mut all = lists.into_iter().flatten().collect();
-        keep_nearest(metric, k, &mut all);
-        all
-    }
-}
+pub type Found = delta::Found<Row>;
 
 /// What a search did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
