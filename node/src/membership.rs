@@ -187,7 +187,8 @@ fn report(replica: &Replica) -> ShardReport {
         jobs: jobs.running.clone(),
         job_failures: jobs.failures.clone(),
         missing_segments: view.lacking as u64,
-        restoring: replica.is_restoring(),
+        // After a restart only the group knows that what it waits for is a snapshot.
+        restoring: replica.is_restoring() || group.as_ref().is_some_and(|group| group.starves),
     };
     // Of a change that is under way nobody can say yet how it ends.
     let settled = group.filter(|group| group.role == Role::Leader && group.members.leaving.is_empty());
