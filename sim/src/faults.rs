@@ -236,8 +236,17 @@ impl World {
     /// Whether a replica is open there, with its content if it is to have any.
     fn holds(&self, number: usize, replica: &ShardReplica, shard: ShardId) -> bool {
         let Role::Node(own) = &self.processes[number].role else { return false };
-        let is_open = own.replicas.get(&shard).is_some_and(|replica| replica.mode.is_open());
-        own.member == Some(replica.node) && (is_open || replica.witness && own.witnesses.contains(&shard))
+        let is_there = if replica.witness { own.witnesses.contains(&shard) } else { self.has_content(number, shard) };
+        own.member == Some(replica.node) && is_there
+    }
+
+    /// Whether a replica that has points is open there, and waits for no snapshot of them: one whose content was damaged is
+    /// open again after its next restart, and empty.
+    fn has_content(&self, number: usize, shard: ShardId) -> bool {
+        let Process { role: Role::Node(node), host, .. } = &self.processes[number] else { return false };
+        let is_open = node.replicas.get(&shard).is_some_and(|replica| replica.mode.is_open());
+        let status = host.core.as_ref().and_then(|core| core.status(group_of(shard)));
+        is_open && status.is_some_and(|status| !status.starves)
     }
 
     /// A node that holds something.
@@ -324,11 +333,8 @@ impl World {
     /// Whether what was damaged is whole again: it was found at a start, and restored since.
     pub(crate) fn look_at_damage(&mut self) {
         let Some((victim, shard, boot)) = self.damaged else { return };
-        let process = &self.processes[victim];
-        let Role::Node(node) = &process.role else { return };
         let is_gone = !self.out.truth.newest.shards.contains_key(&shard);
-        let is_open = node.replicas.get(&shard).is_some_and(|replica| replica.mode.is_open());
-        if is_gone || (process.host.boot > boot && is_open) {
+        if is_gone || (self.processes[victim].host.boot > boot && self.has_content(victim, shard)) {
             self.damaged = None;
         }
     }
