@@ -51,6 +51,9 @@ impl From<Injected> for io::Error {
 /// What begins the line on standard error that tells of a place where something happens. Its name follows.
 pub const FIRES: &str = "failpoint fires: ";
 
+/// What begins the line that tells that it has happened there: the pause is over, the panic was told and unwinds.
+pub const FIRED: &str = "failpoint fired: ";
+
 /// Meets a place: nothing happens.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
@@ -68,7 +71,7 @@ mod armed {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Mutex, PoisonError};
 
-    use super::{FIRES, Failpoint, Injected};
+    use super::{FIRED, FIRES, Failpoint, Injected};
 
     /// Places that were given actions and not met since.
     static ARMED: Mutex<BTreeSet<Failpoint>> = Mutex::new(BTreeSet::new());
@@ -83,12 +86,31 @@ mod armed {
     }
 
     fn meet_in_use(point: Failpoint) -> Result<(), Injected> {
-        if ARMED.lock().unwrap_or_else(PoisonError::into_inner).remove(&point) {
-            // In one call, as other threads write there as well; a test that does not read it learns nothing.
-            let _ = std::io::stderr().write_all(format!("{FIRES}{}\n", point.name()).as_bytes());
-        }
+        let is_armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
+        let _fires = is_armed.then(|| Fires::tell(point));
         fail::fail_point!(point.name(), |_| Err(Injected(point)));
         Ok(())
+    }
+
+    /// While something happens at a place.
+    struct Fires(Failpoint);
+
+    impl Fires {
+        fn tell(point: Failpoint) -> Self {
+            say(FIRES, point);
+            Self(point)
+        }
+    }
+
+    impl Drop for Fires {
+        fn drop(&mut self) {
+            say(FIRED, self.0);
+        }
+    }
+
+    /// In one call, as other threads write there as well; a test that does not read it learns nothing.
+    fn say(what: &str, point: Failpoint) {
+        let _ = std::io::stderr().write_all(format!("{what}{}\n", point.name()).as_bytes());
     }
 
     /// Takes `NAME=ACTIONS` for one or several places. Errors: what is wrong with it, in words.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shoal_model::failpoints::Failpoint;
+use shoal_model::failpoints::{FIRED, FIRES, Failpoint};
 
 use super::course::{self, At, Course};
 use super::drive::Drive;
@@ -45,18 +45,20 @@ impl Kind {
 /// Runs an episode; tells which processes ended by it. Errors: what did not hold.
 pub(crate) fn run_one(rig: &mut Rig, point: Failpoint, kind: Kind) -> Result<String, String> {
     let (course, at) = course::of(point);
-    let before = rig.fired(point);
+    let (before, before_over) = (rig.told(FIRES, point), rig.told(FIRED, point));
     let wanted = format!("{}={}", point.name(), kind.actions());
     let mut drive = Drive::begin(rig, course, (at == At::Start).then(|| wanted.clone()))?;
     for role in Rig::roles(at) {
         rig.cluster.arm(role, &wanted).map_err(|problem| format!("{} is not armed: {problem}", role.name()))?;
     }
     rig.wait_for(FIRES_WITHIN, "it is not met", |rig| {
-        if rig.fired(point) > before {
+        if rig.told(FIRES, point) > before {
             return Ok(true);
         }
         drive.on(rig).map(|()| false)
     })?;
+    // Until then the process neither goes on nor begins to end: a panic is told with all the functions it is in.
+    rig.wait_for(FIRES_WITHIN, "it is not over", |rig| Ok(rig.told(FIRED, point) > before_over))?;
     drive.end(rig)?;
     for role in Rig::roles(at) {
         // One that is not there, or does not answer, is told by what follows.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use shoal_checker::digest;
 use shoal_client::{Client, ClientError, Consistency, NewCollection, ReadOptions, ScrollOptions, Standing};
-use shoal_model::failpoints::{FIRES, Failpoint};
+use shoal_model::failpoints::Failpoint;
 use shoal_model::{Filter, Metric, Payload, Point, PointId, Value};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -220,9 +220,9 @@ impl Rig {
         }
     }
 
-    /// How often a point has fired, in any process.
-    pub(crate) fn fired(&self, point: Failpoint) -> usize {
-        let line = format!("{FIRES}{}\n", point.name());
+    /// How often processes have told one of this of a point: `failpoints::FIRES` or `failpoints::FIRED`.
+    pub(crate) fn told(&self, what: &str, point: Failpoint) -> usize {
+        let line = format!("{what}{}\n", point.name());
         let logs = self.cluster.roles().into_iter().filter_map(|role| fs::read_to_string(self.cluster.log(role)?).ok());
         logs.map(|text| text.matches(&line).count()).sum()
     }
