@@ -2,7 +2,7 @@
 
 use shoal_consensus::ConsensusError;
 use shoal_model::failpoints::Injected;
-use shoal_model::{Classify, ErrorKind, InputError, MapError};
+use shoal_model::{Classify, ErrorKind, InputError, MapError, ShardId};
 use shoal_proto::map::MapDecodeError;
 use shoal_proto::server::ServerError;
 use shoal_proto::status::RemoteError;
@@ -64,6 +64,15 @@ pub enum CoordinatorError {
         /// Nodes registered.
         nodes: usize,
     },
+    /// A store cannot be given up now: who else has a copy of a shard waits for its content.
+    #[error(
+        "shard {shard} has no other replica with points now, as those of other nodes wait for theirs; try again once one has \
+         them, or bring the old data folder back"
+    )]
+    CopiesWait {
+        /// The shard.
+        shard: ShardId,
+    },
     /// The cap on collections is met.
     #[error("the cluster has {max} collections, which is its cap; remove one first")]
     TooManyCollections {
@@ -122,7 +131,9 @@ impl Classify for CoordinatorError {
             Self::Remote(error) => error.kind(),
             Self::Malformed(error) => error.kind(),
             Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
-            Self::OtherCluster { .. } | Self::TooFewNodes { .. } | Self::Replaced => ErrorKind::Precondition,
+            Self::OtherCluster { .. } | Self::TooFewNodes { .. } | Self::CopiesWait { .. } | Self::Replaced => {
+                ErrorKind::Precondition
+            }
             Self::TooManyCollections { .. } => ErrorKind::Overloaded,
             Self::DiskFull { .. } => ErrorKind::DiskFull,
             Self::NoLeader | Self::NotMember { .. } | Self::Stopping => ErrorKind::Unavailable,

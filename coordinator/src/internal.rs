@@ -18,10 +18,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::CoordinatorError;
 use crate::beginning::has_begun;
 use crate::heard::Heartbeat;
 use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared};
+use crate::{CoordinatorError, copies};
 use shoal_model::InputError;
 
 /// Changes that wait for a slow watcher before it holds up its own stream.
@@ -90,6 +90,7 @@ impl Internal {
         }
         shoal_proto::server::check_address(&request.address).map_err(|e| e.within("address"))?;
         let replaces = replaced_store(&request.replaces)?;
+        self.check_copies(&map, store, replaces)?;
         let command =
             Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone, replaces };
         match self.shared.execute(&command, attempt.deadline).await? {
@@ -97,6 +98,21 @@ impl Internal {
                 Ok(wire::RegisterNodeResponse { node_id: node.0, cluster: id_to_bytes(map.cluster.0) })
             }
             other => Err(CoordinatorError::Task(format!("registering a node answered {other:?}"))),
+        }
+    }
+
+    /// Refuses to give up a store whose points nobody else has, by what was heard. One that is known has given up already.
+    fn check_copies(
+        &self,
+        map: &ClusterMap,
+        store: StoreId,
+        replaces: Option<StoreId>,
+    ) -> Result<(), CoordinatorError> {
+        let is_known = map.nodes.values().any(|known| known.store == store);
+        let Some(lost) = replaces.filter(|_| !is_known) else { return Ok(()) };
+        match copies::waiting_for(map, lost, &self.shared.heard.all()) {
+            Some(shard) => Err(CoordinatorError::CopiesWait { shard }),
+            None => Ok(()),
         }
     }
 

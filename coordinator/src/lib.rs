@@ -17,6 +17,7 @@ mod cluster;
 mod collections;
 mod config;
 mod coordinator;
+mod copies;
 mod error;
 mod heard;
 mod internal;

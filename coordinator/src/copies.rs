@@ -1,0 +1,80 @@
+//! Whether a node's store may be given up for a new one: by what nodes say of the content of their replicas. The map knows
+//! who is a member; a member whose content was lost is one still, and has nothing until it has fetched it anew.
+
+use std::collections::BTreeMap;
+
+use shoal_model::{ClusterMap, NodeId, Shard, ShardId, ShardReplica, Standing, StoreId};
+
+use crate::heard::Heartbeat;
+
+/// A shard whose members on other nodes all wait for their content, so that the `lost` store may have the only copy of it.
+/// Nodes that are not heard of have what they had.
+pub(crate) fn waiting_for(map: &ClusterMap, lost: StoreId, heard: &BTreeMap<NodeId, Heartbeat>) -> Option<ShardId> {
+    let node = map.nodes.values().find(|node| node.store == lost)?.id;
+    let waits = |shard: &Shard, replica: &ShardReplica| {
+        heard.get(&replica.node).and_then(|heard| heard.shards.get(&shard.id)).is_some_and(|report| report.restoring)
+    };
+    let elsewhere = |replica: &&ShardReplica| replica.node != node && replica.standing == Standing::Member;
+    let has_points = |shard: &&Shard| shard.replica_on(node).is_some_and(|replica| !replica.witness);
+    let only = |shard: &&Shard| shard.full_replicas().filter(elsewhere).all(|replica| waits(shard, replica));
+    map.shards_on(node).filter(has_points).find(only).map(|shard| shard.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use shoal_model::{CollectionSpec, Command, GraphSpec, IndexSpec, Metric, OperationId, placement::place};
+    use shoal_proto::v1::ReplicaReport;
+
+    use super::*;
+
+    fn map(replicas: u32, witness: bool) -> ClusterMap {
+        let mut map = ClusterMap::default();
+        for i in 1..=3_u128 {
+            let (address, name) = (format!("http://127.0.0.1:{i}"), format!("node-{i}"));
+            map.apply(Command::RegisterNode { store: StoreId(i), name, address, zone: String::new(), replaces: None });
+        }
+        let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
+        let spec = CollectionSpec { name: "docs".into(), shards: 1, replicas, witness, index };
+        let placement = place(&map, 1, 3).expect("three nodes");
+        map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });
+        map
+    }
+
+    /// What nodes say, of which some wait for their content.
+    fn heard(map: &ClusterMap, waiting: &[NodeId]) -> BTreeMap<NodeId, Heartbeat> {
+        let report = |node: &NodeId| ReplicaReport { restoring: waiting.contains(node), ..ReplicaReport::default() };
+        let heartbeat = |node: &NodeId| Heartbeat {
+            shards: map.shards_on(*node).map(|shard| (shard.id, report(node))).collect(),
+            ..Heartbeat::new(Instant::now())
+        };
+        map.nodes.keys().map(|node| (*node, heartbeat(node))).collect()
+    }
+
+    #[test]
+    fn the_only_member_with_content_is_not_given_up() {
+        for (name, replicas, witness, waiting, kept) in [
+            ("all have it", 3, false, 0, false),
+            ("another has it", 3, false, 1, false),
+            ("nobody else has it", 3, false, 2, true),
+            ("a witness has none", 2, true, 1, true),
+            ("the other has it", 2, true, 0, false),
+        ] {
+            let map = map(replicas, witness);
+            let shard = map.shards.values().next().expect("created");
+            let nodes: Vec<NodeId> = shard.full_replicas().map(|replica| replica.node).collect();
+            let lost = map.nodes[&nodes[0]].store;
+            let heard = heard(&map, &nodes[1..=waiting]);
+            assert_eq!(waiting_for(&map, lost, &heard).is_some(), kept, "{name}");
+            assert_eq!(waiting_for(&map, lost, &BTreeMap::new()), None, "{name}: who is silent has what it had");
+            assert_eq!(waiting_for(&map, StoreId(77), &heard), None, "{name}: nobody knows that store");
+        }
+        let map = map(2, true);
+        let shard = map.shards.values().next().expect("created");
+        let witness = shard.replicas.iter().find(|replica| replica.witness).expect("one of three").node;
+        let nodes: Vec<NodeId> = shard.full_replicas().map(|replica| replica.node).collect();
+        let heard = heard(&map, &nodes);
+        assert_eq!(waiting_for(&map, map.nodes[&witness].store, &heard), None, "a witness has no points to lose");
+    }
+}
