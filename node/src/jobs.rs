@@ -15,7 +15,7 @@ use shoal_index::segment::{BuildError, Parameters, Segment, Target};
 use shoal_index::set::{Frozen, Job, JobError, JobId, JobInput, Product, Retired};
 use shoal_model::failpoints::{Failpoint, Injected, meet};
 use shoal_model::{NodeId, ShardId};
-use shoal_runtime::Store;
+use shoal_runtime::{Store, StoreError};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -108,8 +108,8 @@ pub(crate) enum Event {
     Overdue(JobId),
     /// A lane has rested.
     Rested,
-    /// What was replaced is gone.
-    Reclaimed,
+    /// What was replaced is gone, unless the store could not be synced.
+    Reclaimed(Result<(), NodeError>),
 }
 
 /// A job that has ended.
@@ -438,7 +438,8 @@ impl Jobs {
                 rested.for_each(|state| state.rests_until = None);
                 Ok((machine, None))
             }
-            Event::Reclaimed => Ok((machine, None)),
+            // What is on disk is not known then.
+            Event::Reclaimed(synced) => synced.map(|()| (machine, None)),
         }
     }
 
@@ -686,17 +687,26 @@ async fn run(
 /// Removes files that are listed no more once that is durable, and gives back the memory of parts that no view shows.
 async fn reclaim(replaced: Replaced, store: Arc<dyn Store>, cancel: Cancel) -> Event {
     let Replaced { retired, files } = replaced;
+    let mut synced = Ok(());
     if !files.is_empty() {
-        let remove = move || match meet(Failpoint::NodeReclaim).map_err(Into::into).and_then(|()| store.sync()) {
-            Ok(()) => files.iter().for_each(segment_files::remove),
-            Err(error) => tracing::warn!(%error, "files of replaced segments stay until the next start"),
-        };
-        let _ = tokio::task::spawn_blocking(remove).await; // cannot panic
+        let remove = move || remove_files(&files, &*store);
+        synced = blocking::run(remove).await.and_then(|synced| synced.map_err(Into::into));
     }
     for retired in retired {
         drop_unused(retired, &cancel).await;
     }
-    Event::Reclaimed
+    Event::Reclaimed(synced)
+}
+
+/// Removes files that are listed no more, once that is durable. Errors: those of the sync.
+fn remove_files(files: &[Target], store: &dyn Store) -> Result<(), StoreError> {
+    if let Err(error) = meet(Failpoint::NodeReclaim) {
+        tracing::warn!(%error, "files of replaced segments stay until the next start");
+        return Ok(());
+    }
+    store.sync()?;
+    files.iter().for_each(segment_files::remove);
+    Ok(())
 }
 
 async fn drop_unused(retired: Retired, cancel: &Cancel) {

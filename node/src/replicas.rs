@@ -19,7 +19,7 @@ use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{map_from_wire, map_to_wire};
-use shoal_runtime::{Batch, Store, Table};
+use shoal_runtime::{Batch, Store, StoreError, Table};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
@@ -94,6 +94,21 @@ pub fn save_map(map: &ClusterMap, store: &dyn Store) -> Result<(), NodeError> {
     Ok(store.write(batch)?)
 }
 
+/// Gives back the room of shards that were erased; their numbers are never given again. A drop that is not durable could come
+/// back without its records, so that is seen to first. Errors: those of the sync.
+fn give_back(shards: &[ShardId], store: &dyn Store) -> Result<(), StoreError> {
+    store.sync()?;
+    for shard in shards {
+        let (from, to) = keys::points(*shard);
+        for table in [Table::Vectors, Table::Payload] {
+            if let Err(error) = store.give_back(table, &from, &to) {
+                tracing::warn!(%error, shard = shard.0, "the room of a dropped replica goes back in the course of other writes");
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Replicas {
     /// Nothing is open yet.
     pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, consensus: Consensus<Applied>, indexing: Indexing) -> Self {
@@ -107,32 +122,42 @@ impl Replicas {
         mut maps: watch::Receiver<Arc<ClusterMap>>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), NodeError> {
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut emptying) = (JoinSet::new(), JoinSet::new());
         let mut stop = std::pin::pin!(stop);
         loop {
             let map = maps.borrow_and_update().clone();
             if map.epoch > *self.followed.borrow() {
                 save_map(&map, &*self.store)?;
-                self.reconcile(&map, &mut tasks).await?;
+                let dropped = self.reconcile(&map, &mut tasks).await?;
+                if !dropped.is_empty() {
+                    let store = self.store.clone();
+                    emptying.spawn_blocking(move || give_back(&dropped, &*store));
+                }
             }
             tokio::select! {
                 biased;
                 () = &mut stop => break,
                 Some(ended) = tasks.join_next() => self.reraise(ended)?,
+                Some(ended) = emptying.join_next() => ended.map_err(|error| NodeError::Task(error.to_string()))??,
                 changed = maps.changed() => if changed.is_err() { stop.await; break },
             }
         }
-        self.close_all(&mut tasks).await
+        self.close_all(&mut tasks).await?;
+        while let Some(ended) = emptying.join_next().await {
+            ended.map_err(|error| NodeError::Task(error.to_string()))??;
+        }
+        Ok(())
     }
 
-    async fn reconcile(&self, map: &ClusterMap, tasks: &mut Applying) -> Result<(), NodeError> {
+    /// Opens what the map wants of this node, and drops what it does not; tells what was dropped.
+    async fn reconcile(&self, map: &ClusterMap, tasks: &mut Applying) -> Result<Vec<ShardId>, NodeError> {
         let wanted: BTreeMap<ShardId, &Shard> = map.shards_on(self.node).map(|shard| (shard.id, shard)).collect();
         // What is stored and not open is what a crash left of a drop that was under way.
         let mut gone = stored_shards(&*self.store)?;
         gone.extend(self.ids());
         gone.retain(|id| !wanted.contains_key(id));
-        for shard in gone {
-            self.drop_replica(shard, tasks).await?;
+        for shard in &gone {
+            self.drop_replica(*shard, tasks).await?;
         }
         let mut opens: Vec<BoxFuture<'_, Result<(ShardId, ReplicaTask), NodeError>>> = Vec::new();
         for shard in wanted.into_values() {
@@ -153,7 +178,7 @@ impl Replicas {
         }
         drop(opening);
         self.followed.send_replace(map.epoch);
-        Ok(())
+        Ok(gone.into_iter().collect())
     }
 
     /// Opens what this node holds of a shard.

@@ -87,6 +87,10 @@ impl Store for PatientStore {
         self.store.verify(went)
     }
 
+    fn give_back(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        self.store.give_back(table, from, to)
+    }
+
     fn disk_bytes(&self) -> u64 {
         self.store.disk_bytes()
     }

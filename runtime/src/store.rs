@@ -199,6 +199,13 @@ pub trait Store: Send + Sync + 'static {
         Ok(Verified::default())
     }
 
+    /// Gives back at once the room of keys with `from <= key < to`, which would else go back in the course of other writes.
+    /// All of them were removed in a batch that was synced, and none is written again, ever. May take seconds.
+    fn give_back(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        let _ = (table, from, to);
+        Ok(())
+    }
+
     /// Bytes on disk, about; 0 for a store that has none.
     fn disk_bytes(&self) -> u64 {
         0

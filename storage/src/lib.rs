@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
-    IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
+    DBRecoveryMode, ErrorKind, IteratorMode, Options, Range, ReadOptions, WriteBatch, WriteOptions,
 };
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_runtime::{Batch, Space, Store, StoreError, Table, Verified, Visit, Write};
@@ -49,6 +49,9 @@ const BACKGROUND_PIECE_BYTES: u64 = 128 << 10;
 
 /// What is read between two pauses when all is read.
 const VERIFY_PIECE_BYTES: usize = 256 << 10;
+
+/// What is worth writing files anew for, to be rid of it.
+const GIVE_BACK_BYTES_MIN: u64 = 4 << 20;
 
 /// Folder of checkpoints, within that of the store: on the same file system, so that they share its files.
 const CHECKPOINTS: &str = "checkpoints";
@@ -348,6 +351,22 @@ impl Store for RocksStore {
         }
     }
 
+    /// Files that hold nothing else go as they are. What else there is shares files with other keys, the newest ones: these
+    /// are written anew without it.
+    fn give_back(&self, table: Table, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        let handle = handle(&self.db, table)?;
+        self.db.delete_file_in_range_cf(handle, from, to).map_err(|e| store_error(&e))?;
+        let left = self.db.get_approximate_sizes_cf(handle, &[Range::new(from, to)]);
+        if left.iter().sum::<u64>() < GIVE_BACK_BYTES_MIN {
+            return Ok(());
+        }
+        let mut options = CompactOptions::default();
+        // Others go on meanwhile.
+        options.set_exclusive_manual_compaction(false);
+        self.db.compact_range_cf_opt(handle, Some(from), Some(to), &options);
+        Ok(())
+    }
+
     fn disk_bytes(&self) -> u64 {
         // Files come and go while they are listed; one that is gone has no size.
         let files = std::fs::read_dir(self.db.path()).into_iter().flatten().flatten();
@@ -486,6 +505,46 @@ mod tests {
         flip(folder.path(), "sst");
         let found = verify(&store);
         assert!(matches!(found, Err(StoreError::Corruption { .. })), "{found:?}");
+    }
+
+    #[test]
+    fn room_of_what_was_removed_is_given_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = RocksStore::open(folder.path()).expect("a new store");
+        let key = |half: u8, number: u32| [&[half][..], &number.to_be_bytes()].concat();
+        let tables = |store: &RocksStore| {
+            store.db.flush_cf(handle(&store.db, Table::Vectors).expect("a table")).expect("flushed");
+            let files = std::fs::read_dir(folder.path()).expect("a folder").flatten();
+            let tables = files.filter(|file| file.path().extension().is_some_and(|ending| ending == "sst"));
+            tables.map(|file| file.metadata().expect("it is there").len()).sum::<u64>()
+        };
+        // The halves of each batch share a file.
+        for number in 0..64 {
+            let mut batch = Batch::default();
+            for half in [1, 2] {
+                batch.put(Table::Vectors, key(half, number), vec![number.to_le_bytes()[0]; 128 << 10]);
+            }
+            store.write(batch).expect("written");
+        }
+        let full = tables(&store);
+        let mut batch = Batch::default();
+        batch.delete_range(Table::Vectors, key(1, 0), key(2, 0));
+        store.write(batch).expect("written");
+        store.sync().expect("synced");
+        assert!(tables(&store) >= full, "nothing goes by itself");
+
+        store.give_back(Table::Vectors, &key(1, 0), &key(2, 0)).expect("given back");
+        let left = tables(&store);
+        assert!(left * 10 < full * 6, "of {full} bytes {left} are left");
+        let mut numbers = 0;
+        store
+            .scan(Table::Vectors, &key(0, 0), &key(3, 0), &mut |_, value| {
+                assert_eq!(value, vec![value[0]; 128 << 10]);
+                numbers += u32::from(value[0]);
+                ControlFlow::Continue(())
+            })
+            .expect("scanned");
+        assert_eq!(numbers, (0..64).sum(), "the other half is there");
     }
 
     #[test]
