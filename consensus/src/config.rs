@@ -55,7 +55,7 @@ pub struct RaftConfig {
     /// Bytes of uncommitted entries of a group.
     pub uncommitted_bytes_max: usize,
     /// Bytes of committed entries that the state machine may lag behind, before a leader takes no more proposals and
-    /// a follower no more entries.
+    /// a follower hands out no more: they wait in its log.
     pub backlog_bytes_max: usize,
     /// Linearizable reads of a group that may be unanswered.
     pub reads_in_flight_max: usize,
@@ -67,7 +67,7 @@ pub struct RaftConfig {
     pub log_keep_entries: usize,
     /// Bytes of them.
     pub log_keep_bytes: usize,
-    /// Bytes of a log above which it no longer waits for the slowest follower.
+    /// Bytes of a log above which it no longer waits for the slowest follower. A witness' always waits.
     pub log_bytes_max: usize,
     /// Bytes of applied entries kept in memory per group that has followers.
     pub cache_bytes: usize,

@@ -354,18 +354,23 @@ struct Trio {
 
 impl Trio {
     fn new() -> Self {
+        Self::of(|me| RaftConfig { process: Some(ProcessId(me)), ..RaftConfig::new(me) }, None)
+    }
+
+    /// Of which one may be a witness.
+    fn of(config: impl Fn(u64) -> RaftConfig, witness: Option<u64>) -> Self {
         let start = |me: u64| {
             let jitter = ElectionJitter::Fixed { ticks: 1 + (me as usize - 1) };
-            let config = RaftConfig { process: Some(ProcessId(me)), election_jitter: jitter, ..RaftConfig::new(me) };
+            let config = RaftConfig { election_jitter: jitter, ..config(me) };
             let store = Arc::new(MemoryStore::new());
             let mut core = MultiRaft::new(store.clone(), config).expect("settings are valid");
             let spec = GroupSpec {
                 group: GROUP,
                 me: ReplicaId(me),
                 voters: [1, 2, 3].map(ReplicaId).to_vec(),
-                witnesses: vec![],
+                witnesses: witness.map(ReplicaId).into_iter().collect(),
                 applied: LogIndex(0),
-                state_machine: StateMachine::Stored,
+                state_machine: if witness == Some(me) { StateMachine::Witness } else { StateMachine::Stored },
                 state_lost: false,
             };
             core.open_group(&spec).expect("it opens");
@@ -502,4 +507,103 @@ fn a_follower_without_room_takes_no_data_and_catches_up_later() {
     let work = converse((&mut leader, &store), (&mut follower, &other_store));
     assert!(work.iter().any(|work| matches!(work, Work::Entry { data, .. } if data.len() == 100)), "sent again");
     assert_eq!(status(&leader).committed, status(&leader).last);
+}
+
+#[test]
+fn a_witness_keeps_what_a_full_replica_lacks_whatever_the_cap() {
+    let small = |me| RaftConfig {
+        log_keep_bytes: 1_000,
+        log_bytes_max: 4_000,
+        ..RaftConfig { process: None, boot_nonce: me, ..config() }
+    };
+    let mut trio = Trio::of(small, Some(3));
+    let write = |trio: &mut Trio, leader: usize| {
+        for number in 0..100 {
+            trio.processes[leader].0.propose(GROUP, vec![1; 100].into(), RequestId(number)).expect("it leads");
+            trio.tick();
+        }
+    };
+    let led = |trio: &Trio, members: &[u64]| {
+        members.iter().copied().find(|me| trio.status(*me).role == Role::Leader && trio.status(*me).leader.is_some())
+    };
+    while led(&trio, &[1, 2]).is_none() {
+        trio.tick();
+    }
+    let leader = led(&trio, &[1, 2]).expect("just seen");
+    let away = 3 - leader;
+    write(&mut trio, leader as usize - 1);
+    (0..20).for_each(|_| drop(trio.tick()));
+    assert!(trio.status(3).first > LogIndex(50), "what both have is cut: {}", trio.status(3).first);
+
+    trio.down = Some(ReplicaId(away));
+    let before = trio.status(away).last;
+    write(&mut trio, leader as usize - 1);
+    let acknowledged = trio.status(leader).committed;
+    assert!(trio.status(leader).first > before.next(), "the leader keeps no more than its cap");
+    assert!(trio.status(3).first <= before.next(), "the witness keeps all that one lacks: {}", trio.status(3).first);
+
+    // The only one with all of the state is lost; the witness gives the other the rest.
+    trio.down = Some(ReplicaId(leader));
+    (0..200).for_each(|_| drop(trio.tick()));
+    let back = trio.status(away);
+    assert_eq!(back.role, Role::Leader, "a full replica leads in the end");
+    assert!(back.applied >= acknowledged, "with all that was acknowledged: {} of {acknowledged}", back.applied);
+    (0..20).for_each(|_| drop(trio.tick()));
+    assert!(trio.status(3).first <= acknowledged.next(), "the lost one may come back: it lacks what was written since");
+}
+
+#[test]
+fn a_restore_that_takes_long_under_writes_ends() {
+    let (store, other_store) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let small = RaftConfig { backlog_bytes_max: 4_000, log_keep_bytes: 1_000, log_bytes_max: 16_000, ..config() };
+    let (mut leader, mut learner) =
+        (open_as(small.clone(), &store, 1, &[1], 0), open_as(small, &other_store, 2, &[], 0));
+    settle(&mut leader, &store);
+    leader
+        .change_membership(GROUP, &[MemberChange::AddLearner(ReplicaId(2))], RequestId(1))
+        .expect("a learner may come");
+    let status = |core: &MultiRaft| core.status(GROUP).expect("it is open");
+    let (mut messages, mut waits) = (Vec::<Envelope>::new(), std::collections::VecDeque::new());
+    let (mut restores, mut restored_at) = (0, None);
+    for round in 0..2_000_u64 {
+        for message in std::mem::take(&mut messages) {
+            let core = if message.to == ReplicaId(1) { &mut leader } else { &mut learner };
+            core.step(&message).expect("a replica takes the other's messages");
+        }
+        if (50..1_500).contains(&round) {
+            leader.propose(GROUP, vec![1; 100].into(), RequestId(round)).expect("a leader appends");
+        }
+        let out = settle(&mut leader, &store);
+        for work in &out.work {
+            match work {
+                Work::Snapshot { .. } => {
+                    let applied = status(&leader).applied;
+                    leader.snapshot_made(GROUP, applied, vec![1].into()).expect("it is in time");
+                }
+                Work::Entry { index, .. } | Work::Restore { index, .. } => leader.applied(GROUP, *index),
+            }
+        }
+        messages.extend(out.messages);
+        let out = settle(&mut learner, &other_store);
+        messages.extend(out.messages);
+        restores += out.work.iter().filter(|work| matches!(work, Work::Restore { .. })).count();
+        waits.extend(out.work);
+        if restores > 0 {
+            // In which the leader writes twice what it keeps.
+            let until = *restored_at.get_or_insert(round + 400);
+            while round >= until
+                && let Some(work) = waits.pop_front()
+            {
+                let (Work::Entry { index, .. } | Work::Restore { index, .. }) = work else { continue };
+                learner.applied(GROUP, index);
+            }
+        }
+        assert!(waits.len() < 100, "what is handed out to one that does not take it is bounded");
+        if round.is_multiple_of(5) {
+            leader.tick();
+            learner.tick();
+        }
+    }
+    assert_eq!(restores, 1, "one snapshot is enough: the rest comes from the log");
+    assert_eq!(status(&learner).applied, status(&leader).last, "and all of it does");
 }

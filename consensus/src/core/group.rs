@@ -99,6 +99,8 @@ pub(crate) struct Group {
     asked: Asked,
     /// Index of a snapshot that was asked for and handed out: once it is applied, the state is whole again.
     heals_at: Option<u64>,
+    /// For a witness: up to where all full replicas with a vote have the log, as their leaders told.
+    others_have: u64,
     /// Tick at which each peer was last heard.
     heard: BTreeMap<u64, u64>,
     sleep: Sleep,
@@ -191,6 +193,7 @@ impl Group {
             snapshots_sent: BTreeMap::new(),
             asked: Asked::default(),
             heals_at: (records.wish && from_leader).then_some(stored_snapshot),
+            others_have: 0,
             heard: BTreeMap::new(),
             sleep: Sleep::default(),
             work,
@@ -314,6 +317,7 @@ impl Group {
             _ => self.wake(None, processes, tick, config),
         }
         self.heard.insert(message.from, tick);
+        self.hear_what_others_have(&mut message);
         self.step_raft(message, tick, config)?;
         self.heed(word, tick, config, processes);
         Ok(())
@@ -323,11 +327,6 @@ impl Group {
     fn step_raft(&mut self, mut message: Message, tick: u64, config: &RaftConfig) -> Result<(), ConsensusError> {
         let last = self.raft.raft.raft_log.last_index();
         match message.get_msg_type() {
-            MessageType::MsgAppend
-                if !message.entries.is_empty() && self.backlog.bytes() > config.backlog_bytes_max =>
-            {
-                return Ok(());
-            }
             // Not for raft; see the header of `feed`.
             MessageType::MsgAppendResponse if message.request_snapshot != 0 && message.term <= self.raft.raft.term => {
                 if self.leads() && message.term == self.raft.raft.term {

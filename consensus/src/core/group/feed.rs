@@ -176,6 +176,15 @@ impl Group {
         self.work.push(Work::Restore { group: self.id, index: LogIndex(index), data });
     }
 
+    /// A follower whose state machine is far behind, as one that restores a snapshot is, goes on with the log, and has the
+    /// entries from `index` on handed out later. Were they refused, the leader would cut them in the end, and send another
+    /// snapshot to one that has not finished with the last. A leader takes no proposals instead.
+    pub(super) fn feed_later_if_behind(&mut self, index: u64, config: &RaftConfig) {
+        if self.is_fed() && !self.leads() && self.backlog.bytes() > config.backlog_bytes_max {
+            self.feed = Feed::Log { next: index };
+        }
+    }
+
     /// Hands out the next entries that a state machine has missed.
     pub(super) fn feed_from_log(&mut self, config: &RaftConfig) -> Result<(), ConsensusError> {
         let Feed::Log { next } = self.feed else { return Ok(()) };

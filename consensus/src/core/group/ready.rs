@@ -50,7 +50,7 @@ impl Group {
         }
         let committed = ready.take_committed_entries();
         self.raft.advance_append_async(ready);
-        self.hand_out(committed)?;
+        self.hand_out(committed, round.config)?;
         Ok(number)
     }
 
@@ -92,7 +92,10 @@ impl Group {
         let mut messages = ready.take_messages();
         messages.append(&mut ready.take_persisted_messages());
         messages.retain_mut(|message| self.mend(message));
-        messages.iter_mut().for_each(|message| self.invite(message, round.tick, round.config));
+        for message in &mut messages {
+            self.invite(message, round.tick, round.config);
+            self.tell_witness(message);
+        }
         self.note_snapshots(&messages, round.tick);
         let mut held = Vec::new();
         if at_once {
@@ -135,7 +138,7 @@ impl Group {
             self.answers.extend(round.change.map(|request| (request, Answer::Changed)));
         }
         match self.restoring.take_if(|ready| ready.number() <= number) {
-            Some(ready) => self.finish_restoring(ready, &mut messages)?,
+            Some(ready) => self.finish_restoring(ready, &mut messages, config)?,
             None => self.raft.on_persist_ready(number),
         }
         let cap = if self.is_alone() { 0 } else { config.cache_bytes };
@@ -145,7 +148,12 @@ impl Group {
     }
 
     /// The snapshot is on disk: raft may go on, and the state machine restores it.
-    fn finish_restoring(&mut self, ready: Ready, messages: &mut Vec<Message>) -> Result<(), ConsensusError> {
+    fn finish_restoring(
+        &mut self,
+        ready: Ready,
+        messages: &mut Vec<Message>,
+        config: &RaftConfig,
+    ) -> Result<(), ConsensusError> {
         let snapshot = ready.snapshot().clone();
         let index = snapshot.get_metadata().index;
         let mut light: LightReady = self.raft.advance_append(ready);
@@ -161,11 +169,11 @@ impl Group {
         self.set_members(snapshot.get_metadata().get_conf_state());
         self.keep_snapshot(snapshot);
         self.raft.advance_apply_to(index);
-        self.hand_out(light.take_committed_entries())
+        self.hand_out(light.take_committed_entries(), config)
     }
 
     /// Turns committed entries into work, and changes the membership where they say so.
-    fn hand_out(&mut self, entries: Vec<Entry>) -> Result<(), ConsensusError> {
+    fn hand_out(&mut self, entries: Vec<Entry>, config: &RaftConfig) -> Result<(), ConsensusError> {
         let Some(last) = entries.last().map(|entry| entry.index) else { return Ok(()) };
         for mut entry in entries {
             let mut request = self.proposals.settle(entry.index, entry.term, &mut self.answers);
@@ -177,6 +185,7 @@ impl Group {
                     bytes::Bytes::new()
                 }
             };
+            self.feed_later_if_behind(entry.index, config);
             if self.is_fed() {
                 self.fed = entry.index;
                 self.backlog.push(entry.index, data.len());

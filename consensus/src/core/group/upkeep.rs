@@ -1,7 +1,7 @@
 //! What a group does as time passes: elections, lost snapshots, cutting its log.
 
 use bytes::Bytes;
-use raft::eraftpb::Snapshot;
+use raft::eraftpb::{Message, MessageType, Snapshot};
 use raft::{ProgressState, SnapshotStatus};
 use shoal_model::ReplicaId;
 use shoal_model::failpoints::{Failpoint, meet};
@@ -123,22 +123,20 @@ impl Group {
 
     /// Cuts what the state machine can do without after a crash, and followers need no more.
     fn cut_log(&mut self, tick: u64, config: &RaftConfig, batch: &mut Batch) {
-        let (mut entries, mut bytes) = (config.log_keep_entries, config.log_keep_bytes);
+        let (entries, bytes) = (config.log_keep_entries, config.log_keep_bytes);
         let safe = match self.state_machine {
             StateMachine::Stored if is_planted(Bug::CutLogBeyondApplied) => self.handed_out,
             StateMachine::Stored => self.durable_applied,
             StateMachine::InMemory => self.durable_snapshot,
-            StateMachine::Witness => self.handed_out,
+            // It may be all that is left of what a full replica lacks, and it has no state to send in place of its log: with no
+            // cap but the disk's.
+            StateMachine::Witness => self.all_full_have(),
         };
         // A snapshot that was asked for may be ahead of what was taken from raft.
         let safe = safe.min(self.handed_out);
         let log = self.raft.store();
         let over_cap = log.bytes() > config.log_bytes_max;
         let limit = if over_cap { safe } else { safe.min(self.slowest_follower(tick, config)) };
-        if self.is_witness() {
-            // It may be all that is left of what a full replica lacks, so it keeps what it may.
-            (entries, bytes) = (usize::MAX / 2, config.log_bytes_max / 5 * 4);
-        }
         if let Some(index) = log.cut_point(entries, bytes, limit) {
             self.cut_log_through(index, batch);
         } else if self.state_machine == StateMachine::InMemory
@@ -168,6 +166,38 @@ impl Group {
         if done && self.state_machine == StateMachine::Stored {
             records::delete_snapshot(batch, self.id);
             self.snapshot_index = 0;
+        }
+    }
+
+    /// Up to where all full replicas with a vote have the log on disk.
+    fn all_full_have(&self) -> u64 {
+        if !self.leads() {
+            return self.others_have;
+        }
+        let raft = &self.raft.raft;
+        let voters = self.members.voters.iter().chain(&self.members.leaving);
+        let full = voters.filter(|id| !raft.store().witnesses.contains(&id.0));
+        let matched = full.map(|id| raft.prs().get(id.0).map_or(0, |progress| progress.matched));
+        matched.min().unwrap_or(0).min(raft.raft_log.committed)
+    }
+
+    /// A leader tells witnesses how far they may cut, in a field that raft leaves empty in heartbeats.
+    pub(super) fn tell_witness(&self, message: &mut Message) {
+        let is_heartbeat = message.get_msg_type() == MessageType::MsgHeartbeat;
+        if is_heartbeat && self.leads() && self.raft.store().witnesses.contains(&message.to) {
+            message.index = self.all_full_have();
+        }
+    }
+
+    /// A witness' part. What was true once stays so: a replica that lost its log comes back as another, and has no vote
+    /// before it has all.
+    pub(super) fn hear_what_others_have(&mut self, message: &mut Message) {
+        if message.get_msg_type() != MessageType::MsgHeartbeat {
+            return;
+        }
+        let index = std::mem::take(&mut message.index);
+        if self.is_witness() && message.term >= self.raft.raft.term {
+            self.others_have = self.others_have.max(index);
         }
     }
 
