@@ -409,6 +409,13 @@ impl Trio {
         }
     }
 
+    /// So many ticks.
+    fn pass(&mut self, ticks: usize) {
+        for _ in 0..ticks {
+            self.tick();
+        }
+    }
+
     fn status(&self, me: u64) -> shoal_consensus::GroupStatus {
         self.processes[me as usize - 1].0.status(GROUP).expect("it is open")
     }
@@ -532,7 +539,7 @@ fn a_witness_keeps_what_a_full_replica_lacks_whatever_the_cap() {
     let leader = led(&trio, &[1, 2]).expect("just seen");
     let away = 3 - leader;
     write(&mut trio, leader as usize - 1);
-    (0..20).for_each(|_| drop(trio.tick()));
+    trio.pass(20);
     assert!(trio.status(3).first > LogIndex(50), "what both have is cut: {}", trio.status(3).first);
 
     trio.down = Some(ReplicaId(away));
@@ -544,11 +551,11 @@ fn a_witness_keeps_what_a_full_replica_lacks_whatever_the_cap() {
 
     // The only one with all of the state is lost; the witness gives the other the rest.
     trio.down = Some(ReplicaId(leader));
-    (0..200).for_each(|_| drop(trio.tick()));
+    trio.pass(200);
     let back = trio.status(away);
     assert_eq!(back.role, Role::Leader, "a full replica leads in the end");
     assert!(back.applied >= acknowledged, "with all that was acknowledged: {} of {acknowledged}", back.applied);
-    (0..20).for_each(|_| drop(trio.tick()));
+    trio.pass(20);
     assert!(trio.status(3).first <= acknowledged.next(), "the lost one may come back: it lacks what was written since");
 }
 
@@ -598,6 +605,13 @@ fn a_restore_that_takes_long_under_writes_ends() {
                 learner.applied(GROUP, index);
             }
         }
+        if restores > 0 && restored_at.is_some_and(|until| round < until) && round.is_multiple_of(100) {
+            let refused = leader.change_membership(GROUP, &[MemberChange::Promote(ReplicaId(2))], RequestId(9_999));
+            assert!(
+                matches!(refused, Err(ConsensusError::BadChange { .. })),
+                "it has the log, and no state: {refused:?}"
+            );
+        }
         assert!(waits.len() < 100, "what is handed out to one that does not take it is bounded");
         if round.is_multiple_of(5) {
             leader.tick();
@@ -606,4 +620,5 @@ fn a_restore_that_takes_long_under_writes_ends() {
     }
     assert_eq!(restores, 1, "one snapshot is enough: the rest comes from the log");
     assert_eq!(status(&learner).applied, status(&leader).last, "and all of it does");
+    leader.change_membership(GROUP, &[MemberChange::Promote(ReplicaId(2))], RequestId(9_999)).expect("it is whole");
 }

@@ -101,6 +101,10 @@ pub(crate) struct Group {
     heals_at: Option<u64>,
     /// For a witness: up to where all full replicas with a vote have the log, as their leaders told.
     others_have: u64,
+    /// For a leader: members that told it that their state machines wait for no snapshot.
+    whole: BTreeSet<u64>,
+    /// Index of the last snapshot that was handed out: the state is whole once that is applied.
+    restores: u64,
     /// Tick at which each peer was last heard.
     heard: BTreeMap<u64, u64>,
     sleep: Sleep,
@@ -194,6 +198,8 @@ impl Group {
             asked: Asked::default(),
             heals_at: (records.wish && from_leader).then_some(stored_snapshot),
             others_have: 0,
+            whole: BTreeSet::new(),
+            restores: if work.is_empty() { 0 } else { stored_snapshot },
             heard: BTreeMap::new(),
             sleep: Sleep::default(),
             work,
@@ -317,7 +323,7 @@ impl Group {
             _ => self.wake(None, processes, tick, config),
         }
         self.heard.insert(message.from, tick);
-        self.hear_what_others_have(&mut message);
+        self.take_what_is_had(&mut message);
         self.step_raft(message, tick, config)?;
         self.heed(word, tick, config, processes);
         Ok(())
@@ -395,7 +401,12 @@ impl Group {
 
     /// Hands the lead to `to`.
     pub(crate) fn transfer_leader(&mut self, to: ReplicaId) -> Result<(), ConsensusError> {
-        self.check_leads()?;
+        if !self.leads() {
+            return Err(ConsensusError::NotLeader { group: self.id, leader: self.leader() });
+        }
+        if self.raft.raft.lead_transferee.is_some() {
+            return Err(ConsensusError::Transferring { group: self.id });
+        }
         if !self.members.voters.contains(&to) {
             let problem = format!("replica {to} has no vote, so it cannot lead");
             return Err(ConsensusError::BadChange { group: self.id, problem });

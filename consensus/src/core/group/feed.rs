@@ -84,6 +84,11 @@ impl Group {
         self.feed == Feed::Entries
     }
 
+    /// Whether the state machine waits for no snapshot, nor restores one. It may lack entries that the log has.
+    pub(super) fn is_whole(&self) -> bool {
+        !matches!(self.feed, Feed::Snapshot { .. }) && self.applied >= self.restores
+    }
+
     /// Whether this replica could lead for long.
     pub(super) fn can_serve(&self) -> bool {
         matches!(self.feed, Feed::Entries | Feed::Log { .. })
@@ -170,7 +175,7 @@ impl Group {
         if matches!(self.feed, Feed::Snapshot { .. }) {
             self.heals_at = Some(index);
         }
-        self.fed = index;
+        (self.fed, self.restores) = (index, index);
         self.feed = Feed::Entries;
         self.backlog.push(index, data.len());
         self.work.push(Work::Restore { group: self.id, index: LogIndex(index), data });

@@ -83,13 +83,14 @@ impl Group {
         }
     }
 
-    /// A voter that lags would be counted on before it can help.
+    /// A voter that lags would be counted on before it can help, and so would one whose state is on its way.
     fn check_caught_up(&self, id: ReplicaId, config: &RaftConfig) -> Result<(), String> {
         let last = self.raft.raft.raft_log.last_index();
         // After a snapshot raft probes until the next entry, which may never come.
         let follows = |progress: &&Progress| progress.state != ProgressState::Snapshot && progress.matched > 0;
         let matched = self.raft.raft.prs().get(id.0).filter(follows);
         match matched.map(|progress| last.saturating_sub(progress.matched)) {
+            Some(_) if !self.whole.contains(&id.0) => Err(format!("replica {id} has not told that its state is whole")),
             Some(lag) if lag <= config.promotion_lag_max => Ok(()),
             Some(lag) => {
                 Err(format!("replica {id} is {lag} entries behind; it may be at most {}", config.promotion_lag_max))

@@ -94,7 +94,7 @@ impl Group {
         messages.retain_mut(|message| self.mend(message));
         for message in &mut messages {
             self.invite(message, round.tick, round.config);
-            self.tell_witness(message);
+            self.add_what_is_had(message);
         }
         self.note_snapshots(&messages, round.tick);
         let mut held = Vec::new();
@@ -232,6 +232,7 @@ impl Group {
             return;
         }
         self.led_by = led_by;
+        self.whole.clear();
         self.reads.restart();
         let term = self.leads().then_some(led_by.0);
         self.proposals.lose(term, &mut self.answers);

@@ -181,23 +181,41 @@ impl Group {
         matched.min().unwrap_or(0).min(raft.raft_log.committed)
     }
 
-    /// A leader tells witnesses how far they may cut, in a field that raft leaves empty in heartbeats.
-    pub(super) fn tell_witness(&self, message: &mut Message) {
-        let is_heartbeat = message.get_msg_type() == MessageType::MsgHeartbeat;
-        if is_heartbeat && self.leads() && self.raft.store().witnesses.contains(&message.to) {
-            message.index = self.all_full_have();
+    /// Adds to heartbeats and their answers, in a field that raft leaves empty there: a leader tells witnesses how far they may
+    /// cut, and others tell a leader whether they are whole.
+    pub(super) fn add_what_is_had(&self, message: &mut Message) {
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat if self.leads() && self.raft.store().witnesses.contains(&message.to) => {
+                message.index = self.all_full_have();
+            }
+            MessageType::MsgHeartbeatResponse => message.index = u64::from(self.is_whole()),
+            _ => {}
         }
     }
 
-    /// A witness' part. What was true once stays so: a replica that lost its log comes back as another, and has no vote
-    /// before it has all.
-    pub(super) fn hear_what_others_have(&mut self, message: &mut Message) {
-        if message.get_msg_type() != MessageType::MsgHeartbeat {
-            return;
-        }
-        let index = std::mem::take(&mut message.index);
-        if self.is_witness() && message.term >= self.raft.raft.term {
-            self.others_have = self.others_have.max(index);
+    /// Takes it out again. What a witness was told once stays true: a replica that lost its log comes back as another, and has no
+    /// vote before it has all.
+    pub(super) fn take_what_is_had(&mut self, message: &mut Message) {
+        let term = self.raft.raft.term;
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat => {
+                let index = std::mem::take(&mut message.index);
+                if self.is_witness() && message.term >= term {
+                    self.others_have = self.others_have.max(index);
+                }
+            }
+            MessageType::MsgHeartbeatResponse => {
+                let is_whole = std::mem::take(&mut message.index) > 0;
+                if !self.leads() || message.term != term {
+                    return;
+                }
+                if is_whole {
+                    self.whole.insert(message.from);
+                } else {
+                    self.whole.remove(&message.from);
+                }
+            }
+            _ => {}
         }
     }
 
