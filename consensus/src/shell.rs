@@ -5,8 +5,8 @@
 //! mailbox is held back, and is bounded by the backlog that the core allows. Nor does it wait for the disk: another
 //! thread syncs, one sync at a time for all that was written before it began.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -66,6 +66,8 @@ impl<R> Clone for Consensus<R> {
 struct Shared<R> {
     inbox: Inbox<R>,
     statuses: Statuses,
+    /// Why groups were closed that could not go on, until somebody asks.
+    failures: Mutex<BTreeMap<GroupId, ConsensusError>>,
     ended: watch::Receiver<bool>,
 }
 
@@ -121,7 +123,7 @@ impl<R: Send + 'static> Consensus<R> {
         let (ended_sender, ended) = watch::channel(false);
         let statuses = Statuses::default();
         let inbox = Inbox::new(config.inbox_calls_max, config.inbox_bytes_max);
-        let shared = Arc::new(Shared { inbox, statuses: Arc::clone(&statuses), ended: ended.clone() });
+        let shared = Arc::new(Shared { inbox, statuses, failures: Mutex::default(), ended: ended.clone() });
         let driver = Driver::new(core, store, transport, config, Arc::clone(&shared))?;
         let thread = std::thread::Builder::new()
             .name("consensus".into())
@@ -200,6 +202,12 @@ impl<R: Send + 'static> Consensus<R> {
     #[must_use]
     pub fn status(&self, group: GroupId) -> Option<GroupStatus> {
         Some(self.watch(group)?.borrow().clone())
+    }
+
+    /// Why a group was closed that could not go on; told once.
+    #[must_use]
+    pub fn take_failure(&self, group: GroupId) -> Option<ConsensusError> {
+        self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&group)
     }
 
     /// The status of a group, to wait for changes of its leader, role, term or members; other fields change without

@@ -109,7 +109,8 @@ impl Coordinator {
         let stop = back.stop_signal();
         let published = Published { maps: maps_sender, applied: applied_sender };
         let apply = begin_and_apply(shared.clone(), inbox, machine, store, published);
-        back.spawn("apply", apply_until(stop.clone(), apply, failure.clone()));
+        let group = shared.consensus.clone();
+        back.spawn("apply", apply_until(stop.clone(), apply, move || group.take_failure(GROUP), failure.clone()));
         back.spawn("joining", join(shared.clone(), failure.clone(), stop.clone()));
         let metrics = Metrics::register(registry);
         back.spawn("disk", follow_disk(disk, consensus.clone(), stop.clone()));
@@ -211,11 +212,12 @@ async fn join(shared: Arc<Shared>, failure: Failure, stop: CancellationToken) {
 async fn apply_until(
     stop: CancellationToken,
     apply: impl Future<Output = Result<(), CoordinatorError>>,
+    why_closed: impl FnOnce() -> Option<ConsensusError>,
     failure: Failure,
 ) {
     tokio::select! {
         () = stop.cancelled() => {}
-        result = apply => match result {
+        result = apply => match result.and_then(|()| why_closed().map_or(Ok(()), |error| Err(error.into()))) {
             Err(error) if error.is_store_damage() => failure.tell_damage(error),
             Err(error) => failure.tell(error),
             Ok(()) => failure.tell("the coordinators' Raft group was closed"),

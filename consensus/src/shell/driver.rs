@@ -269,6 +269,8 @@ impl<R: Send + 'static> Driver<R> {
         }
         for (group, error) in out.failed {
             tracing::error!(group = group.0, %error, "group closed: it cannot go on");
+            // Before its mailbox ends.
+            self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(group, error);
             self.forget(group);
         }
         if let Some(ticket) = self.syncer.note_written(out.ticket, out.must_sync) {

@@ -139,7 +139,8 @@ mod tests {
     #[test]
     fn an_output_counts_as_persisted_once_a_sync_that_began_after_it_has_ended() {
         let (inbox, statuses) = (Inbox::<()>::new(1, 1), Statuses::default());
-        let shared = Arc::new(Shared { inbox, statuses, ended: watch::channel(false).1 });
+        let failures = std::sync::Mutex::default();
+        let shared = Arc::new(Shared { inbox, statuses, failures, ended: watch::channel(false).1 });
         let mut syncer = Syncer::start(Arc::new(MemoryStore::new()), shared.clone()).expect("there are threads");
         assert_eq!(syncer.note_written(Ticket(1), false), Some(Ticket(1)), "nothing is to be waited for");
         assert_eq!(syncer.note_written(Ticket(2), true), None);
