@@ -79,14 +79,14 @@ impl FetchError {
     }
 }
 
-/// How often a stream was taken up again.
+/// How often a stream was taken up again since it last brought anything.
 #[derive(Default)]
 struct Resumes(u32);
 
 impl Resumes {
     /// Allows to take it up once more. Errors: what broke it, if that will not help or was done often enough.
-    fn after(&mut self, broken: FetchError) -> Result<(), FetchError> {
-        self.0 += 1;
+    fn after(&mut self, broken: FetchError, went_on: bool) -> Result<(), FetchError> {
+        self.0 = if went_on { 1 } else { self.0 + 1 };
         let may_pass = matches!(broken, FetchError::Remote { .. } | FetchError::Damaged { .. }) && !broken.is_absence();
         if may_pass && self.0 <= RESUMES_MAX { Ok(()) } else { Err(broken) }
     }
@@ -164,11 +164,12 @@ async fn file_from(
     let mut resumes = Resumes::default();
     loop {
         wanted.offset = sink.len;
-        match stream_into(peers, shard, node, wanted, &mut sink).await {
+        let broken = match stream_into(peers, shard, node, wanted, &mut sink).await {
             Ok(()) if sink.len == sink.wanted => return Ok(sink),
-            Ok(()) => resumes.after(FetchError::Damaged { node, problem: "less than the file" })?,
-            Err(error) => resumes.after(error)?,
-        }
+            Ok(()) => FetchError::Damaged { node, problem: "less than the file" },
+            Err(error) => error,
+        };
+        resumes.after(broken, sink.len > wanted.offset)?;
     }
 }
 
@@ -250,10 +251,11 @@ pub(crate) async fn records(
 ) -> Result<(), FetchError> {
     let (mut after, mut resumes) = (None, Resumes::default());
     loop {
-        let wanted = wire::FetchRecordsRequest { shard_id: shard.0, snapshot_id: snapshot, after: after.clone() };
+        let from = after.clone();
+        let wanted = wire::FetchRecordsRequest { shard_id: shard.0, snapshot_id: snapshot, after: from.clone() };
         match lots(peers, shard, node, wanted, &mut after, &mut take).await {
             Ok(()) => return Ok(()),
-            Err(error) => resumes.after(error)?,
+            Err(error) => resumes.after(error, after != from)?,
         }
     }
 }

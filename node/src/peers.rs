@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use shoal_model::{ClusterMap, NodeId, ShardId};
+use shoal_model::{ClusterMap, NodeId, ShardId, ShardReplica, Standing};
 use shoal_proto::internal::v1::replica_service_client::ReplicaServiceClient;
 use shoal_proto::map_watch::MapWatch;
 use shoal_proto::server;
@@ -48,6 +48,13 @@ impl Peers {
         let map = self.maps.current();
         let replicas = map.shards.get(&shard).into_iter().flat_map(|shard| shard.full_replicas());
         replicas.map(|replica| replica.node).filter(|node| *node != self.me).collect()
+    }
+
+    /// Whether other nodes have a shard's points: one that is to take the place of another may have none yet.
+    pub(crate) fn have(&self, shard: ShardId) -> bool {
+        let map = self.maps.current();
+        let has_points = |replica: &ShardReplica| replica.node != self.me && replica.standing == Standing::Member;
+        map.shards.get(&shard).is_some_and(|shard| shard.full_replicas().any(has_points))
     }
 
     /// A client of a node. Errors: `NotReady` if the map does not know where it is.

@@ -363,6 +363,12 @@ impl Reads {
             return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
         };
         let (store, shard, seen) = (self.store.clone(), replica.shard, view.applied);
+        let (replica, content) = (replica.clone(), replica.content());
+        let replaced = NodeError::Lagging { shard, what: "its content is being replaced" };
+        if replica.is_restoring() {
+            views.failures.push(failure(shard, &replaced));
+            return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
+        }
         let (with_payload, with_vectors) = (request.with_payload, request.with_vectors);
         let read = move || {
             let point = |id| read_point(&*store, shard, id, with_payload, with_vectors);
@@ -380,10 +386,9 @@ impl Reads {
             }
             read => read?,
         };
-        if applied < seen {
-            // The records went while they were read: the replica is dropped, or restored from another.
-            let error = NodeError::Lagging { shard, what: "its content is being replaced" };
-            views.failures.push(failure(shard, &error));
+        if applied < seen || replica.content() != content {
+            // The records went while they were read, and may have come back: the replica is dropped, or restored from another.
+            views.failures.push(failure(shard, &replaced));
             return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
         }
         self.check_size("ids", points.iter().map(prost::Message::encoded_len).sum())?;

@@ -27,7 +27,7 @@ use crate::jobs::{Jobs, JobsStatus};
 use crate::lead::Lead;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::shard::machine::{self, Applied, ShardMachine, View};
+use crate::shard::machine::{Applied, ShardMachine, View};
 use crate::shard::parts::{Manifest, Name};
 use crate::transfer::Exports;
 
@@ -102,6 +102,8 @@ pub(crate) struct Replica {
     freshness: Freshness,
     /// Its content is being replaced by a snapshot, and cannot be read.
     restoring: AtomicBool,
+    /// How often it was, or began to be.
+    contents: AtomicU64,
     /// A segment is damaged, and on its way from another replica: walks may miss what they should find.
     mending: AtomicBool,
 }
@@ -119,7 +121,7 @@ impl Replica {
         indexing: &Indexing,
     ) -> Result<(Arc<Self>, JoinHandle<Result<(), NodeError>>), NodeError> {
         let me = shard.replica_on(node).ok_or(NodeError::NotReady { shard: shard.id })?.id;
-        let (mut machine, is_lost) = open_or_erase(shard, spec, store, indexing).await?;
+        let (mut machine, is_lost) = open_or_stand_in(shard, spec, store, indexing).await?;
         let applied = machine.applied();
         let group = GroupSpec { applied, state_lost: is_lost, ..group_spec(shard, me, StateMachine::Stored) };
         let inbox = consensus.open_group(group).await?;
@@ -145,6 +147,7 @@ impl Replica {
             digests: Mutex::new((!is_lost).then(|| digest_of(&machine)).into_iter().collect()),
             freshness: Freshness::default(),
             restoring: AtomicBool::new(is_lost),
+            contents: AtomicU64::new(0),
             mending: AtomicBool::new(false),
         });
         let (peers, disk) = (indexing.peers.clone(), indexing.disks.changes());
@@ -162,6 +165,7 @@ impl Replica {
             leads: Leads::No,
             snapshots: JoinSet::new(),
             pause: Pause::new(indexing.quiet_after),
+            files_from: 0,
             indexing: indexing.clone(),
             replica: replica.clone(),
         };
@@ -176,7 +180,7 @@ impl Replica {
 
     /// Whether other nodes have the shard's points.
     pub(crate) fn has_peers(&self) -> bool {
-        !self.peers.of(self.shard).is_empty()
+        self.peers.have(self.shard)
     }
 
     /// What the replica's jobs are doing.
@@ -187,6 +191,12 @@ impl Replica {
     /// Whether its content is being replaced, and cannot be read.
     pub(crate) fn is_restoring(&self) -> bool {
         self.restoring.load(Ordering::Acquire)
+    }
+
+    /// Which content it has, of those that it had so far: another one once it begins to be replaced. What is read from disk
+    /// between two equal answers is of one content.
+    pub(crate) fn content(&self) -> u64 {
+        self.contents.load(Ordering::Acquire)
     }
 
     /// Map version of the shard's entry.
@@ -350,9 +360,10 @@ pub fn witnesses_of(shard: &Shard) -> Vec<ReplicaId> {
     shard.replicas.iter().filter(|replica| replica.witness).map(|replica| replica.id).collect()
 }
 
-/// Opens what is stored. What is not as it was written is erased, if another replica has the content: the second value
-/// says so, and that it is to be restored from there.
-async fn open_or_erase(
+/// Opens what is stored. If that is not as it was written and another replica has the content, an empty one stands in for it:
+/// the second value says so, and that it is to be restored from there. What is stored stays until then, as the other may be
+/// lost before.
+async fn open_or_stand_in(
     shard: &Shard,
     spec: &IndexSpec,
     store: &Arc<dyn Store>,
@@ -360,14 +371,12 @@ async fn open_or_erase(
 ) -> Result<(ShardMachine, bool), NodeError> {
     let opened = open_machine(shard.id, spec, store, indexing).await;
     let Err(damage @ NodeError::Malformed { .. }) = opened else { return Ok((opened?, false)) };
-    if indexing.peers.of(shard.id).is_empty() {
+    if !indexing.peers.have(shard.id) {
         return Err(damage);
     }
     tracing::error!(shard = shard.id.0, error = %damage, "the content is not as it was written; another replica's is fetched");
     indexing.metrics.damaged();
-    let (erased, id, folder) = (store.clone(), shard.id, indexing.folder.clone());
-    blocking::run(move || machine::erase(&*erased, id, folder.as_deref())).await??;
-    Ok((open_machine(shard.id, spec, store, indexing).await?, true))
+    Ok((ShardMachine::stand_in(shard.id, spec, indexing.policy)?, true))
 }
 
 async fn open_machine(

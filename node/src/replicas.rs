@@ -16,7 +16,7 @@ use prost::Message as _;
 use shoal_consensus::Consensus;
 use shoal_index::IndexError;
 use shoal_model::failpoints::{Failpoint, meet};
-use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId};
+use shoal_model::{Classify as _, ClusterMap, Epoch, ErrorKind, NodeId, Shard, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map::{map_from_wire, map_to_wire};
 use shoal_runtime::{Batch, Store, StoreError, Table};
@@ -238,9 +238,11 @@ impl Replicas {
             // What is wrong with the store concerns the whole node.
             Err(error) if error.is_store_damage() => Err(error),
             Err(error) => Err(NodeError::ReplicaStopped { shard, reason: error.to_string() }),
-            Ok(()) if self.is_open(shard) => {
-                Err(NodeError::ReplicaStopped { shard, reason: "its Raft group was closed".to_owned() })
-            }
+            Ok(()) if self.is_open(shard) => Err(match self.consensus.take_failure(group_of(shard)) {
+                Some(error) if error.kind() == ErrorKind::Corruption => error.into(),
+                Some(error) => NodeError::ReplicaStopped { shard, reason: error.to_string() },
+                None => NodeError::ReplicaStopped { shard, reason: "its Raft group was closed".to_owned() },
+            }),
             Ok(()) => Ok(()),
         }
     }

@@ -5,6 +5,7 @@
 //! from whoever has them.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,7 +63,10 @@ pub(crate) async fn make(
     }
 }
 
-/// Takes over the content of a snapshot.
+/// Takes over the content of a snapshot; files of its segments get numbers from `files_from` on. Ends with `Cancelled` once
+/// `closed` completes.
+///
+/// Records come first: the maker keeps them for as long as somebody reads them, and segments are to be had from others, too.
 ///
 /// Errors: `Node` of what the disk says and of a snapshot that is malformed; the others if it could not be fetched, so that
 /// another is to be asked for.
@@ -72,34 +76,44 @@ pub(crate) async fn restore(
     data: Bytes,
     store: Arc<dyn Store>,
     indexing: &Indexing,
+    files_from: u64,
+    closed: impl Future<Output = ()>,
 ) -> Result<Restored, FetchError> {
     meet(Failpoint::NodeRestore).map_err(NodeError::from)?;
     let malformed = |_| NodeError::Malformed { shard, what: "snapshot" };
     let snapshot = wire::ShardSnapshot::decode(data).map_err(malformed)?;
-    let files = fetch_files(shard, &snapshot, indexing).await?;
-    let lacking = snapshot.parts.iter().filter(|part| part.segment.is_some()).count() - files.len();
     let (maker, number) = (NodeId(snapshot.node_id), snapshot.snapshot_id);
     // Writes are short: each lot is some megabyte.
-    let mut restoring = Restoring::begin(store.clone(), shard, snapshot)?;
-    fetch::records(&indexing.peers, shard, maker, number, |records| restoring.write(records)).await?;
+    let mut restoring = Restoring::begin(store.clone(), shard, snapshot.clone())?;
+    let fetch = async {
+        fetch::records(&indexing.peers, shard, maker, number, |records| restoring.write(records)).await?;
+        fetch_files(shard, &snapshot, indexing, files_from).await
+    };
+    let (files, next) = tokio::select! {
+        fetched = fetch => fetched?,
+        () = closed => return Err(FetchError::Cancelled),
+    };
     restoring.finish(&files)?;
+    let lacking = snapshot.parts.iter().filter(|part| part.segment.is_some()).count() - files.len();
     let (spec, policy, root) = (spec.clone(), indexing.policy, indexing.folder.clone());
     let open = move || ShardMachine::open(&*store, shard, &spec, policy, root.as_deref());
-    let (machine, _) = blocking::run(open).await??;
+    let (mut machine, _) = blocking::run(open).await??;
+    machine.number_files_from(next);
     Ok(Restored { machine, lacking })
 }
 
-/// Fetches the files of a snapshot's segments, as far as any peer has them.
+/// Fetches the files of a snapshot's segments, as far as any peer has them; tells their numbers, and the next one.
 async fn fetch_files(
     shard: ShardId,
     snapshot: &wire::ShardSnapshot,
     indexing: &Indexing,
-) -> Result<BTreeMap<Name, u64>, FetchError> {
+    files_from: u64,
+) -> Result<(BTreeMap<Name, u64>, u64), FetchError> {
     let mut found = BTreeMap::new();
-    let Some(root) = indexing.folder.as_deref() else { return Ok(found) };
+    let Some(root) = indexing.folder.as_deref() else { return Ok((found, files_from)) };
     // What is left of the content before is of no use.
     segment_files::erase(root, shard)?;
-    let mut files = SegmentFiles::empty(root, shard)?;
+    let mut files = SegmentFiles::empty(root, shard, files_from)?;
     let maker = NodeId(snapshot.node_id);
     let others = indexing.peers.of(shard).into_iter().filter(|node| *node != maker);
     let nodes: Vec<NodeId> = std::iter::once(maker).chain(others).collect();
@@ -114,5 +128,5 @@ async fn fetch_files(
             }
         }
     }
-    Ok(found)
+    Ok((found, files.from()))
 }

@@ -29,6 +29,8 @@ use crate::shard::parts::Manifest;
 
 /// How long a snapshot is kept that nobody reads.
 const SNAPSHOT_KEPT: Duration = Duration::from_secs(60);
+/// Snapshots of a shard that are kept: each may be on its way to another replica.
+const SNAPSHOTS_OF_SHARD_MAX: usize = 4;
 /// How long a follower may take to fetch what it is offered.
 const OFFER_WITHIN: Duration = Duration::from_secs(600);
 
@@ -46,11 +48,17 @@ pub(crate) struct Exports {
 }
 
 impl Exports {
-    /// Keeps a checkpoint to be read as a snapshot of a shard; an older one of that shard goes.
+    /// Keeps a checkpoint to be read as a snapshot of a shard; of too many of that shard the one goes that was not read for
+    /// longest.
     pub(crate) fn keep(&self, shard: ShardId, store: Arc<dyn Store>) -> u64 {
         let mut kept = self.lock();
         let number = rand_number();
-        kept.retain(|_, export| export.shard != shard);
+        let mut of_shard: Vec<(Instant, u64)> =
+            kept.iter().filter(|(_, export)| export.shard == shard).map(|(at, export)| (export.used_at, *at)).collect();
+        of_shard.sort_unstable();
+        for (_, idle) in of_shard.iter().rev().skip(SNAPSHOTS_OF_SHARD_MAX - 1) {
+            kept.remove(idle);
+        }
         kept.insert(number, Export { shard, store, used_at: Instant::now() });
         number
     }
@@ -224,4 +232,35 @@ fn read_lot(store: &dyn Store, shard: ShardId, after: Option<&[u8]>) -> Result<V
         if bytes < CHUNK_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_runtime::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn snapshots_are_kept_for_those_who_read_them() {
+        let (exports, shard) = (Exports::default(), ShardId(1));
+        let keep = || exports.keep(shard, Arc::new(MemoryStore::new()));
+        let read = keep();
+        let others: Vec<u64> = (1..SNAPSHOTS_OF_SHARD_MAX as u64)
+            .map(|_| {
+                let other = keep();
+                assert!(exports.find(shard, read).is_some(), "one that is read is not given up for a newer one");
+                other
+            })
+            .collect();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(exports.find(shard, read).is_some() && exports.find(ShardId(2), read).is_none());
+        let newest = keep();
+        let idle = others.iter().filter(|other| exports.find(shard, **other).is_none()).count();
+        assert_eq!(idle, 1, "one of those that nobody reads goes");
+        tokio::time::advance(SNAPSHOT_KEPT / 2).await;
+        assert!(exports.find(shard, read).is_some());
+        tokio::time::advance(SNAPSHOT_KEPT / 2 + Duration::from_secs(1)).await;
+        exports.tidy();
+        assert!(exports.find(shard, read).is_some() && exports.find(shard, newest).is_none(), "by who reads them");
+    }
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use shoal_consensus::{ConsensusError, GroupSpec, GroupStatus, Role as Standing, StateMachine};
 use shoal_index::set::Policy;
-use shoal_model::{ClusterMap, Epoch, HashRange, IndexSpec, LogIndex, ReplicaId, Shard, ShardId};
+use shoal_model::{ClusterMap, Epoch, HashRange, IndexSpec, LogIndex, ReplicaId, Shard, ShardId, ShardReplica};
 use shoal_node::NodeError;
-use shoal_node::simulation::{Applied, Effect, Replaced, ShardMachine, View, erase, group_of, group_spec};
+use shoal_node::simulation::{Applied, Effect, Replaced, ShardMachine, View, group_of, group_spec};
 use shoal_runtime::{Batch, Store as _};
 
 use crate::event::{Answer, Failure, Outside, Own};
@@ -51,6 +51,8 @@ pub(crate) struct Replica {
     pub(crate) installs: BTreeMap<u64, Install>,
     pub(crate) jobs: Jobs,
     pub(crate) digests: VecDeque<(LogIndex, u128)>,
+    /// Number of the first file that no machine before has named.
+    pub(crate) files_from: u64,
     /// The last moment at which nothing was missing.
     pub(crate) fresh_at: Option<Ns>,
 }
@@ -67,8 +69,8 @@ impl Node {
         ShardMachine::open(&*host.disk, shard, spec, policy, self.folder.as_deref()).map(|(machine, _)| machine)
     }
 
-    /// Mirrors `replica::open_or_erase`.
-    fn open_or_erase(
+    /// Mirrors `replica::open_or_stand_in`.
+    fn open_or_stand_in(
         &self,
         shard: &Shard,
         spec: &IndexSpec,
@@ -77,13 +79,15 @@ impl Node {
     ) -> Result<(ShardMachine, bool), NodeError> {
         let opened = self.open_machine(shard.id, spec, host, out);
         let Err(damage @ NodeError::Malformed { .. }) = opened else { return Ok((opened?, false)) };
-        if self.peers_of(shard.id).is_empty() {
+        let has_points = |replica: &&ShardReplica| {
+            Some(replica.node) != self.member && replica.standing == shoal_model::Standing::Member
+        };
+        if shard.full_replicas().filter(has_points).count() == 0 {
             return Err(damage);
         }
         out.tally.found_damaged += 1;
         out.trace.tell(out.now, || format!("process {}: {damage}; another's is fetched", host.number));
-        erase(&*host.disk, shard.id, self.folder.as_deref())?;
-        Ok((self.open_machine(shard.id, spec, host, out)?, true))
+        Ok((ShardMachine::stand_in(shard.id, spec, policy(out))?, true))
     }
 
     /// Mirrors `replicas::Replicas::open_replica` and `replica::Replica::open`.
@@ -93,7 +97,7 @@ impl Node {
             return;
         };
         let spec = collection.index.clone();
-        let (mut machine, is_lost) = match self.open_or_erase(shard, &spec, host, out) {
+        let (mut machine, is_lost) = match self.open_or_stand_in(shard, &spec, host, out) {
             Ok(opened) => opened,
             Err(error) => return out.truth.breaks(format!("process {} stops: {error}", host.number)),
         };
@@ -127,6 +131,7 @@ impl Node {
             installs: BTreeMap::new(),
             jobs: Jobs::default(),
             digests: VecDeque::new(),
+            files_from: 0,
             fresh_at: None,
         };
         self.replicas.insert(shard.id, replica);

@@ -108,6 +108,7 @@ impl Node {
         self.stand_down(shard, host, out);
         if let Some(replica) = self.replicas.get_mut(&shard) {
             let given_up = replica.machine.as_ref().map_or(NOWHERE, ShardMachine::applied);
+            replica.files_from = replica.files_from.max(replica.machine.as_ref().map_or(0, ShardMachine::files_from));
             replica.mode = Mode::Asking { given_up };
             replica.machine = None;
         }
@@ -190,21 +191,14 @@ impl Node {
             .tell(out.now, || format!("process {} restores shard {shard} from node {}", host.number, snapshot.node_id));
         let nodes = maker_first(NodeId(snapshot.node_id), self.peers_of(shard));
         let segments = snapshot.parts.iter().filter_map(|part| Some((part.name, part.segment.map(manifest_of)?)));
-        let (mut wanted, mut files) = (segments.collect::<Vec<_>>(), None);
-        match &self.folder {
-            None => wanted.clear(),
-            Some(root) => {
-                erase_files(root, shard).expect("a folder can be emptied");
-                files = Some(SegmentFiles::empty(root, shard).expect("a folder can be made"));
-            }
-        }
+        let wanted = if self.folder.is_some() { segments.collect() } else { Vec::new() };
         let restore = Restore {
             index,
             snapshot,
             wanted,
             nodes,
             at: 0,
-            files,
+            files: None,
             number: 0,
             found: BTreeMap::new(),
             restoring: None,
@@ -213,7 +207,7 @@ impl Node {
         };
         let Some(replica) = self.replicas.get_mut(&shard) else { return };
         replica.mode = Mode::Restoring(Box::new(restore));
-        self.fetch_next_file(shard, host, out);
+        self.begin_records(shard, host, out);
     }
 
     fn restore_of(&mut self, shard: ShardId) -> Option<&mut Restore> {
@@ -223,11 +217,22 @@ impl Node {
         }
     }
 
-    /// Mirrors `restore::fetch_files`, a file at a time.
+    /// Mirrors the beginning of `restore::fetch_files`.
+    fn begin_files(&mut self, shard: ShardId, host: &mut Host, out: &mut Outside) {
+        let Some(replica) = self.replicas.get_mut(&shard) else { return };
+        let Mode::Restoring(restore) = &mut replica.mode else { return };
+        if let Some(root) = &self.folder {
+            erase_files(root, shard).expect("a folder can be emptied");
+            restore.files = Some(SegmentFiles::empty(root, shard, replica.files_from).expect("a folder can be made"));
+        }
+        self.fetch_next_file(shard, host, out);
+    }
+
+    /// Mirrors the rest of it, a file at a time.
     fn fetch_next_file(&mut self, shard: ShardId, host: &mut Host, out: &mut Outside) {
         let Some(restore) = self.restore_of(shard) else { return };
         let (Some((_, manifest)), Some(files)) = (restore.wanted.last().copied(), &mut restore.files) else {
-            return self.begin_records(shard, host, out);
+            return self.finish_restoring(shard, host, out);
         };
         if restore.at == 0 {
             restore.number = files.reserve();
@@ -311,8 +316,9 @@ impl Node {
     pub(crate) fn restore_records(&mut self, shard: ShardId, answer: Answer, host: &mut Host, out: &mut Outside) {
         let Some(restore) = self.restore_of(shard) else { return };
         match answer {
-            Answer::Records(records) if records.is_empty() => self.finish_restoring(shard, host, out),
+            Answer::Records(records) if records.is_empty() => self.begin_files(shard, host, out),
             Answer::Records(records) => {
+                restore.failures = 0;
                 restore.after = records.last().map(|record| record.key.clone());
                 let written = restore.restoring.as_mut().map_or(Ok(()), |restoring| restoring.write(records));
                 if let Err(error) = written {
@@ -344,11 +350,15 @@ impl Node {
         let folder = self.folder.clone();
         let Some(replica) = self.replicas.get_mut(&shard) else { return };
         let Mode::Restoring(restore) = std::mem::replace(&mut replica.mode, Mode::Open) else { return };
+        replica.files_from = restore.files.as_ref().map_or(replica.files_from, SegmentFiles::from);
         let finished = restore.restoring.map_or(Ok(()), |restoring| restoring.finish(&restore.found));
         let opened =
             finished.and_then(|()| ShardMachine::open(&*host.disk, shard, &replica.spec, policy, folder.as_deref()));
         match opened {
-            Ok((machine, _)) => replica.machine = Some(machine),
+            Ok((mut machine, _)) => {
+                machine.number_files_from(replica.files_from);
+                replica.machine = Some(machine);
+            }
             Err(error) => return out.truth.breaks(format!("process {}: shard {shard} stops: {error}", host.number)),
         }
         out.tally.restores += 1;

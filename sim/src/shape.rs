@@ -42,6 +42,8 @@ pub struct Shape {
     /// Segments are files, rather than in memory.
     pub(crate) files: bool,
     pub(crate) log_keep_entries: usize,
+    /// Bytes of a log that waits for nobody.
+    pub(crate) log_bytes_max: usize,
     pub(crate) append_bytes_max: usize,
     pub(crate) appends_in_flight_max: usize,
     pub(crate) snapshot_retry_ticks: u64,
@@ -107,6 +109,7 @@ impl Shape {
             staleness_ms: rng.random_range(500..6_000),
             faults,
             fault_every_ns: rng.random_range(3..25) * SEC,
+            log_bytes_max: *[5_000, 40_000, 4 << 20].choose(rng).unwrap_or(&40_000),
         }
     }
 }

@@ -240,6 +240,18 @@ impl World {
             }
         }
         if !self.is_broken() {
+            let map = &self.out.truth.newest;
+            let groups = self.processes.iter().flat_map(|process| {
+                let number = process.host.number;
+                let statuses = process
+                    .host
+                    .core
+                    .iter()
+                    .flat_map(|core| map.shards.keys().filter_map(|id| core.status(group_of(*id))));
+                statuses.map(move |status| format!("process {number}: {status:?}"))
+            });
+            let groups: Vec<String> = groups.collect();
+            self.out.trace.tell(self.out.now, || groups.join("\n"));
             self.out.truth.breaks(format!("no rest within {} s of peace: {why}", REST_WITHIN / SEC));
         }
         false

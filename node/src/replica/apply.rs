@@ -50,6 +50,8 @@ pub(super) struct ApplyTask {
     /// Snapshots that are being made.
     pub(super) snapshots: JoinSet<()>,
     pub(super) pause: Pause,
+    /// Number of the first file that no machine before has named.
+    pub(super) files_from: u64,
     pub(super) indexing: Indexing,
 }
 
@@ -290,6 +292,8 @@ impl ApplyTask {
     /// Nobody reads what is here any more, and nothing is built of it.
     fn put_down(&mut self, mut machine: ShardMachine) -> Result<(), NodeError> {
         self.replica.restoring.store(true, Ordering::Release);
+        self.replica.contents.fetch_add(1, Ordering::AcqRel);
+        self.files_from = self.files_from.max(machine.files_from());
         self.jobs.stand_down(&mut machine)
     }
 
@@ -323,6 +327,7 @@ impl ApplyTask {
             }
             opened => opened?,
         };
+        machine.number_files_from(self.files_from);
         self.offer_segments(&machine);
         self.publish(&mut machine);
         self.replica.restoring.store(false, Ordering::Release);
@@ -354,8 +359,10 @@ impl ApplyTask {
             if !self.until_there_is_room().await {
                 return Ok(None);
             }
-            match restore::restore(shard, &self.replica.spec, data, self.store.clone(), &self.indexing).await {
+            let (spec, store, from) = (&self.replica.spec, self.store.clone(), self.files_from);
+            match restore::restore(shard, spec, data, store, &self.indexing, from, self.closed()).await {
                 Ok(restored) => break restored,
+                Err(FetchError::Cancelled) => return Ok(None),
                 Err(FetchError::Node(error)) => return Err(error),
                 Err(error) => {
                     tracing::warn!(shard = shard.0, %error, "a snapshot could not be fetched; asking for another");
@@ -371,6 +378,13 @@ impl ApplyTask {
         self.publish(&mut machine);
         self.replica.restoring.store(false, Ordering::Release);
         Ok(Some(machine))
+    }
+
+    /// Completes once the group is closed.
+    async fn closed(&self) {
+        while !self.inbox.is_closed() {
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
     }
 
     /// Waits until another's content could be written here; false if the group is closed meanwhile.

@@ -27,7 +27,7 @@ use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::planted::{Bug, is_planted};
 use shoal_model::{IndexSpec, LogIndex, PointId, ShardId};
 use shoal_proto::convert;
-use shoal_runtime::{Batch, Store, Table};
+use shoal_runtime::{Batch, MemoryStore, Store, Table};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::command::{self, Command, Write};
@@ -189,6 +189,22 @@ impl ShardMachine {
             operations,
         };
         Ok((machine, bad))
+    }
+
+    /// An empty one in memory, for as long as what the store has is damaged and another's content is not here yet.
+    pub fn stand_in(shard: ShardId, spec: &IndexSpec, policy: Policy) -> Result<Self, NodeError> {
+        Ok(Self::open(&MemoryStore::new(), shard, spec, policy, None)?.0)
+    }
+
+    /// The first number that no segment's files had here.
+    pub fn files_from(&self) -> u64 {
+        self.files.from()
+    }
+
+    /// Numbers files of segments from there on, if not from further on: an earlier machine's jobs may still write to theirs,
+    /// and remove them.
+    pub fn number_files_from(&mut self, first: u64) {
+        self.files.number_from(first);
     }
 
     /// The position that the state reflects.

@@ -61,11 +61,21 @@ pub fn erase(root: &Path, shard: ShardId) -> Result<(), NodeError> {
 }
 
 impl SegmentFiles {
-    /// A shard's folder that has none; it is made.
-    pub fn empty(root: &Path, shard: ShardId) -> Result<Self, NodeError> {
+    /// A shard's folder that has none; it is made. Their numbers will begin at `first` or beyond.
+    pub fn empty(root: &Path, shard: ShardId, first: u64) -> Result<Self, NodeError> {
         let folder = folder_of(root, shard);
         fs::create_dir_all(&folder).map_err(|source| NodeError::SegmentFolder { path: folder.clone(), source })?;
-        Ok(Self { shard, folder: Some(folder), next: 1 })
+        Ok(Self { shard, folder: Some(folder), next: first.max(1) })
+    }
+
+    /// The next number.
+    pub fn from(&self) -> u64 {
+        self.next
+    }
+
+    /// Goes on from a number, if it is not further.
+    pub(crate) fn number_from(&mut self, first: u64) {
+        self.next = self.next.max(first);
     }
 
     /// Opens what the store has `listed` in the shard's folder under `root`, every byte verified, and cleans up the rest.
