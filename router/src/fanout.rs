@@ -64,6 +64,8 @@ struct Part {
     leader: Option<NodeId>,
     /// How often nodes were asked.
     asked: BTreeMap<NodeId, u32>,
+    /// Nodes that did not know the shard as the map had it, and the epoch that it had there.
+    refused_by: BTreeMap<NodeId, Epoch>,
     failures: u32,
     /// When the first of them came.
     failing_since: Option<Duration>,
@@ -105,6 +107,7 @@ impl Fanout {
                 turn,
                 leader,
                 asked: BTreeMap::new(),
+                refused_by: BTreeMap::new(),
                 failures: 0,
                 failing_since: None,
                 last: None,
@@ -188,7 +191,7 @@ impl Fanout {
         answered: &[ShardId],
         failed: Vec<(ShardId, Failure)>,
     ) -> bool {
-        let targets = self.close(call);
+        let (node, targets) = self.close(call);
         let mut failed: BTreeMap<ShardId, Failure> = failed.into_iter().collect();
         let mut refresh = false;
         for target in targets {
@@ -198,14 +201,14 @@ impl Fanout {
             }
             let silent = || Failure::new(Cause::NotReady, "its node did not answer for it");
             let failure = failed.remove(&target.shard).unwrap_or_else(silent);
-            refresh |= self.fail(at, target, failure);
+            refresh |= self.fail(at, node, target, failure);
         }
         refresh
     }
 
     fn take_failure(&mut self, at: Duration, call: CallId, failure: &Failure) -> bool {
-        let targets = self.close(call);
-        let fail = |refresh, target| self.fail(at, target, failure.clone()) || refresh;
+        let (node, targets) = self.close(call);
+        let fail = |refresh, target| self.fail(at, node, target, failure.clone()) || refresh;
         targets.into_iter().fold(false, fail)
     }
 
@@ -217,7 +220,7 @@ impl Fanout {
         self.plan.silent.insert(node);
         for target in targets {
             if self.parts.get(&target.shard).is_some_and(|part| part.waits_for_silent(&self.plan)) {
-                self.fail(at, target, Failure::new(Cause::Silent, format!("node {node} says nothing")));
+                self.fail(at, Some(node), target, Failure::new(Cause::Silent, format!("node {node} says nothing")));
             }
         }
     }
@@ -229,15 +232,15 @@ impl Fanout {
         !answered.iter().any(is_answered)
     }
 
-    /// What a call that is over was about.
-    fn close(&mut self, call: CallId) -> Vec<Target> {
-        let Some(Open { node, targets, .. }) = self.calls.remove(&call) else { return Vec::new() };
+    /// To whom a call went that is over, and what it was about.
+    fn close(&mut self, call: CallId) -> (Option<NodeId>, Vec<Target>) {
+        let Some(Open { node, targets, .. }) = self.calls.remove(&call) else { return (None, Vec::new()) };
         for target in &targets {
             if let Some(part) = self.parts.get_mut(&target.shard) {
                 part.open.retain(|open| *open != node);
             }
         }
-        targets
+        (Some(node), targets)
     }
 
     fn set(&mut self, shard: ShardId, state: State) {
@@ -246,8 +249,8 @@ impl Fanout {
         }
     }
 
-    /// Notes that a shard failed; says whether a newer map is needed.
-    fn fail(&mut self, at: Duration, target: Target, failure: Failure) -> bool {
+    /// Notes that a shard failed, on `node` if one was asked; says whether a newer map is needed.
+    fn fail(&mut self, at: Duration, node: Option<NodeId>, target: Target, failure: Failure) -> bool {
         let Some(part) = self.parts.get_mut(&target.shard).filter(|part| part.state != State::Answered) else {
             return false;
         };
@@ -257,6 +260,9 @@ impl Fanout {
         part.last = Some(failure.clone());
         if cause.is_of_one_replica() {
             part.leader = failure.leader;
+        }
+        if let Some(node) = node.filter(|_| cause == Cause::StaleEpoch) {
+            part.refused_by.insert(node, target.epoch);
         }
         let state = self.after_failure(at, target, cause);
         self.set(target.shard, state);
@@ -358,7 +364,9 @@ impl Fanout {
         let best = in_turn.filter(free).min_by_key(|at| {
             let node = candidates[*at];
             let silent = self.plan.silent.contains(&node);
-            (silent || part.leader != Some(node), part.asked.get(&node).copied().unwrap_or(0), silent)
+            // Whoever leads knows the shard. One that does not will say so again, whatever the others believe of it.
+            let leads = part.leader == Some(node) && part.refused_by.get(&node) != Some(&entry.epoch);
+            (silent || !leads, part.asked.get(&node).copied().unwrap_or(0), silent)
         });
         if let Some(at) = best {
             part.turn = at + 1;
@@ -372,7 +380,7 @@ impl Fanout {
             let failure = Failure::new(Cause::Unreachable, message);
             // A whole round fails at once.
             while self.parts.get(&shard)?.state == State::Ready {
-                self.fail(at, target, failure.clone());
+                self.fail(at, None, target, failure.clone());
             }
         } else {
             part.state = State::Called;

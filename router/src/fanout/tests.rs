@@ -152,6 +152,36 @@ fn a_stale_epoch_is_resolved_with_the_next_map() {
 }
 
 #[test]
+fn a_leader_that_does_not_know_the_shard_is_not_asked_before_the_others_again() {
+    let (map, collection) = map(3, &[&[1, 2, 3]]);
+    let [shard] = shards(&map)[..] else { panic!("one shard") };
+    let mut request = fanout(&map, collection, 1.0, Grouping::PerShard);
+    let part = request.parts.get_mut(&shard).expect("it is asked for");
+    part.leader = Some(NodeId(1));
+    let names_the_old_one =
+        |call| Event::Answered { call, answered: vec![], failed: vec![(shard, led_by(Cause::NotLeader, 1))] };
+    let (call, node, _) = only_call(&request.decide(ms(0), Event::Started));
+    assert_eq!(node, NodeId(1));
+    let rested = wake(&request.decide(ms(1), refuse(call, shard, Cause::StaleEpoch)));
+    let (call, node, _) = only_call(&request.decide(rested, Event::Woke));
+    assert_eq!(node, NodeId(2), "the map is the same, so the first would say the same");
+    let (call, node, _) = only_call(&request.decide(rested, names_the_old_one(call)));
+    assert_eq!(node, NodeId(3), "also if others take it for the leader");
+    let rested = wake(&request.decide(rested, names_the_old_one(call)));
+    let next = changed(&map, shard);
+    assert_eq!(calls(&request.decide(rested - ms(1), Event::Map(next))), [], "no call waits for a map");
+    assert_eq!(
+        only_call(&request.decide(rested, Event::Woke)).1,
+        NodeId(1),
+        "its entry has changed: it may know it now"
+    );
+}
+
+fn led_by(cause: Cause, node: u64) -> Failure {
+    Failure { leader: Some(NodeId(node)), ..failed(cause) }
+}
+
+#[test]
 fn a_map_that_came_meanwhile_is_used_at_once() {
     let (map, collection) = map(1, &[&[1]]);
     let [shard] = shards(&map)[..] else { panic!("one shard") };
