@@ -12,6 +12,7 @@ use shoal_proto::internal::v1::replica_service_server::ReplicaServiceServer;
 use shoal_proto::internal::v1::shard_service_server::ShardServiceServer;
 use shoal_proto::map_watch::MapWatch;
 use shoal_proto::raft_lanes::{RaftInbox, RaftLanes};
+use shoal_proto::recipient::Recipient;
 use shoal_proto::server;
 use shoal_runtime::{DiskWatch, Failure, PatientStore, Store, Tasks, Told};
 use tokio::net::TcpListener;
@@ -148,7 +149,7 @@ impl Node {
         serve(
             &mut front,
             listener,
-            Calls { shards: calls, transfers },
+            Calls { me: Recipient { cluster: member.0, node: member.1 }, shards: calls, transfers },
             &consensus,
             &config,
             replicas,
@@ -314,6 +315,8 @@ fn resolver(maps: MapWatch) -> impl Fn(GroupId, ReplicaId) -> Option<String> + S
 
 /// What routers and other nodes may call.
 struct Calls {
+    /// Whom they have to be for.
+    me: Recipient,
     shards: ShardCalls,
     transfers: ReplicaCalls,
 }
@@ -336,6 +339,7 @@ fn serve(
         .add_service(shards)
         .add_service(ReplicaServiceServer::new(calls.transfers).max_encoding_message_size(usize::MAX))
         .add_service(RaftInbox::service(stop.clone(), move |envelope| raft.receive(envelope)));
+    let routes = calls.me.guard(routes);
     front.spawn("server", async move {
         if let Err(error) = server::serve(listener, routes, stop).await {
             failure.tell(error);

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod map;
 pub mod map_watch;
 pub mod raft_lanes;
+pub mod recipient;
 pub mod server;
 pub mod status;
 pub mod trace;

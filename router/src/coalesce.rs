@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use prost::Message as _;
-use shoal_model::NodeId;
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::shard_service_client::ShardServiceClient;
+use shoal_proto::recipient::Recipient;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 use tonic::transport::Channel;
@@ -38,7 +38,7 @@ pub(crate) struct Gathering {
 
 /// A search on its way to a node.
 struct Letter {
-    node: NodeId,
+    to: Recipient,
     channel: Channel,
     item: wire::SearchBatchItem,
     within: Duration,
@@ -49,6 +49,7 @@ type Reply = oneshot::Sender<Result<wire::SearchResponse, Status>>;
 
 /// Letters that travel as one call.
 struct Load {
+    to: Recipient,
     channel: Channel,
     items: Vec<wire::SearchBatchItem>,
     /// By item; none where it is answered.
@@ -70,14 +71,14 @@ impl Gathering {
     /// Makes a call, which is in the queue when this returns.
     pub(crate) fn ask(
         &self,
-        NodeCall { node, channel, within, .. }: NodeCall,
+        NodeCall { to, channel, within, .. }: NodeCall,
         search: wire::SearchRequest,
     ) -> impl Future<Output = Result<wire::SearchResponse, Status>> + use<> {
         let (reply, answer) = oneshot::channel();
         let timeout_us = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
         let item = wire::SearchBatchItem { search: Some(search), timeout_us };
         // Without a carrier the letter is dropped, and its reply with it.
-        let _ = self.queue.send(Letter { node, channel, item, within, reply });
+        let _ = self.queue.send(Letter { to, channel, item, within, reply });
         async move { answer.await.map_err(|_| Status::cancelled("the batch is over"))? }
     }
 }
@@ -105,10 +106,10 @@ async fn carry(
 
 /// Puts letters to the same node together, as many as a call may carry.
 fn loads(letters: Vec<Letter>, capacity: Capacity) -> Vec<Load> {
-    let mut by_node: BTreeMap<NodeId, Vec<Load>> = BTreeMap::new();
+    let mut by_node: BTreeMap<Recipient, Vec<Load>> = BTreeMap::new();
     for letter in letters {
         let bytes = letter.item.encoded_len() + ITEM_FRAME_BYTES;
-        let loads = by_node.entry(letter.node).or_default();
+        let loads = by_node.entry(letter.to).or_default();
         match loads.last_mut().filter(|load| load.has_room(bytes, capacity)) {
             Some(load) => load.add(letter, bytes),
             None => loads.push(Load::of(letter, bytes)),
@@ -119,8 +120,8 @@ fn loads(letters: Vec<Letter>, capacity: Capacity) -> Vec<Load> {
 
 impl Load {
     fn of(letter: Letter, bytes: usize) -> Self {
-        let Letter { channel, item, within, reply, .. } = letter;
-        Self { channel, items: vec![item], replies: vec![Some(reply)], bytes, within }
+        let Letter { to, channel, item, within, reply } = letter;
+        Self { to, channel, items: vec![item], replies: vec![Some(reply)], bytes, within }
     }
 
     fn has_room(&self, bytes: usize, capacity: Capacity) -> bool {
@@ -137,8 +138,8 @@ impl Load {
 
 /// Makes one call and hands its answers out. A call that fails fails whatever it has not answered by then.
 async fn deliver(mut node: ShardServiceClient<Channel>, load: Load) {
-    let Load { items, mut replies, within, .. } = load;
-    let request = timed(wire::SearchBatchRequest { items }, within);
+    let Load { to, items, mut replies, within, .. } = load;
+    let request = timed(wire::SearchBatchRequest { items }, to, within);
     let ended = receive(&mut node, request, &mut replies).await;
     let silent = || Status::unavailable("the answer to a batch ended early");
     let status = ended.err().unwrap_or_else(silent);
@@ -166,6 +167,7 @@ async fn receive(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shoal_model::{ClusterId, NodeId};
     use shoal_proto::server;
 
     fn letter(node: u64, vector_bytes: usize, within_ms: u64) -> Letter {
@@ -174,7 +176,7 @@ mod tests {
         };
         let search = wire::SearchRequest { vector: Some(vector), ..Default::default() };
         Letter {
-            node: NodeId(node),
+            to: Recipient { cluster: ClusterId(1), node: NodeId(node) },
             channel: server::channel("http://127.0.0.1:1").expect("well-formed"),
             item: wire::SearchBatchItem { search: Some(search), timeout_us: within_ms * 1_000 },
             within: Duration::from_millis(within_ms),

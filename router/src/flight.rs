@@ -11,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use shoal_model::{ClusterMap, Epoch, NodeId, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map_watch::MapWatch;
+use shoal_proto::recipient::Recipient;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
@@ -34,7 +35,8 @@ pub(crate) struct Airspace {
 
 /// A call to one node.
 pub(crate) struct NodeCall {
-    pub(crate) node: NodeId,
+    /// Whatever else listens at its address refuses the call.
+    pub(crate) to: Recipient,
     pub(crate) channel: Channel,
     /// At least one.
     pub(crate) targets: Vec<Target>,
@@ -87,7 +89,8 @@ impl Airspace {
                         nodes.insert(id, node);
                         let within = ends_at.saturating_duration_since(Instant::now());
                         let channel = self.channel(fanout.map(), node);
-                        let made = channel.map(|channel| call(NodeCall { node, channel, targets, within }));
+                        let to = Recipient { cluster: fanout.map().cluster, node };
+                        let made = channel.map(|channel| call(NodeCall { to, channel, targets, within }));
                         calls.push(outcome_of(id, node, made));
                         silences.push(self.silence_of(id, node));
                     }

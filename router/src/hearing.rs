@@ -12,9 +12,11 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use shoal_model::NodeId;
 use shoal_proto::map_watch::MapWatch;
+use shoal_proto::recipient::Recipient;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -112,7 +114,10 @@ impl Hearing {
         for node in doubted {
             let channel = map.nodes.get(&node).and_then(|entry| nodes.channel(&entry.address).ok());
             match channel {
-                Some(channel) => signs.push(async move { (node, gives_sign(node, channel).await) }),
+                Some(channel) => {
+                    let to = Recipient { cluster: map.cluster, node };
+                    signs.push(async move { (node, gives_sign(to, channel).await) });
+                }
                 None => self.forget(node),
             }
         }
@@ -151,12 +156,13 @@ impl Hearing {
     }
 }
 
-/// Whether a node says anything at all, be it that it is not ready.
-async fn gives_sign(node: NodeId, channel: Channel) -> bool {
-    let question = HealthCheckRequest { service: String::new() };
+/// Whether a node says anything at all, be it that it is not ready. Another one at its address speaks for itself only.
+async fn gives_sign(to: Recipient, channel: Channel) -> bool {
+    let mut question = Request::new(HealthCheckRequest { service: String::new() });
+    to.inject(question.metadata_mut());
     match timeout(SIGN_WITHIN, HealthClient::new(channel).check(question)).await {
         Ok(Ok(_)) => true,
-        Ok(Err(status)) => call_failure(node, &status).cause != Cause::Unreachable,
+        Ok(Err(status)) => call_failure(to.node, &status).cause != Cause::Unreachable,
         Err(_) => false,
     }
 }

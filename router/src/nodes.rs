@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use shoal_model::{ClusterMap, ErrorKind, InputError, NodeId, ShardId};
 use shoal_proto::internal::v1 as wire;
+use shoal_proto::recipient::Recipient;
 use shoal_proto::status::from_status;
 use shoal_proto::{server, trace};
 use tonic::transport::Channel;
@@ -41,10 +42,11 @@ impl Nodes {
     }
 }
 
-/// A call that continues the current trace and ends `within`.
-pub(crate) fn timed<Q>(message: Q, within: Duration) -> Request<Q> {
+/// A call for one node that continues the current trace and ends `within`.
+pub(crate) fn timed<Q>(message: Q, to: Recipient, within: Duration) -> Request<Q> {
     let mut request = Request::new(message);
     request.set_timeout(within);
+    to.inject(request.metadata_mut());
     trace::inject(request.metadata_mut());
     request
 }

@@ -81,14 +81,14 @@ impl Shared {
             coverage_min: 1.0,
         };
         let target = Freshness::default();
-        let written = self.fan_out(call, located, errand, |NodeCall { channel, targets, within, .. }| {
+        let written = self.fan_out(call, located, errand, |NodeCall { to, channel, targets, within }| {
             let own = targets.first().and_then(|target| Some((target.shard, writes.get(&target.shard)?.clone())));
             let (shard, mut write) = own.unwrap_or_default();
             write.target = targets.first().map(|asked| target.target(*asked));
             let mut node = self.client(channel);
             async move {
                 meet(Failpoint::RouterWrite).map_err(lost)?;
-                let answer = node.write(timed(write, within)).await?.into_inner();
+                let answer = node.write(timed(write, to, within)).await?.into_inner();
                 meet(Failpoint::RouterWritten).map_err(lost)?;
                 Ok(write_answer(shard, answer))
             }
@@ -109,7 +109,7 @@ impl Shared {
             of_leaders: freshness.is_of_leaders(),
             coverage_min: 1.0,
         };
-        let read = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within, .. }| {
+        let read = self.fan_out(call, &located, errand, |NodeCall { to, channel, targets, within }| {
             let target = targets.first();
             let message = wire::GetRequest {
                 target: target.map(|target| freshness.target(*target)),
@@ -119,7 +119,7 @@ impl Shared {
             };
             let mut node = self.client(channel);
             async move {
-                let answer = node.get(timed(message, within)).await?.into_inner();
+                let answer = node.get(timed(message, to, within)).await?.into_inner();
                 Ok(NodeAnswer { body: answer.points, answered: answer.answered, failures: answer.failures })
             }
         });
@@ -133,11 +133,11 @@ impl Shared {
         let freshness = self.freshness(request.consistency)?;
         let located = self.locate(&request.collection, call.deadline).await?;
         let errand = Errand::of_all_shards(&located, "all must", &freshness, 1.0);
-        let counted = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within, .. }| {
+        let counted = self.fan_out(call, &located, errand, |NodeCall { to, channel, targets, within }| {
             let message = wire::CountRequest { targets: freshness.targets(&targets), filter: request.filter.clone() };
             let mut node = self.client(channel);
             async move {
-                let answer = node.count(timed(message, within)).await?.into_inner();
+                let answer = node.count(timed(message, to, within)).await?.into_inner();
                 Ok(NodeAnswer { body: answer.count, answered: answer.answered, failures: answer.failures })
             }
         });
@@ -155,7 +155,7 @@ impl Shared {
         let errand = Errand::of_all_shards(&located, "all must", &freshness, 1.0);
         // One more than wanted tells whether there are more, unless the cap forbids to ask for it.
         let limit = u32::try_from(wanted).unwrap_or(u32::MAX).saturating_add(1).min(limits.batch_points_max);
-        let page = self.fan_out(call, &located, errand, |NodeCall { channel, targets, within, .. }| {
+        let page = self.fan_out(call, &located, errand, |NodeCall { to, channel, targets, within }| {
             let message = wire::ScrollRequest {
                 targets: freshness.targets(&targets),
                 filter: request.filter.clone(),
@@ -166,7 +166,7 @@ impl Shared {
             };
             let mut node = self.client(channel);
             async move {
-                let answer = node.scroll(timed(message, within)).await?.into_inner();
+                let answer = node.scroll(timed(message, to, within)).await?.into_inner();
                 Ok(NodeAnswer { body: answer.points, answered: answer.answered, failures: answer.failures })
             }
         });

@@ -45,9 +45,9 @@ struct Found {
 impl Shared {
     async fn search(&self, request: v1::SearchRequest, call: &Call) -> Result<v1::SearchResponse, RouterError> {
         let name = request.collection.clone();
-        let ask = |NodeCall { channel, within, .. }, message: wire::SearchRequest| {
+        let ask = |NodeCall { to, channel, within, .. }, message: wire::SearchRequest| {
             let mut node = self.client(channel);
-            async move { Ok(node.search(timed(message, within)).await?.into_inner()) }
+            async move { Ok(node.search(timed(message, to, within)).await?.into_inner()) }
         };
         self.search_by(request, call, self.locate(&name, call.deadline), ask).await
     }

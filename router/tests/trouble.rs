@@ -9,8 +9,9 @@ use fakes::{
     FakeCoordinator, FakeNode, PATIENCE, Rig, Trouble, channel, id, map, place, refusal, search, start_router, touch,
     upsert,
 };
-use shoal_model::ErrorKind;
+use shoal_model::{ClusterId, ClusterMap, ErrorKind, NodeId};
 use shoal_proto::internal::v1::ShardFailureKind as Kind;
+use shoal_proto::recipient::Recipient;
 use shoal_proto::v1;
 use shoal_proto::v1::cluster_service_client::ClusterServiceClient;
 use tokio::time::{Instant, timeout};
@@ -113,6 +114,60 @@ async fn a_stopped_node_holds_nobody_up_for_long() {
         }
     };
     timeout(PATIENCE, asked).await.expect("a node that goes on is asked again");
+}
+
+#[tokio::test]
+async fn a_new_node_at_the_address_of_a_lost_one_is_not_taken_for_it() {
+    for knows_itself in [true, false] {
+        let me = Recipient { cluster: ClusterId(7), node: NodeId(3) };
+        let other = FakeNode::start().await;
+        let new = if knows_itself { FakeNode::start_as(me).await } else { FakeNode::start().await };
+        // Node 1, which is lost, was where node 3 is now.
+        let mut map = map(&[new.address.clone(), other.address.clone(), new.address.clone()], 1);
+        place(&mut map, "two", vec![vec![NodeId(1), NodeId(2)]; 2]);
+        other.follow(&map);
+        let coordinator = FakeCoordinator::start(map).await;
+        let (router, registry) = start_router(vec![coordinator.address.clone()], |_| {}).await;
+        let rig = Rig { coordinator, nodes: vec![new, other], router, registry };
+        let mut write = upsert((0..10).map(|n| fakes::point(n, &[1.0, 1.0])).collect());
+        write.collection = "two".into();
+        let began = Instant::now();
+        rig.points().upsert(write).await.expect("node 2 is there");
+        for _ in 0..20 {
+            assert_eq!(linearizable_count(&rig, "two").await.expect("node 2 is there"), 10);
+        }
+        assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
+        assert_eq!(rig.nodes[0].calls().is_empty(), knows_itself, "a node that knows itself takes no call for another");
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_have_exchanged_their_addresses_do_not_answer_for_each_other() {
+    let me = |node| Recipient { cluster: ClusterId(7), node: NodeId(node) };
+    let (first, second) = (FakeNode::start_as(me(1)).await, FakeNode::start_as(me(2)).await);
+    let before = map(&[second.address.clone(), first.address.clone()], 1);
+    let after = ClusterMap { epoch: before.epoch.next(), ..map(&[first.address.clone(), second.address.clone()], 1) };
+    // Both know the shard, as replicas do: a call that goes astray would be answered.
+    first.follow(&before);
+    second.follow(&before);
+    let coordinator = FakeCoordinator::start(before).await;
+    let (router, registry) = start_router(vec![coordinator.address.clone()], |_| {}).await;
+    let rig = Rig { coordinator, nodes: vec![first, second], router, registry };
+    let status = linearizable_count(&rig, "c").await.expect_err("node 1 is not where the map says");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("node 1: at this address is node 2"), "{status}");
+    assert!(rig.nodes.iter().all(|node| node.calls().is_empty()), "nobody has taken a call for the other");
+    rig.coordinator.shown.send_replace(after);
+    let counted = async { while linearizable_count(&rig, "c").await.is_err() {} };
+    timeout(PATIENCE, counted).await.expect("it is called where it is now");
+    assert!(!rig.nodes[0].calls().is_empty());
+}
+
+async fn linearizable_count(rig: &Rig, collection: &str) -> Result<u64, tonic::Status> {
+    let level = v1::ConsistencyLevel::Linearizable.into();
+    let consistency = Some(v1::Consistency { level, ..Default::default() });
+    let count = v1::CountRequest { collection: collection.into(), consistency, ..Default::default() };
+    Ok(rig.points().count(count).await?.into_inner().count)
 }
 
 #[tokio::test]

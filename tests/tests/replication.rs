@@ -129,6 +129,73 @@ fn writes_and_reads_go_on_when_leaders_are_killed() {
 }
 
 #[test]
+fn a_leader_that_is_emptied_and_comes_back_to_its_address_holds_nobody_up() {
+    let runtime = Runtime::new().expect("a runtime");
+    let mut cluster = Cluster::start(Shape { coordinators: 3, nodes: 3, routers: 1 });
+    let client = connect(&runtime, &cluster);
+    // Each write and read goes to the leaders, so that the router knows them.
+    runtime.block_on(async {
+        create(&client, 3).await;
+        upsert(&client, 0..300).await;
+        assert_eq!(count(&client).await, 300);
+    });
+    let leader = wait_for(|| runtime.block_on(leader_of(&client, 0)));
+    cluster.kill(leader);
+    std::fs::remove_dir_all(cluster.data(leader)).expect("nobody uses it any more");
+    cluster.launch(leader);
+    cluster.wait_ready(leader);
+    check_served_soon(&runtime, &client, 300);
+    assert_eq!(runtime.block_on(client.status()).expect("a status").nodes.len(), 4, "an emptied folder is a new node");
+    cluster.stop();
+}
+
+#[test]
+fn nodes_that_exchange_their_addresses_are_found_again() {
+    let runtime = Runtime::new().expect("a runtime");
+    let mut cluster = Cluster::start(Shape { coordinators: 3, nodes: 3, routers: 1 });
+    let client = connect(&runtime, &cluster);
+    runtime.block_on(async {
+        create(&client, 3).await;
+        upsert(&client, 0..300).await;
+    });
+    let pair = [Role::Node(0), Role::Node(1)];
+    pair.into_iter().for_each(|node| cluster.kill(node));
+    let [first, second] = pair.map(|node| cluster.folder().join(format!("{}.toml", node.name())));
+    exchange_first_lines(&first, &second);
+    pair.into_iter().for_each(|node| cluster.launch(node));
+    pair.into_iter().for_each(|node| cluster.wait_ready(node));
+    check_served_soon(&runtime, &client, 300);
+    runtime.block_on(check_same(&client));
+    cluster.stop();
+}
+
+/// The first line of a node's file says where it listens.
+fn exchange_first_lines(a: &std::path::Path, b: &std::path::Path) {
+    let parts = [a, b].map(|path| {
+        let text = std::fs::read_to_string(path).expect("the file is there");
+        let (first, rest) = text.split_once('\n').expect("lines");
+        assert!(first.starts_with("listen = "), "{first}");
+        (first.to_owned(), rest.to_owned())
+    });
+    let [(first_a, rest_a), (first_b, rest_b)] = parts;
+    std::fs::write(a, format!("{first_b}\n{rest_a}")).expect("written");
+    std::fs::write(b, format!("{first_a}\n{rest_b}")).expect("written");
+}
+
+/// Checks that writes and linearizable reads of all shards are served once new leaders are there, and from then on, though no
+/// process is started again. `rows` are there before.
+fn check_served_soon(runtime: &Runtime, client: &Client, rows: u64) {
+    let began = Instant::now();
+    for round in 0..20 {
+        let first = rows + round * 30;
+        runtime.block_on(upsert(client, first..first + 30));
+        assert_eq!(runtime.block_on(count(client)), first + 30);
+        assert!(began.elapsed() < Duration::from_secs(15), "round {round}, after {:?}", began.elapsed());
+    }
+    println!("20 rounds of writes and reads took {:?}", began.elapsed());
+}
+
+#[test]
 fn each_node_leads_a_shard_and_has_its_lead_back_once_it_is_back() {
     let mut cluster = Cluster::start(Shape { coordinators: 1, nodes: 3, routers: 1 });
     let runtime = Runtime::new().expect("a runtime");

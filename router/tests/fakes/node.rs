@@ -7,6 +7,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use shoal_model::{ClusterMap, PointId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::shard_service_server::{ShardService, ShardServiceServer};
+use shoal_proto::recipient::Recipient;
 use shoal_proto::status::{RemoteError, to_status};
 use shoal_proto::{convert, server, v1};
 use tokio::net::{TcpListener, TcpSocket};
@@ -55,6 +56,15 @@ impl FakeNode {
         let (listener, address) = server::listen("127.0.0.1:0").await.expect("a free port");
         let node = Self { address: format!("http://{address}"), state: Arc::default() };
         node.serve(listener);
+        node
+    }
+
+    /// A node that takes calls for itself alone.
+    pub async fn start_as(me: Recipient) -> Self {
+        let (listener, address) = server::listen("127.0.0.1:0").await.expect("a free port");
+        let node = Self { address: format!("http://{address}"), state: Arc::default() };
+        let routes = me.guard(Routes::new(ShardServiceServer::new(node.clone())));
+        tokio::spawn(server::serve(listener, routes, CancellationToken::new()));
         node
     }
 
