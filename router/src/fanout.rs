@@ -138,6 +138,11 @@ impl Fanout {
         &self.retries
     }
 
+    /// The shards that have answered.
+    pub(crate) fn answered(&self) -> impl Iterator<Item = ShardId> {
+        self.parts.iter().filter(|(_, part)| part.state == State::Answered).map(|(shard, _)| *shard)
+    }
+
     /// What to do about `event`, which came `at` this time since the request began.
     pub(crate) fn decide(&mut self, at: Duration, event: Event) -> Vec<Action> {
         if self.finished {

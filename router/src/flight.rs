@@ -22,6 +22,7 @@ use crate::hearing::Hearing;
 use crate::leaders::Leaders;
 use crate::metrics::Metrics;
 use crate::nodes::{Nodes, call_failure, shard_failure};
+use crate::outages::{Asked, Outages};
 
 /// What every flight needs.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub(crate) struct Airspace {
     pub(crate) metrics: Metrics,
     pub(crate) leaders: Leaders,
     pub(crate) hearing: Hearing,
+    pub(crate) outages: Outages,
 }
 
 /// A call to one node.
@@ -97,8 +99,7 @@ impl Airspace {
                     Action::RefreshMap { beyond } => self.refresh(beyond),
                     Action::WakeAt(at) => wake_at = ends_at.min(begun + at),
                     Action::Finish(outcome) => {
-                        let partial = matches!(&outcome, Outcome::Answered { gaps } if !gaps.is_empty());
-                        self.metrics.fanned_out(&fanout, partial);
+                        self.note_end(&fanout, &outcome, to_leaders);
                         return Landed { outcome, answers, map: fanout.map().clone() };
                     }
                 }
@@ -147,6 +148,15 @@ impl Airspace {
                 Event::Answered { call, answered, failed }
             }
         }
+    }
+
+    /// Counts how a request ended, and tells what no single one shows.
+    fn note_end(&self, fanout: &Fanout, outcome: &Outcome, to_leaders: bool) {
+        let partial = matches!(outcome, Outcome::Answered { gaps } if !gaps.is_empty());
+        self.metrics.fanned_out(fanout, partial);
+        let asked = if to_leaders { Asked::Leader } else { Asked::AnyReplica };
+        let news = self.outages.hear(asked, fanout.answered(), outcome.gaps(), Instant::now());
+        news.iter().for_each(|news| news.log(asked));
     }
 
     fn listen_to<T>(&self, node: NodeId, result: &Result<NodeAnswer<T>, Failure>) {

@@ -5,7 +5,7 @@
 //! - `check`: everything a request may say wrongly, refused before anything is sent.
 //! - `lookup`: from a collection's name to its place in the map.
 //! - `split`: which shard holds an id; `leaders`: which node leads a shard, as far as answers have told;
-//!   `hearing`: which nodes are silent.
+//!   `hearing`: which nodes are silent; `outages`: which shards have failed for long.
 //! - `freshness`: how fresh an answer must be, and how fresh it is.
 //! - `batch`: several searches at once; `coalesce`: those of their calls that go to one node as one.
 //! - `points`, `search`: the gRPC services for data; `forward`: those that coordinators answer.
@@ -29,6 +29,7 @@ mod leaders;
 mod lookup;
 mod metrics;
 mod nodes;
+mod outages;
 mod points;
 mod router;
 mod search;

@@ -28,6 +28,7 @@ use crate::leaders::Leaders;
 use crate::lookup::Pacer;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
+use crate::outages::Outages;
 use crate::points::Points;
 use crate::search::Search;
 use crate::{RouterConfig, RouterError};
@@ -65,6 +66,7 @@ impl Router {
                 metrics: Metrics::register(registry),
                 leaders: Leaders::default(),
                 hearing: Hearing::default(),
+                outages: Outages::default(),
             },
             lookups: Pacer::default(),
             admission: Semaphore::new(config.in_flight_max as usize),

@@ -104,6 +104,16 @@ pub(crate) enum Outcome {
     CollectionGone,
 }
 
+impl Outcome {
+    /// The shards that did not answer, where others did or could.
+    pub(crate) fn gaps(&self) -> &[Gap] {
+        match self {
+            Self::Answered { gaps } | Self::TooFew { gaps, .. } => gaps,
+            Self::Refused(_) | Self::CollectionGone => &[],
+        }
+    }
+}
+
 /// A shard that did not answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Gap {
