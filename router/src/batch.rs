@@ -99,7 +99,9 @@ impl Shared {
         let answered = async {
             let call = call.part(search.timeout_ms, &self.config.limits)?;
             let locate = async {
-                let late = |_| RouterError::NoCoordinator { reason: "the collection is still looked for".to_owned() };
+                let late = |_| RouterError::NoCoordinator {
+                    reason: "no coordinator has answered in time; try again".to_owned(),
+                };
                 timeout_at(call.deadline, lookup).await.map_err(late)?.map_err(RouterError::Shared)
             };
             let answer = self.search_by(search, &call, locate, |call, message| gathering.ask(call, message)).await?;

@@ -1,6 +1,6 @@
 //! Asking coordinators: any of them will do, and the next one is tried when one does not answer.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Channels to the coordinators, and which one answered last.
 #[derive(Debug)]
 pub(crate) struct Coordinators {
-    channels: Vec<Channel>,
+    /// With their addresses.
+    channels: Vec<(String, Channel)>,
     current: AtomicUsize,
 }
 
@@ -39,7 +40,8 @@ pub(crate) struct Asked<A> {
 impl Coordinators {
     /// Channels to all of them; none is connected yet.
     pub(crate) fn new(addresses: &[String]) -> Result<Self, InputError> {
-        let channels = addresses.iter().map(|address| server::channel(address)).collect::<Result<_, _>>()?;
+        let channel = |address: &String| Ok((address.clone(), server::channel(address)?));
+        let channels = addresses.iter().map(channel).collect::<Result<_, InputError>>()?;
         Ok(Self { channels, current: AtomicUsize::new(0) })
     }
 
@@ -58,9 +60,9 @@ impl Coordinators {
             let within = (left / 2).max(ATTEMPT_MIN).min(left);
             let current = self.current.load(Ordering::Relaxed);
             // Configuration names one coordinator at least.
-            let channel = self.channels[current % self.channels.len()].clone();
-            let answer = timeout(within, call(channel, request(metadata, message, within))).await;
-            let result = answer.unwrap_or_else(|_| Err(Status::unavailable("a coordinator did not answer in time")));
+            let (address, channel) = &self.channels[current % self.channels.len()];
+            let answer = timeout(within, call(channel.clone(), request(metadata, message, within))).await;
+            let result = answer.unwrap_or_else(|_| Err(Status::unavailable("it did not answer in time")));
             let failed = match result {
                 Err(status) if worth_another(&status) => status,
                 result => return Asked { result, repeated },
@@ -72,7 +74,7 @@ impl Coordinators {
             let _ = self.current.compare_exchange(current, next, Ordering::Relaxed, Ordering::Relaxed);
             let pause = if attempts.is_multiple_of(self.channels.len()) { ROUND_PAUSE } else { Duration::ZERO };
             if Instant::now() + pause >= deadline {
-                return Asked { result: Err(too_late(&failed)), repeated };
+                return Asked { result: Err(too_late(address, &failed)), repeated };
             }
             sleep(pause).await;
         }
@@ -106,11 +108,25 @@ fn worth_another(status: &Status) -> bool {
 }
 
 /// The last failure as the caller is told it. A call that its own deadline ended was not cancelled by the caller.
-fn too_late(failed: &Status) -> Status {
+fn too_late(address: &str, failed: &Status) -> Status {
     let error = from_status(failed);
+    let problem = match failed.source() {
+        // The transport made it: "connection refused" lies deeper than "tcp connect error".
+        Some(source) => format!("{}; see that it runs, and that this router reaches it there", innermost(source)),
+        None => error.message.clone(),
+    };
+    let message = format!("no coordinator served the call in time; {address} was asked last: {problem}");
     let kind = match error.kind {
         ErrorKind::Cancelled | ErrorKind::DeadlineExceeded => ErrorKind::DeadlineExceeded,
         _ => ErrorKind::Unavailable,
     };
-    to_status(&RemoteError { kind, ..error })
+    to_status(&RemoteError { kind, message, ..error })
+}
+
+/// The first cause.
+fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
 }

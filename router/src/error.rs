@@ -40,10 +40,15 @@ pub enum RouterError {
     #[error("too many requests name collections that this router does not know; try again shortly")]
     TooManyUnknown,
     /// No coordinator was heard yet.
-    #[error("no cluster map yet: no coordinator has answered this router since it started")]
-    NoMap,
+    #[error(
+        "no cluster map yet: no coordinator has answered this router since it started; see that one of {coordinators} runs and is reached from here"
+    )]
+    NoMap {
+        /// Where they should be.
+        coordinators: String,
+    },
     /// No coordinator answered in time.
-    #[error("no coordinator answered within the deadline: {reason}")]
+    #[error("whether there is such a collection is not known: {reason}")]
     NoCoordinator {
         /// What the last one asked said.
         reason: String,
@@ -89,7 +94,7 @@ impl Classify for RouterError {
             Self::UnknownCollection { .. } => ErrorKind::NotFound,
             Self::NotServedYet { .. } => ErrorKind::Unimplemented,
             Self::TooManyRequests { .. } | Self::TooManyUnknown => ErrorKind::Overloaded,
-            Self::NoMap | Self::NoCoordinator { .. } => ErrorKind::Unavailable,
+            Self::NoMap { .. } | Self::NoCoordinator { .. } => ErrorKind::Unavailable,
             Self::Coverage { kind, .. } => *kind,
             Self::Malformed(_) | Self::Server(_) | Self::Task(_) => ErrorKind::Internal,
         }

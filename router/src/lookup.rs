@@ -79,7 +79,8 @@ impl Shared {
         }
         let unknown = || RouterError::UnknownCollection { name: name.to_owned() };
         let first_map = timeout_at(deadline, self.air.watch.wait_beyond(Epoch::default()));
-        let map = first_map.await.map_err(|_| RouterError::NoMap)?;
+        let no_map = |_| RouterError::NoMap { coordinators: self.config.coordinators.join(", ") };
+        let map = first_map.await.map_err(no_map)?;
         if let Some(located) = Located::find(map, name) {
             return Ok(located);
         }

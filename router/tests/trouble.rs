@@ -233,10 +233,14 @@ async fn without_any_coordinator_calls_fail_in_time() {
     let (router, _registry) = start_router(vec![DEAD.into()], |config| config.limits.timeout_ms_default = 300).await;
     let mut cluster = ClusterServiceClient::new(channel(&router));
     let status = timeout(PATIENCE, cluster.get_status(v1::GetStatusRequest {})).await.expect("in time");
-    assert_eq!(status.expect_err("nobody to ask").code(), Code::Unavailable);
+    let status = status.expect_err("nobody to ask");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains(&format!("{DEAD} was asked last: ")), "it says who cannot be reached: {status}");
     let mut searches = v1::search_service_client::SearchServiceClient::new(channel(&router));
     let status = timeout(PATIENCE, searches.search(search(&[1.0, 0.0], 1))).await.expect("in time");
-    assert_eq!(status.expect_err("no map").code(), Code::Unavailable);
+    let status = status.expect_err("no map");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains(DEAD), "it says who should have it: {status}");
 }
 
 #[tokio::test]
