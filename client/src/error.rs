@@ -17,7 +17,7 @@ pub enum ClientError {
     #[error(transparent)]
     Refused(RemoteError),
     /// No endpoint could serve it for as long as the call was allowed to take.
-    #[error("{endpoints} did not serve the call ({attempts} attempts in {waited:?}); the last answer was: {last}")]
+    #[error("{endpoints} did not serve the call ({} in {:.2} s); the last answer was: {last}", count_of(*.attempts), .waited.as_secs_f64())]
     Unavailable {
         /// Those that were asked.
         endpoints: String,
@@ -135,7 +135,28 @@ fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn s
     error
 }
 
+/// So many attempts, in words.
+fn count_of(attempts: u32) -> String {
+    format!("{attempts} attempt{}", if attempts == 1 { "" } else { "s" })
+}
+
 /// A part of an answer that does not read as the API says.
 pub(crate) fn malformed(error: &InputError) -> ClientError {
     ClientError::Malformed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_and_time_read_as_a_person_would_write_them() {
+        for (attempts, want) in [(1, "(1 attempt in 9.99 s)"), (2, "(2 attempts in 9.99 s)")] {
+            let last = RemoteError { kind: ErrorKind::Unavailable, field: String::new(), message: "x".into() };
+            let endpoints = "http://127.0.0.1:1".to_owned();
+            let waited = Duration::from_nanos(9_990_121_214);
+            let error = ClientError::Unavailable { endpoints, attempts, waited, last, answered: false };
+            assert!(error.to_string().contains(want), "{error}");
+        }
+    }
 }
