@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use shoal_model::{Classify as _, CollectionSpec, ErrorKind, InputError, Limits, ShardId};
+use shoal_model::{Classify as _, CollectionSpec, ErrorKind, InputError, Limits, ShardId, Token};
 use shoal_proto::server;
 use shoal_proto::status::to_status;
 use shoal_proto::{trace, v1};
@@ -67,6 +67,8 @@ pub(crate) struct Errand {
     pub(crate) grouping: Grouping,
     /// Whether leaders are asked, and waited for.
     pub(crate) of_leaders: bool,
+    /// What replicas wait for before they answer.
+    pub(crate) waits_for: Token,
     pub(crate) coverage_min: f64,
 }
 
@@ -133,6 +135,8 @@ impl Shared {
             coverage_min: errand.coverage_min,
             ends_at: call.time_for_nodes(),
             silent: self.air.hearing.silent(),
+            lagging: self.air.laggards.of(&errand.waits_for),
+            waits_for: errand.waits_for,
             seed: rand::random(),
         };
         let flown = self.air.fly(plan, located.map.clone(), call.begun, ask).await;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use shoal_model::{ClusterMap, Epoch, NodeId, Shard, ShardId, Standing};
+use shoal_model::{ClusterMap, Epoch, LogIndex, NodeId, Shard, ShardId, Standing};
 
 pub(crate) use terms::{Action, CallId, Cause, Event, Failure, First, Gap, Grouping, Outcome, Plan, Target};
 
@@ -136,6 +136,11 @@ impl Fanout {
     /// How often a shard was asked again, by the failure before.
     pub(crate) fn retries(&self) -> &BTreeMap<Cause, u64> {
         &self.retries
+    }
+
+    /// The position at which a replica of a shard answers.
+    pub(crate) fn waits_for(&self, shard: ShardId) -> LogIndex {
+        self.plan.waits_for.index_of(shard)
     }
 
     /// The shards that have answered.
@@ -371,7 +376,12 @@ impl Fanout {
             let silent = self.plan.silent.contains(&node);
             // Whoever leads knows the shard. One that does not will say so again, whatever the others believe of it.
             let leads = part.leader == Some(node) && part.refused_by.get(&node) != Some(&entry.epoch);
-            (silent || !leads, part.asked.get(&node).copied().unwrap_or(0), silent)
+            (
+                silent || !leads,
+                part.asked.get(&node).copied().unwrap_or(0),
+                silent,
+                self.plan.lagging.contains(&(shard, node)),
+            )
         });
         if let Some(at) = best {
             part.turn = at + 1;

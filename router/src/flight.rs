@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use shoal_model::{ClusterMap, Epoch, NodeId, ShardId};
+use shoal_model::{ClusterMap, Epoch, LogIndex, NodeId, ShardId};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::map_watch::MapWatch;
 use shoal_proto::recipient::Recipient;
@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 
 use crate::fanout::{Action, CallId, Cause, Event, Failure, Fanout, First, Outcome, Plan, Target};
 use crate::hearing::Hearing;
+use crate::laggards::Laggards;
 use crate::leaders::Leaders;
 use crate::metrics::Metrics;
 use crate::nodes::{Nodes, call_failure, shard_failure};
@@ -31,6 +32,7 @@ pub(crate) struct Airspace {
     pub(crate) nodes: Nodes,
     pub(crate) metrics: Metrics,
     pub(crate) leaders: Leaders,
+    pub(crate) laggards: Laggards,
     pub(crate) hearing: Hearing,
     pub(crate) outages: Outages,
 }
@@ -137,7 +139,8 @@ impl Airspace {
         match result {
             Err(failure) => Event::CallFailed { call, failure },
             Ok(mut answer) => {
-                let failed = std::mem::take(&mut answer.failures).into_iter().map(shard_failure).collect();
+                let failed: Vec<_> = std::mem::take(&mut answer.failures).into_iter().map(shard_failure).collect();
+                node.inspect(|node| self.note_lags(fanout, *node, &answer.answered, &failed));
                 let mut answered: Vec<_> = answer.answered.iter().map(|answer| ShardId(answer.shard_id)).collect();
                 if !fanout.counts(&answered) {
                     answered.clear();
@@ -157,6 +160,13 @@ impl Airspace {
         let asked = if to_leaders { Asked::Leader } else { Asked::AnyReplica };
         let news = self.outages.hear(asked, fanout.answered(), outcome.gaps(), Instant::now());
         news.iter().for_each(|news| news.log(asked));
+    }
+
+    fn note_lags(&self, fanout: &Fanout, node: NodeId, answered: &[wire::ShardAnswer], failed: &[(ShardId, Failure)]) {
+        let answered = answered.iter().map(|answer| (ShardId(answer.shard_id), LogIndex(answer.applied_index)));
+        let not_ready = failed.iter().filter(|(_, failure)| failure.cause == Cause::NotReady);
+        let not_ready = not_ready.map(|(shard, _)| (*shard, fanout.waits_for(*shard)));
+        self.laggards.hear(node, answered, not_ready);
     }
 
     fn listen_to<T>(&self, node: NodeId, result: &Result<NodeAnswer<T>, Failure>) {

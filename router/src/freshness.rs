@@ -45,6 +45,11 @@ impl Freshness {
         self.linearizable
     }
 
+    /// What replicas must have applied before they answer.
+    pub(crate) fn waits_for(&self) -> Token {
+        if self.wait { self.seen.clone() } else { Token::default() }
+    }
+
     /// The target as nodes are told it.
     pub(crate) fn target(&self, target: Target) -> wire::ShardTarget {
         wire::ShardTarget {

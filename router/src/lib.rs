@@ -5,7 +5,7 @@
 //! - `check`: everything a request may say wrongly, refused before anything is sent.
 //! - `lookup`: from a collection's name to its place in the map.
 //! - `split`: which shard holds an id; `leaders`: which node leads a shard, as far as answers have told;
-//!   `hearing`: which nodes are silent; `outages`: which shards have failed for long.
+//!   `laggards`: which replicas lag; `hearing`: which nodes are silent; `outages`: which shards have failed for long.
 //! - `freshness`: how fresh an answer must be, and how fresh it is.
 //! - `batch`: several searches at once; `coalesce`: those of their calls that go to one node as one.
 //! - `points`, `search`: the gRPC services for data; `forward`: those that coordinators answer.
@@ -25,6 +25,7 @@ mod flight;
 mod forward;
 mod freshness;
 mod hearing;
+mod laggards;
 mod leaders;
 mod lookup;
 mod metrics;

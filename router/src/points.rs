@@ -78,6 +78,7 @@ impl Shared {
             shards: writes.keys().copied().collect(),
             grouping: Grouping::PerShard,
             of_leaders: true,
+            waits_for: Token::default(),
             coverage_min: 1.0,
         };
         let target = Freshness::default();
@@ -107,6 +108,7 @@ impl Shared {
             shards: parts.keys().copied().collect(),
             grouping: Grouping::PerShard,
             of_leaders: freshness.is_of_leaders(),
+            waits_for: freshness.waits_for(),
             coverage_min: 1.0,
         };
         let read = self.fan_out(call, &located, errand, |NodeCall { to, channel, targets, within }| {
@@ -187,7 +189,14 @@ impl Errand {
         coverage_min: f64,
     ) -> Self {
         let shards: BTreeSet<ShardId> = located.collection().shards.iter().copied().collect();
-        Self { doing, shards, grouping: Grouping::PerNode, of_leaders: freshness.is_of_leaders(), coverage_min }
+        Self {
+            doing,
+            shards,
+            grouping: Grouping::PerNode,
+            of_leaders: freshness.is_of_leaders(),
+            waits_for: freshness.waits_for(),
+            coverage_min,
+        }
     }
 }
 

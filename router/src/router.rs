@@ -24,6 +24,7 @@ use crate::coordinators::Coordinators;
 use crate::flight::Airspace;
 use crate::forward::{Cluster, Collections};
 use crate::hearing::Hearing;
+use crate::laggards::Laggards;
 use crate::leaders::Leaders;
 use crate::lookup::Pacer;
 use crate::metrics::Metrics;
@@ -65,6 +66,7 @@ impl Router {
                 nodes: Nodes::default(),
                 metrics: Metrics::register(registry),
                 leaders: Leaders::default(),
+                laggards: Laggards::default(),
                 hearing: Hearing::default(),
                 outages: Outages::default(),
             },

@@ -163,6 +163,28 @@ async fn nodes_that_have_exchanged_their_addresses_do_not_answer_for_each_other(
     assert!(!rig.nodes[0].calls().is_empty());
 }
 
+#[tokio::test]
+async fn a_session_waits_once_for_a_replica_that_lags() {
+    let nodes = vec![FakeNode::start().await, FakeNode::start().await];
+    let mut map = map(&[nodes[0].address.clone(), nodes[1].address.clone()], 1);
+    place(&mut map, "two", vec![vec![NodeId(1), NodeId(2)]; 2]);
+    nodes.iter().for_each(|node| node.follow(&map));
+    let coordinator = FakeCoordinator::start(map).await;
+    let (router, registry) = start_router(vec![coordinator.address.clone()], |_| {}).await;
+    let rig = Rig { coordinator, nodes, router, registry };
+    rig.nodes[0].always(Trouble::Shards(Kind::NotReady));
+    let mut write = upsert((0..10).map(|n| fakes::point(n, &[1.0, 1.0])).collect());
+    write.collection = "two".into();
+    let token = rig.points().upsert(write).await.expect("node 2 is there").into_inner().token;
+    let before = rig.nodes[0].calls().len();
+    for _ in 0..50 {
+        let consistency = Some(v1::Consistency { tokens: vec![token.clone()], ..Default::default() });
+        let count = v1::CountRequest { collection: "two".into(), consistency, ..Default::default() };
+        assert_eq!(rig.points().count(count).await.expect("node 2 is there").into_inner().count, 10);
+    }
+    assert_eq!(rig.nodes[0].calls().len() - before, 1, "that it lags is known then");
+}
+
 async fn linearizable_count(rig: &Rig, collection: &str) -> Result<u64, tonic::Status> {
     let level = v1::ConsistencyLevel::Linearizable.into();
     let consistency = Some(v1::Consistency { level, ..Default::default() });

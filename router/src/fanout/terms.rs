@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_model::{ClusterMap, CollectionId, Epoch, ErrorKind, NodeId, ShardId};
+use shoal_model::{ClusterMap, CollectionId, Epoch, ErrorKind, NodeId, ShardId, Token};
 
 /// What a request needs.
 #[derive(Clone, Debug)]
@@ -26,6 +26,10 @@ pub(crate) struct Plan {
     pub(crate) ends_at: Duration,
     /// Nodes that are silent: the others are asked first.
     pub(crate) silent: BTreeSet<NodeId>,
+    /// What replicas wait for before they answer.
+    pub(crate) waits_for: Token,
+    /// Replicas that are known to lack it: the others are asked first.
+    pub(crate) lagging: BTreeSet<(ShardId, NodeId)>,
     /// Seed of the jitter of rests.
     pub(crate) seed: u64,
 }

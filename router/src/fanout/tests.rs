@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 
 use shoal_model::{
-    ClusterId, CollectionId, Command, ErrorKind, GraphSpec, IndexSpec, Metric, OperationId, Outcome as Applied, StoreId,
+    ClusterId, CollectionId, Command, ErrorKind, GraphSpec, IndexSpec, Metric, OperationId, Outcome as Applied,
+    StoreId, Token,
 };
 use shoal_model::{CollectionSpec, Reply};
 
@@ -62,6 +63,8 @@ fn fanout(map: &Arc<ClusterMap>, collection: CollectionId, coverage_min: f64, gr
         coverage_min,
         ends_at: ENDS_AT,
         silent: BTreeSet::new(),
+        waits_for: Token::default(),
+        lagging: BTreeSet::new(),
         seed: 1,
     };
     Fanout::new(plan, map.clone())
@@ -375,6 +378,18 @@ fn silent_nodes_are_asked_last() {
     assert_eq!(node, NodeId(3));
     let (_, node, _) = only_call(&request.decide(ms(1), refuse(call, shard, Cause::NotReady)));
     assert_eq!(node, NodeId(1));
+}
+
+#[test]
+fn replicas_that_lag_are_asked_after_the_others() {
+    let (map, collection) = map(3, &[&[1, 2, 3]]);
+    let [shard] = shards(&map)[..] else { panic!("one shard") };
+    let mut request = fanout(&map, collection, 1.0, Grouping::PerNode);
+    request.plan.lagging = BTreeSet::from([(shard, NodeId(1)), (shard, NodeId(2))]);
+    let (call, node, _) = only_call(&request.decide(ms(0), Event::Started));
+    assert_eq!(node, NodeId(3));
+    let (_, node, _) = only_call(&request.decide(ms(1), refuse(call, shard, Cause::NotReady)));
+    assert_eq!(node, NodeId(1), "it may have caught up");
 }
 
 /// A cluster that answers, fails, keeps silent and changes at random, in a random order.
