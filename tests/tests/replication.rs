@@ -36,9 +36,13 @@ async fn create(client: &Client, shards: u32) {
 
 /// The process of the node that leads a shard, as the coordinators have heard last.
 async fn leader_of(client: &Client, shard: usize) -> Option<Role> {
+    node_of(client, shard, |replica| replica.report.as_ref().is_some_and(|report| report.leader)).await
+}
+
+/// The process of the node with the first replica of a shard for which something holds.
+async fn node_of(client: &Client, shard: usize, holds: impl Fn(&shoal_client::Replica) -> bool) -> Option<Role> {
     let collection = client.describe_collection("rows").await.expect("it is there");
-    let leader = |replica: &&shoal_client::Replica| replica.report.as_ref().is_some_and(|report| report.leader);
-    let node = collection.shards[shard].replicas.iter().find(leader)?.node_id;
+    let node = collection.shards[shard].replicas.iter().find(|replica| holds(replica))?.node_id;
     let status = client.status().await.expect("a status");
     let name = status.nodes.into_iter().find(|known| known.id == node)?.name;
     let number: u16 = name.strip_prefix("node-")?.parse().ok()?;
@@ -203,14 +207,18 @@ fn each_node_leads_a_shard_and_has_its_lead_back_once_it_is_back() {
     runtime.block_on(create(&client, 3));
     let nodes = [0, 1, 2].map(Role::Node);
     let leaders = || -> Option<Vec<Role>> { (0..3).map(|shard| runtime.block_on(leader_of(&client, shard))).collect() };
-    let is_spread = || leaders().filter(|leaders| nodes.iter().all(|node| leaders.contains(node)));
-    let spread = wait_for(is_spread);
+    // Elections may lead to any; then the first of each shard gets the lead.
+    let firsts = (0..3).map(|shard| runtime.block_on(node_of(&client, shard, |_| true)).expect("it has replicas"));
+    let spread: Vec<Role> = firsts.collect();
+    assert!(nodes.iter().all(|node| spread.contains(node)), "each node is the first of one: {spread:?}");
+    let is_spread = || leaders().filter(|leaders| *leaders == spread);
+    wait_for(is_spread);
     let away = Role::Node(0);
     cluster.kill(away);
     wait_for(|| leaders().filter(|leaders| !leaders.contains(&away)));
     cluster.launch(away);
     cluster.wait_ready(away);
-    assert_eq!(wait_for(is_spread), spread, "each shard is led as before");
+    wait_for(is_spread);
     cluster.stop();
 }
 
