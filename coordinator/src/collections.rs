@@ -1,6 +1,6 @@
 //! `shoal.v1.CollectionsService` on a coordinator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shoal_model::{
@@ -14,7 +14,8 @@ use shoal_runtime::Room;
 use tonic::{Request, Response, Status};
 
 use crate::CoordinatorError;
-use crate::heard::Heartbeat;
+use crate::heard::{Hearing, Heartbeat, Liveness};
+use crate::lacking::nodes_by_name;
 use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared};
 
 /// Replicas of a shard unless its creator says otherwise: one may fail and nothing stops.
@@ -38,8 +39,8 @@ impl Collections {
             let spec = specification(&request, &map)?;
             spec.check(self.0.limits())?;
             self.check_room(&map, &spec)?;
-            let placement = placement::place(&map, spec.shards, spec.copies())
-                .map_err(|e| CoordinatorError::TooFewNodes { replicas: spec.copies(), nodes: e.nodes })?;
+            let hearing = self.0.hearing_of_all(&map, attempt.deadline).await?;
+            let placement = place(&map, &spec, &hearing)?;
             let name = spec.name.clone();
             let command = Command::CreateCollection { operation, spec, placement };
             match self.0.execute(&command, attempt.deadline).await {
@@ -102,6 +103,27 @@ impl Collections {
         }
         Ok(v1::DeleteCollectionResponse {})
     }
+}
+
+/// Nodes for every replica, all of which live.
+fn place(map: &ClusterMap, spec: &CollectionSpec, hearing: &Hearing) -> Result<Vec<Vec<NodeId>>, CoordinatorError> {
+    let replicas = spec.copies();
+    let (alive, silent): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
+        placement::candidates(map).into_iter().partition(|node| hearing.liveness(*node) == Liveness::Alive);
+    placement::place_on(&alive, map, spec.shards, replicas).map_err(|_| {
+        let (alive, nodes) = (alive.len(), alive.len() + silent.len());
+        if silent.is_empty() || nodes < replicas as usize {
+            return CoordinatorError::TooFewNodes { replicas, nodes };
+        }
+        let silent = silent.into_iter().map(|node| how_silent(map, node, hearing)).collect::<Vec<_>>().join(", ");
+        CoordinatorError::TooFewAlive { replicas, alive, nodes, silent }
+    })
+}
+
+/// A node's name, and for how long it has been silent.
+fn how_silent(map: &ClusterMap, node: NodeId, hearing: &Hearing) -> String {
+    let name = nodes_by_name(map, &[node]);
+    hearing.silence(node).map_or(name.clone(), |silence| format!("{name} for {} s", silence.as_secs()))
 }
 
 fn unknown(name: &str) -> CoordinatorError {
@@ -273,7 +295,10 @@ pub(crate) fn describe_all(map: &ClusterMap, heard: &BTreeMap<NodeId, Heartbeat>
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use crate::heard::tests::hearing;
     use shoal_model::{Classify as _, ErrorKind, GraphSpec, Limits, Metric, OperationId, Quantization, StoreId};
 
     fn request() -> v1::CreateCollectionRequest {
@@ -314,6 +339,39 @@ mod tests {
             let checked = specification(&request, &map).and_then(|spec| Ok(spec.check(&Limits::default())?));
             let error = checked.expect_err(name);
             assert_eq!((error.kind(), error.field()), (kind, field), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn replicas_go_to_nodes_that_live() {
+        let mut map = ClusterMap::default();
+        for i in 1..=4_u128 {
+            let (name, address) = (format!("node-{i}"), format!("http://127.0.0.1:{i}"));
+            map.apply(Command::RegisterNode { store: StoreId(i), name, address, zone: String::new(), replaces: None });
+        }
+        let now = Instant::now() + Duration::from_secs(3_600);
+        let ago = |node: u64, seconds| (NodeId(node), Heartbeat::new(now - Duration::from_secs(seconds)));
+        let spec = |replicas| {
+            let request = v1::CreateCollectionRequest { replicas, shards: 5, ..request() };
+            specification(&request, &map).expect("good")
+        };
+        // Node 4 was never heard of.
+        let two_silent = hearing(now, [ago(1, 1), ago(2, 2), ago(3, 10)]);
+        let placed = place(&map, &spec(2), &two_silent).expect("two live");
+        assert!(placed.iter().flatten().all(|node| node.0 <= 2), "{placed:?}");
+        for (name, replicas, heard, want) in [
+            (
+                "three of four",
+                3,
+                two_silent.clone(),
+                "2 of 4 do; not heard of: node 3 (node-3) for 10 s, node 4 (node-4)",
+            ),
+            ("more than there are", 5, two_silent, "there are 4; start more nodes"),
+            ("all live", 5, hearing(now, (1..=4).map(|node| ago(node, 0))), "there are 4; start more nodes"),
+        ] {
+            let error = place(&map, &spec(replicas), &heard).expect_err(name);
+            assert_eq!((error.kind(), error.field()), (ErrorKind::Precondition, "replicas"), "{name}");
+            assert!(error.to_string().contains(want), "{name}: {error}");
         }
     }
 

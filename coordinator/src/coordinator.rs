@@ -26,7 +26,7 @@ use tonic_health::server::HealthReporter;
 use crate::beginning::{self, Beginning, check_own, coordinator_of, find_out, founder, newcomer};
 use crate::cluster::Cluster;
 use crate::collections::Collections;
-use crate::heard::{Heard, Heartbeat};
+use crate::heard::{Heard, Heartbeat, Listening};
 use crate::internal::Internal;
 use crate::joining::{self, Wishes};
 use crate::lacking::Lacking;
@@ -95,6 +95,7 @@ impl Coordinator {
             maps,
             applied,
             heard: Heard::default(),
+            listening: Listening::default(),
             lacking: Lacking::default(),
             disk: disk.clone(),
         });
@@ -278,6 +279,7 @@ async fn duties(shared: Arc<Shared>, metrics: Metrics, stop: CancellationToken) 
             _ = interval.tick() => {}
         }
         metrics.observe(&shared);
+        shared.listening.note(shared.listener(), Instant::now());
         shared.lacking.note(&shared.maps.borrow(), &shared.heard_lately(), Instant::now());
         let unnamed = shared.maps.borrow().cluster == ClusterId::default();
         if unnamed && shared.leads() {

@@ -64,6 +64,29 @@ pub enum CoordinatorError {
         /// Nodes registered.
         nodes: usize,
     },
+    /// Too few nodes that live for the wanted replicas.
+    #[error(
+        "replicas: {replicas} replicas need as many nodes that live, and {alive} of {nodes} do; not heard of: {silent}; start \
+         those again, or ask for fewer replicas"
+    )]
+    TooFewAlive {
+        /// Replicas wanted.
+        replicas: u32,
+        /// Nodes that live.
+        alive: usize,
+        /// Nodes registered.
+        nodes: usize,
+        /// Those that do not live, and for how long they have been silent.
+        silent: String,
+    },
+    /// The leader cannot know yet which nodes live.
+    #[error(
+        "this coordinator began to lead a moment ago, and has not heard of these nodes yet: {nodes}; try again in some seconds"
+    )]
+    NotHeardYet {
+        /// Their names.
+        nodes: String,
+    },
     /// A store cannot be given up now: who else has a copy of a shard waits for its content.
     #[error(
         "shard {shard} has no other replica with points now, as those of other nodes wait for theirs; try again once one has \
@@ -131,12 +154,16 @@ impl Classify for CoordinatorError {
             Self::Remote(error) => error.kind(),
             Self::Malformed(error) => error.kind(),
             Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
-            Self::OtherCluster { .. } | Self::TooFewNodes { .. } | Self::CopiesWait { .. } | Self::Replaced => {
-                ErrorKind::Precondition
-            }
+            Self::OtherCluster { .. }
+            | Self::TooFewNodes { .. }
+            | Self::TooFewAlive { .. }
+            | Self::CopiesWait { .. }
+            | Self::Replaced => ErrorKind::Precondition,
             Self::TooManyCollections { .. } => ErrorKind::Overloaded,
             Self::DiskFull { .. } => ErrorKind::DiskFull,
-            Self::NoLeader | Self::NotMember { .. } | Self::Stopping => ErrorKind::Unavailable,
+            Self::NoLeader | Self::NotMember { .. } | Self::NotHeardYet { .. } | Self::Stopping => {
+                ErrorKind::Unavailable
+            }
             Self::Server(_) | Self::Task(_) => ErrorKind::Internal,
         }
     }
@@ -145,7 +172,7 @@ impl Classify for CoordinatorError {
         match self {
             Self::Input(error) => error.field(),
             Self::Remote(error) => error.field(),
-            Self::TooFewNodes { .. } => "replicas",
+            Self::TooFewNodes { .. } | Self::TooFewAlive { .. } => "replicas",
             _ => "",
         }
     }

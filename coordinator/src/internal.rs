@@ -95,6 +95,7 @@ impl Internal {
             Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone, replaces };
         match self.shared.execute(&command, attempt.deadline).await? {
             Reply::Node(node) => {
+                self.shared.heard.note_registered(node, Instant::now());
                 Ok(wire::RegisterNodeResponse { node_id: node.0, cluster: id_to_bytes(map.cluster.0) })
             }
             other => Err(CoordinatorError::Task(format!("registering a node answered {other:?}"))),

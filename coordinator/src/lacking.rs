@@ -16,7 +16,7 @@ use crate::heard::Heartbeat;
 const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// Entries that a replica may lag behind: as many as logs keep for it. With more it needs a snapshot.
 const BEHIND_MAX: u64 = 4_096;
-/// Shards that a warning names.
+/// Shards or nodes that a warning names.
 const NAMED_MAX: usize = 8;
 
 /// Why a replica is not what it should be, on a node that lives.
@@ -112,6 +112,19 @@ fn warning(map: &ClusterMap, node: NodeId, lack: Lack, lasts: Duration, shards: 
     let (seconds, shards) = (lasts.as_secs(), shards_by_name(map, shards));
     let text = format!("node {} ({name}): for {seconds} s {why} replicas of {shards}: they have one copy less", node.0);
     v1::Warning { text, next_step: next_step.to_owned() }
+}
+
+/// Which, by their names: `node 2 (east), node 3 (west)`.
+pub(crate) fn nodes_by_name(map: &ClusterMap, nodes: &[NodeId]) -> String {
+    let name = |id: &NodeId| match map.nodes.get(id) {
+        Some(node) => format!("node {} ({})", id.0, node.name),
+        None => format!("node {}", id.0),
+    };
+    let mut named: Vec<String> = nodes.iter().take(NAMED_MAX).map(name).collect();
+    if let Some(more) = nodes.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+        named.push(format!("{more} more"));
+    }
+    named.join(", ")
 }
 
 /// How many, and which, by the names of their collections: `2 shards (docs: 7, 8)`.

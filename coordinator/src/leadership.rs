@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use shoal_consensus::{Consensus, ConsensusError, GroupStatus, Role};
 use shoal_model::failpoints::{Failpoint, meet};
-use shoal_model::{ClusterMap, Command, ErrorKind, Limits, LogIndex, MapError, NodeId, ReplicaId, Reply};
+use shoal_model::{ClusterMap, Command, ErrorKind, Limits, LogIndex, MapError, NodeId, ReplicaId, Reply, placement};
 use shoal_proto::map::encode_command;
 use shoal_proto::server::{self, deadline};
 use shoal_proto::status::{from_status, to_status};
@@ -22,9 +22,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::beginning::coordinator_of;
-use crate::heard::{Heard, Heartbeat};
+use crate::heard::{Heard, Hearing, Heartbeat, Listener, Listening, Liveness};
 use crate::joining::{Wishes, is_settled};
-use crate::lacking::Lacking;
+use crate::lacking::{Lacking, nodes_by_name};
 use crate::machine::{Applied, GROUP};
 use crate::{CoordinatorConfig, CoordinatorError};
 
@@ -34,6 +34,8 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
 const FORWARDED: &str = "shoal-forwarded";
 /// Pause before a call is tried again while there is no leader.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// Pause before it is looked again who was heard of.
+const LISTEN_EVERY: Duration = Duration::from_millis(50);
 
 /// Whether another coordinator has passed the call on.
 pub(crate) fn was_forwarded(metadata: &MetadataMap) -> bool {
@@ -53,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) maps: watch::Receiver<Arc<ClusterMap>>,
     pub(crate) applied: watch::Receiver<LogIndex>,
     pub(crate) heard: Heard,
+    /// Since when nodes tell this coordinator of themselves.
+    pub(crate) listening: Listening,
     /// Replicas that nodes are to have and do not serve.
     pub(crate) lacking: Lacking,
     /// The disk of this coordinator.
@@ -120,6 +124,52 @@ impl Shared {
     /// Silence after which a node counts as gone.
     pub(crate) fn heartbeat_timeout(&self) -> Duration {
         Duration::from_millis(self.config.heartbeat_timeout_ms.into())
+    }
+
+    /// All that was heard, at this moment.
+    pub(crate) fn hearing(&self) -> Hearing {
+        let now = Instant::now();
+        Hearing {
+            now,
+            timeout: self.heartbeat_timeout(),
+            since: self.listening.note(self.listener(), now),
+            heartbeats: self.heard.all(),
+            registered: self.heard.registered(),
+        }
+    }
+
+    /// Whom nodes tell of themselves.
+    pub(crate) fn listener(&self) -> Listener {
+        match self.group() {
+            Some(status) if status.role == Role::Leader => Listener::Leader(status.term),
+            Some(status) if status.leader.is_none() => Listener::Anybody,
+            _ => Listener::Another,
+        }
+    }
+
+    /// All that was heard, once that says of every node of `map` whether it lives: a coordinator that has just begun to
+    /// lead waits for their heartbeats. Call it on the leader.
+    pub(crate) async fn hearing_of_all(
+        &self,
+        map: &ClusterMap,
+        deadline: Instant,
+    ) -> Result<Hearing, CoordinatorError> {
+        loop {
+            let hearing = self.hearing();
+            let nodes = placement::candidates(map);
+            let awaited = nodes.into_iter().filter(|node| hearing.liveness(*node) == Liveness::Awaited);
+            let awaited: Vec<NodeId> = awaited.collect();
+            if awaited.is_empty() {
+                return Ok(hearing);
+            }
+            if !self.leads() {
+                return Err(ConsensusError::NotLeader { group: GROUP, leader: None }.into());
+            }
+            if Instant::now() + LISTEN_EVERY >= deadline {
+                return Err(CoordinatorError::NotHeardYet { nodes: nodes_by_name(map, &awaited) });
+            }
+            tokio::time::sleep(LISTEN_EVERY).await;
+        }
     }
 
     /// What the nodes that are alive have said last.

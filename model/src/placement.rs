@@ -1,9 +1,9 @@
 //! Which nodes hold the replicas of new shards.
 //!
-//! A pure function of the map. Its result travels inside the command, so that coordinators of different
+//! A pure function of the map and of which nodes live. Its result travels inside the command, so that coordinators of different
 //! versions still apply the same thing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{ClusterMap, NodeId};
 
@@ -14,14 +14,30 @@ pub struct TooFewNodes {
     pub nodes: usize,
 }
 
-/// Chooses `replicas` different nodes for each of `shards` new shards, the leading replica first.
+/// The nodes that may be given replicas: all but those whose stores are lost.
+#[must_use]
+pub fn candidates(map: &ClusterMap) -> BTreeSet<NodeId> {
+    map.nodes.values().filter(|node| !node.replaced).map(|node| node.id).collect()
+}
+
+/// [`place_on`] all candidates, whether they live or not.
+pub fn place(map: &ClusterMap, shards: u32, replicas: u32) -> Result<Vec<Vec<NodeId>>, TooFewNodes> {
+    place_on(&candidates(map), map, shards, replicas)
+}
+
+/// Chooses `replicas` different nodes for each of `shards` new shards among those of `nodes` that are candidates, the
+/// leading replica first.
 ///
 /// Greedy: each replica goes to the node that holds the fewest, preferring a zone that the shard does not use
 /// yet; of these the one leads that leads the fewest; ties by node id. So the counts of nodes in equal zones differ by at
 /// most one after any number of calls, and where all nodes hold a replica of every shard, so do those of their leads.
-pub fn place(map: &ClusterMap, shards: u32, replicas: u32) -> Result<Vec<Vec<NodeId>>, TooFewNodes> {
-    let usable = map.nodes.values().filter(|node| !node.replaced);
-    let mut load: BTreeMap<NodeId, usize> = usable.map(|node| (node.id, 0)).collect();
+pub fn place_on(
+    nodes: &BTreeSet<NodeId>,
+    map: &ClusterMap,
+    shards: u32,
+    replicas: u32,
+) -> Result<Vec<Vec<NodeId>>, TooFewNodes> {
+    let mut load: BTreeMap<NodeId, usize> = candidates(map).intersection(nodes).map(|node| (*node, 0)).collect();
     if load.len() < replicas as usize || load.is_empty() {
         return Err(TooFewNodes { nodes: load.len() });
     }
@@ -141,5 +157,23 @@ mod tests {
     fn too_few_nodes_are_refused() {
         assert_eq!(place(&map(&[]), 1, 1), Err(TooFewNodes { nodes: 0 }));
         assert_eq!(place(&map(&["", ""]), 1, 3), Err(TooFewNodes { nodes: 2 }));
+    }
+
+    #[test]
+    fn only_nodes_that_are_offered_get_replicas() {
+        let mut map = map(&["", "", "", ""]);
+        map.nodes.get_mut(&NodeId(4)).expect("four nodes").replaced = true;
+        for (name, offered, replicas, want) in [
+            ("one is silent", &[1, 3][..], 2, Ok(2)),
+            ("too few live", &[1, 3], 3, Err(TooFewNodes { nodes: 2 })),
+            ("a lost store lives on in no list", &[1, 2, 3, 4], 4, Err(TooFewNodes { nodes: 3 })),
+            ("nor one that nobody knows", &[1, 9], 2, Err(TooFewNodes { nodes: 1 })),
+            ("none lives", &[], 1, Err(TooFewNodes { nodes: 0 })),
+        ] {
+            let offered: BTreeSet<NodeId> = offered.iter().copied().map(NodeId).collect();
+            let placed = place_on(&offered, &map, 5, replicas);
+            assert!(placed.iter().flatten().flatten().all(|node| offered.contains(node)), "{name}: {placed:?}");
+            assert_eq!(placed.map(|shards| shards[0].len()), want, "{name}");
+        }
     }
 }
