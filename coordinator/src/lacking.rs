@@ -53,7 +53,9 @@ impl Lacking {
     /// What has lasted until `now`, a warning for each node and reason.
     pub(crate) fn warnings(&self, map: &ClusterMap, now: Instant) -> Vec<v1::Warning> {
         let mut groups: BTreeMap<(NodeId, Lack), (Duration, Vec<ShardId>)> = BTreeMap::new();
-        for ((node, lack, shard), since) in &*self.lock() {
+        // What was dropped since it was noted lacks nothing.
+        let lacking = self.lock();
+        for ((node, lack, shard), since) in lacking.iter().filter(|((_, _, shard), _)| map.shards.contains_key(shard)) {
             let lasts = now.saturating_duration_since(*since);
             if lasts >= TOLD_AFTER {
                 let (longest, shards) = groups.entry((*node, *lack)).or_default();
@@ -61,6 +63,7 @@ impl Lacking {
                 shards.push(*shard);
             }
         }
+        drop(lacking);
         groups.iter().map(|((node, lack), (lasts, shards))| warning(map, *node, *lack, *lasts, shards)).collect()
     }
 
@@ -215,6 +218,21 @@ mod tests {
         node.shards.insert(second, ReplicaReport { applied_index: 10_000, ..ReplicaReport::default() });
         lacking.note(&map, &heard, later);
         assert_eq!(lacking.warnings(&map, later).len(), 2, "what is well again is told no more");
+    }
+
+    #[test]
+    fn what_was_dropped_is_not_told_of() {
+        let map = map();
+        let began = Instant::now();
+        let mut heard = heard(&map, began);
+        heard.get_mut(&NodeId(2)).expect("it lives").shards.clear();
+        let lacking = Lacking::default();
+        lacking.note(&map, &heard, began);
+        assert_eq!(lacking.warnings(&map, began + TOLD_AFTER).len(), 1);
+        let mut without = map.clone();
+        let collection = map.collection("docs").expect("created").id;
+        without.apply(Command::DropCollection { collection });
+        assert_eq!(lacking.warnings(&without, began + TOLD_AFTER), []);
     }
 
     #[test]
