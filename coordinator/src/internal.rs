@@ -11,7 +11,7 @@ use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceCli
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorService;
 use shoal_proto::map::{changes_to_wire, id_from_bytes, id_to_bytes, map_to_wire, replaced_store};
 use shoal_proto::status::to_status;
-use shoal_proto::v1::CoordinatorStanding;
+use shoal_proto::v1::{CoordinatorStanding, ReplicaReport};
 use shoal_runtime::Room;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -50,6 +50,15 @@ impl Shared {
             waits_for,
         }
     }
+}
+
+/// A report without failures to fetch segments that are there by now, or that nobody needs any more: a node tells of its
+/// last one until the next fetch succeeds, which there may be none of.
+fn of_concern(mut report: ReplicaReport) -> ReplicaReport {
+    if report.missing_segments == 0 {
+        report.job_failures.retain(|failure| !failure.starts_with("fetching segment "));
+    }
+    report
 }
 
 /// Refuses a caller of another cluster; one that knows none yet is welcome.
@@ -125,7 +134,7 @@ impl Internal {
         if !map.nodes.contains_key(&node) {
             return Err(CoordinatorError::UnknownNode { node: node.0 });
         }
-        let report = |shard: &wire::ShardReport| Some((ShardId(shard.shard_id), shard.report.clone()?));
+        let report = |shard: &wire::ShardReport| Some((ShardId(shard.shard_id), of_concern(shard.report.clone()?)));
         let shards = request.shards.iter().filter_map(report).collect();
         let of_leader = request.shards.iter().filter(|shard| !shard.voters.is_empty());
         let voters =
@@ -316,6 +325,16 @@ mod tests {
         }
         let far_behind = news(&map(2_000), Epoch(3));
         assert_eq!(far_behind.len(), 1, "one whole map rather than a history that is no longer kept");
+    }
+
+    #[test]
+    fn a_failure_to_fetch_is_told_while_the_segment_is_missing() {
+        let [fetch, merge] = ["fetching segment 260: node 1: it is not here", "merging 2 segments: no room"];
+        for (missing_segments, want) in [(1, &[fetch, merge][..]), (0, &[merge])] {
+            let job_failures = [fetch, merge].map(str::to_owned).into();
+            let report = ReplicaReport { missing_segments, job_failures, ..Default::default() };
+            assert_eq!(of_concern(report).job_failures, want, "{missing_segments} missing");
+        }
     }
 
     #[test]
