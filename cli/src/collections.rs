@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use serde_json::json;
-use shoal_client::{Collection, NewCollection, NodeStatus, Replica, Shard, Standing};
+use shoal_client::{Collection, Health, NewCollection, NodeStatus, Replica, Shard, Standing};
 use shoal_model::GraphSpec;
 
 use crate::args::CreateArgs;
@@ -23,8 +23,7 @@ pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<(), Fa
     };
     let created = context.client.create_collection(new).await?;
     say(&format!("created; next: shoal import {} FILE", created.name));
-    let nodes = context.client.status().await?.nodes;
-    output::print(context.format, || list_table(std::slice::from_ref(&created), &nodes), || json!(created))
+    output::print(context.format, || list_table(std::slice::from_ref(&created)), || json!(created))
 }
 
 pub(crate) async fn list(context: &Context) -> Result<(), Failure> {
@@ -32,8 +31,7 @@ pub(crate) async fn list(context: &Context) -> Result<(), Failure> {
     if all.is_empty() {
         say("there are no collections; next: shoal collection create NAME --dim DIM --metric cosine");
     }
-    let nodes = context.client.status().await?.nodes;
-    output::print(context.format, || list_table(&all, &nodes), || json!({ "collections": all }))
+    output::print(context.format, || list_table(&all), || json!({ "collections": all }))
 }
 
 pub(crate) async fn describe(context: &Context, name: &str) -> Result<(), Failure> {
@@ -58,8 +56,8 @@ fn confirm(collection: &Collection) -> Result<(), Failure> {
         let problem = format!("removing {name} needs its name typed, and stdin is no terminal");
         return Err(Failure::new(problem).exit(Exit::Usage).next(format!("shoal collection rm {name} --yes")));
     }
-    let points = grouped(collection.points_reported());
-    let _ = write!(std::io::stderr(), "This removes {name} with about {points} points. Type its name to go on: ");
+    let points = points_text(collection);
+    let _ = write!(std::io::stderr(), "This removes {name} with {points}. Type its name to go on: ");
     let mut typed = String::new();
     let read = std::io::stdin().lock().read_line(&mut typed);
     read.map_err(|error| Failure::new(format!("read from stdin: {error}")))?;
@@ -70,80 +68,59 @@ fn confirm(collection: &Collection) -> Result<(), Failure> {
 }
 
 /// One line for each collection.
-pub(crate) fn list_table(all: &[Collection], nodes: &[NodeStatus]) -> String {
+pub(crate) fn list_table(all: &[Collection]) -> String {
     let row = |collection: &Collection| {
         vec![
             collection.name.clone(),
             collection.dim.to_string(),
             collection.metric.name().to_owned(),
             collection.shards.len().to_string(),
-            collection.replicas.to_string(),
-            grouped(collection.points_reported()),
-            health(&collection.shards, nodes),
+            format!("{}{}", collection.replicas, if collection.witness { "+1" } else { "" }),
+            collection.points_reported().map_or("?".to_owned(), grouped),
+            health(&collection.shards),
         ]
     };
     let header = ["name", "dim", "metric", "shards", "replicas", "points", "health"];
     columns(&header, all.iter().map(row).collect(), &[1, 3, 4, 5])
 }
 
+/// About how many points a collection has, as far as its leaders tell.
+fn points_text(collection: &Collection) -> String {
+    let number = |points: u64| counted(usize::try_from(points).unwrap_or(usize::MAX), "point");
+    let told = collection.points_reported().map(|points| format!("about {}", number(points)));
+    told.unwrap_or_else(|| "an unknown number of points".to_owned())
+}
+
 /// How many shards are served, and how many have all their replicas.
-fn health(shards: &[Shard], nodes: &[NodeStatus]) -> String {
-    let ill = [Health::Unavailable, Health::Starting, Health::Degraded];
-    let counts = ill.map(|health| (health, shards.iter().filter(|shard| health_of(shard, nodes) == health).count()));
-    let told =
-        counts.iter().filter(|(_, count)| *count > 0).map(|(health, count)| format!("{count} {}", health.name()));
-    let told: Vec<String> = told.collect();
+fn health(shards: &[Shard]) -> String {
+    let ill = [Health::Unavailable, Health::Unknown, Health::Starting, Health::Degraded];
+    let counts = ill.map(|health| (health, shards.iter().filter(|shard| shard.health == health).count()));
+    let told = counts.iter().filter(|(_, count)| *count > 0);
+    let told: Vec<String> = told.map(|(health, count)| format!("{count} {}", health_name(*health))).collect();
     if told.is_empty() { "healthy".to_owned() } else { told.join(", ") }
 }
 
-/// What can be expected of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
-    /// It is served, with all its replicas.
-    Healthy,
-    /// It is served, by fewer replicas than it should have.
-    Degraded,
-    /// It was made a moment ago, and its nodes have not told of it yet.
-    Starting,
-    /// Nobody serves it.
-    Unavailable,
-}
-
-impl Health {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Degraded => "degraded",
-            Self::Starting => "starting",
-            Self::Unavailable => "unavailable",
-        }
+/// What people are told of the health of a shard.
+pub(crate) fn health_name(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => "healthy",
+        Health::Degraded => "degraded",
+        Health::Starting => "starting",
+        Health::Unavailable => "unavailable",
+        Health::Unknown => "not heard of yet",
     }
 }
 
-/// How a shard is. One without leader is starting while most of its nodes live and nothing was agreed on in it yet.
-pub(crate) fn health_of(shard: &Shard, nodes: &[NodeStatus]) -> Health {
-    if shard.leader().is_some() {
-        let whole = shard.replicas_alive() == shard.replicas.len();
-        return if whole { Health::Healthy } else { Health::Degraded };
-    }
-    let living = shard.replicas.iter().filter(|replica| lives(replica, nodes)).count();
-    let mut reports = shard.replicas.iter().filter_map(|replica| replica.report.as_ref());
-    let untouched = reports.all(|report| report.commit_index == 0);
-    if untouched && living > shard.replicas.len() / 2 { Health::Starting } else { Health::Unavailable }
-}
-
-fn lives(replica: &Replica, nodes: &[NodeStatus]) -> bool {
-    nodes.iter().any(|node| node.id == replica.node_id && node.alive)
-}
-
-fn role(replica: &Replica, nodes: &[NodeStatus]) -> &'static str {
+/// What a replica does, on a node of which so much is known.
+fn role(replica: &Replica, node: Option<&NodeStatus>) -> &'static str {
     match &replica.report {
         Some(report) if report.leader => "leader",
         Some(_) if replica.standing == Standing::Joining => "joining",
         Some(_) if replica.standing == Standing::Leaving => "leaving",
         Some(_) if replica.witness => "witness",
         Some(_) => "follower",
-        None if lives(replica, nodes) => "starting",
+        None if node.is_some_and(|node| node.alive) => "starting",
+        None if node.is_some_and(|node| node.awaited) => "not heard of yet",
         None => "out of reach",
     }
 }
@@ -152,7 +129,7 @@ fn description(collection: &Collection, nodes: &[NodeStatus]) -> String {
     let embedding = if collection.embedding.is_empty() { "-" } else { &collection.embedding };
     let candidate = collection.candidate_version.map(|version| format!(", candidate {version}")).unwrap_or_default();
     format!(
-        "{} (number {}): {} dimensions, {}, {} × {}, about {} points, {}\n\
+        "{} (number {}): {} dimensions, {}, {} × {}, {}, {}\n\
          index version {}{candidate}, embedding {embedding}\n\
          graphs: {}\n\n{}{}",
         collection.name,
@@ -160,14 +137,20 @@ fn description(collection: &Collection, nodes: &[NodeStatus]) -> String {
         collection.dim,
         collection.metric.name(),
         counted(collection.shards.len(), "shard"),
-        counted(collection.replicas as usize, "replica"),
-        grouped(collection.points_reported()),
-        health(&collection.shards, nodes),
+        copies(collection),
+        points_text(collection),
+        health(&collection.shards),
         collection.active_version,
         graph_text(&collection.graph),
         shards_table(&collection.shards, nodes),
         jobs_lines(&collection.shards),
     )
+}
+
+/// What each shard has: `2 replicas and a witness`.
+fn copies(collection: &Collection) -> String {
+    let witness = if collection.witness { " and a witness" } else { "" };
+    format!("{}{witness}", counted(collection.replicas as usize, "replica"))
 }
 
 fn graph_text(graph: &GraphSpec) -> String {
@@ -185,12 +168,14 @@ fn shards_table(shards: &[Shard], nodes: &[NodeStatus]) -> String {
     for shard in shards {
         for replica in &shard.replicas {
             let reported = replica.report.as_ref();
+            let node = nodes.iter().find(|node| node.id == replica.node_id);
             let of = |text: fn(&shoal_client::ReplicaReport) -> String| reported.map_or("-".to_owned(), text);
             rows.push(vec![
                 shard.id.to_string(),
                 shard.range.to_string(),
                 replica.node_id.to_string(),
-                role(replica, nodes).to_owned(),
+                node.map_or("-".to_owned(), |node| node.name.clone()),
+                role(replica, node).to_owned(),
                 of(|report| report.applied_index.to_string()),
                 of(|report| grouped(report.points)),
                 of(|report| bytes(report.memory_bytes)),
@@ -199,8 +184,8 @@ fn shards_table(shards: &[Shard], nodes: &[NodeStatus]) -> String {
             ]);
         }
     }
-    let header = ["shard", "range", "node", "role", "applied", "points", "memory", "segments", "in deltas"];
-    columns(&header, rows, &[0, 2, 4, 5, 6, 7, 8])
+    let header = ["shard", "range", "node", "name", "role", "applied", "points", "memory", "segments", "in deltas"];
+    columns(&header, rows, &[0, 2, 5, 6, 7, 8, 9])
 }
 
 /// What replicas are building, and what they could not build; nothing if there is neither.
@@ -220,7 +205,7 @@ fn jobs_lines(shards: &[Shard]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_client::{Replica, ReplicaReport};
+    use shoal_client::ReplicaReport;
     use shoal_model::{HashRange, Metric, Quantization};
 
     fn shard(id: u64, leader: bool, reports: &[bool]) -> Shard {
@@ -245,7 +230,12 @@ mod tests {
             }),
         };
         let range = HashRange::divide(2)[(id % 2) as usize];
-        Shard { id, range, epoch: 3, replicas: reports.iter().enumerate().map(replica).collect() }
+        let health = match reports {
+            _ if !leader => Health::Unavailable,
+            reports if reports.contains(&false) => Health::Degraded,
+            _ => Health::Healthy,
+        };
+        Shard { id, range, epoch: 3, health, replicas: reports.iter().enumerate().map(replica).collect() }
     }
 
     fn collection(shards: Vec<Shard>) -> Collection {
@@ -270,15 +260,16 @@ mod tests {
             collection(vec![shard(2, true, &[true, true]), shard(3, true, &[true, true])]),
             Collection {
                 name: "other".into(),
+                witness: true,
                 ..collection(vec![shard(4, true, &[true, false]), shard(5, false, &[true])])
             },
         ];
         let want = "\
 NAME   DIM  METRIC  SHARDS  REPLICAS  POINTS  HEALTH
 news   384  cosine       2         2   3,000  healthy
-other  384  cosine       2         2   1,500  1 unavailable, 1 degraded
+other  384  cosine       2       2+1       ?  1 unavailable, 1 degraded
 ";
-        assert_eq!(list_table(&all, &[]), want);
+        assert_eq!(list_table(&all), want);
     }
 
     fn node(id: u64, alive: bool) -> NodeStatus {
@@ -288,46 +279,42 @@ other  384  cosine       2         2   1,500  1 unavailable, 1 degraded
             address: String::new(),
             zone: String::new(),
             alive,
+            awaited: false,
             silent_ms: None,
             replicas: 1,
-            disk_bytes: 0,
+            disk_bytes: None,
             disk_free_bytes: None,
             has_room: true,
         }
     }
 
     #[test]
-    fn what_was_just_made_is_starting() {
-        for (name, reports, alive, want) in [
-            ("no report yet", vec![false], vec![true], "1 starting"),
-            ("node is gone", vec![false], vec![false], "1 unavailable"),
-            ("most live", vec![false; 3], vec![true, true, false], "1 starting"),
-            ("most are gone", vec![false; 3], vec![true, false, false], "1 unavailable"),
-            ("it held data", vec![true, false, false], vec![true; 3], "1 unavailable"),
-        ] {
-            let nodes: Vec<NodeStatus> = (1..).zip(alive).map(|(id, alive)| node(id, alive)).collect();
-            assert_eq!(health(&[shard(2, false, &reports)], &nodes), want, "{name}");
+    fn a_replica_that_says_nothing_is_what_its_node_is() {
+        let awaited = NodeStatus { awaited: true, ..node(2, false) };
+        for (node, want) in
+            [(node(2, true), "starting"), (awaited, "not heard of yet"), (node(2, false), "out of reach")]
+        {
+            let table = shards_table(&[shard(2, true, &[true, false])], &[node]);
+            assert!(table.lines().any(|line| line.contains("  node-2  ") && line.contains(want)), "{want}: {table}");
         }
-        let served = shard(2, true, &[true, false]);
-        assert_eq!(health(std::slice::from_ref(&served), &[node(1, true), node(2, true)]), "1 degraded");
-        assert!(shards_table(&[served], &[node(2, true)]).contains("starting"));
     }
 
     #[test]
     fn descriptions_show_every_replica() {
         let want = "\
-news (number 1): 384 dimensions, cosine, 1 shard × 2 replicas, about 1,500 points, 1 degraded
+news (number 1): 384 dimensions, cosine, 1 shard × 2 replicas and a witness, about 1,500 points, 1 degraded
 index version 1, embedding -
 graphs: m 16, ef_construction 100, quantization int8, seed 1
 
-SHARD  RANGE                               NODE  ROLE          APPLIED  POINTS   MEMORY  SEGMENTS  IN DELTAS
-    2  0000000000000000..7fffffffffffffff     1  leader             41   1,500  3.0 MiB         2        300
-    2  0000000000000000..7fffffffffffffff     2  out of reach        -       -        -         -          -
+SHARD  RANGE                               NODE  NAME    ROLE          APPLIED  POINTS   MEMORY  SEGMENTS  IN DELTAS
+    2  0000000000000000..7fffffffffffffff     1  node-1  leader             41   1,500  3.0 MiB         2        300
+    2  0000000000000000..7fffffffffffffff     2  node-2  out of reach        -       -        -         -          -
 
 shard 2 on node 1: building a segment of 200 points
 shard 2 on node 1: FAILED: merging 4 segments: no room
 ";
-        assert_eq!(description(&collection(vec![shard(2, true, &[true, false])]), &[]), want);
+        let witnessed = Collection { witness: true, ..collection(vec![shard(2, true, &[true, false])]) };
+        assert_eq!(description(&witnessed, &[node(1, true), node(2, false)]), want);
     }
 
     #[test]
@@ -336,6 +323,7 @@ shard 2 on node 1: FAILED: merging 4 segments: no room
         assert_eq!(json["metric"], "cosine");
         assert_eq!(json["graph"], json!({ "ef_construction": 100, "quantization": "int8", "seed": 1 }));
         assert_eq!(json["shards"][0]["range"], "0000000000000000..7fffffffffffffff");
+        assert_eq!(json["shards"][0]["health"], "healthy");
         assert_eq!(json["shards"][0]["replicas"][0]["report"]["points"], 1_500);
     }
 }

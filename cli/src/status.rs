@@ -1,9 +1,9 @@
 //! `shoal status`: the cluster on one screen, and what to do about it.
 
 use serde_json::json;
-use shoal_client::{ClusterStatus, CoordinatorStanding, CoordinatorStatus, NodeStatus};
+use shoal_client::{ClusterStatus, CoordinatorStanding, CoordinatorStatus, Health, NodeStatus};
 
-use crate::collections::{Health, health_of, list_table};
+use crate::collections::{health_name, list_table};
 use crate::command::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, bytes, columns};
@@ -36,7 +36,7 @@ fn screen(status: &ClusterStatus) -> String {
         text += &format!("\n{}", nodes_table(&status.nodes));
     }
     if !status.collections.is_empty() {
-        text += &format!("\n{}", list_table(&status.collections, &status.nodes));
+        text += &format!("\n{}", list_table(&status.collections));
     }
     text += "\n";
     text += &attention(status);
@@ -63,23 +63,26 @@ fn quorum(members: &[CoordinatorStatus]) -> String {
 
 fn nodes_line(nodes: &[NodeStatus]) -> String {
     let alive = nodes.iter().filter(|node| node.alive).count();
-    let disk = nodes.iter().map(|node| node.disk_bytes).sum();
-    format!("nodes         {alive} of {} alive, {} on disk", nodes.len(), bytes(disk))
+    let awaited = match nodes.iter().filter(|node| node.awaited).count() {
+        0 => String::new(),
+        awaited => format!(", {awaited} not heard of yet"),
+    };
+    let known: u64 = nodes.iter().filter_map(|node| node.disk_bytes).sum();
+    let disk = match nodes.iter().filter(|node| node.disk_bytes.is_none()).count() {
+        0 => bytes(known),
+        unknown if unknown == nodes.len() => "an unknown size".to_owned(),
+        _ => format!("at least {}", bytes(known)),
+    };
+    format!("nodes         {alive} of {} alive{awaited}, {disk} on disk", nodes.len())
 }
 
 fn shards_line(status: &ClusterStatus) -> String {
-    let shards: Vec<_> = status.collections.iter().flat_map(|collection| &collection.shards).collect();
-    let count = |health| shards.iter().filter(|shard| health_of(shard, &status.nodes) == health).count();
-    let starting = match count(Health::Starting) {
-        0 => String::new(),
-        starting => format!(", {starting} starting"),
-    };
-    format!(
-        "shards        {} healthy, {} degraded, {} unavailable{starting}",
-        count(Health::Healthy),
-        count(Health::Degraded),
-        count(Health::Unavailable)
-    )
+    let count = |health| status.shards_that_are(health).len();
+    let always = [Health::Healthy, Health::Degraded, Health::Unavailable];
+    let mut told: Vec<_> = always.map(|health| format!("{} {}", count(health), health_name(health))).into();
+    let rarely = [Health::Starting, Health::Unknown].into_iter().filter(|health| count(*health) > 0);
+    told.extend(rarely.map(|health| format!("{} {}", count(health), health_name(health))));
+    format!("shards        {}", told.join(", "))
 }
 
 fn coordinators_table(members: &[CoordinatorStatus]) -> String {
@@ -97,12 +100,13 @@ fn coordinators_table(members: &[CoordinatorStatus]) -> String {
 }
 
 fn nodes_table(nodes: &[NodeStatus]) -> String {
-    #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
     let row = |node: &NodeStatus| {
         let state = match (node.alive, node.silent_ms) {
             (true, _) if !node.has_room => "alive, disk full".to_owned(),
             (true, _) => "alive".to_owned(),
-            (false, Some(silent_ms)) => format!("silent for {:.0} s", silent_ms as f64 / 1000.0),
+            (false, _) if node.awaited => "not heard of yet".to_owned(),
+            // Rounded as in the warnings.
+            (false, Some(silent_ms)) => format!("silent for {} s", silent_ms / 1_000),
             (false, None) => "never heard of".to_owned(),
         };
         let zone = if node.zone.is_empty() { "-" } else { &node.zone };
@@ -111,7 +115,7 @@ fn nodes_table(nodes: &[NodeStatus]) -> String {
             node.name.clone(),
             state,
             node.replicas.to_string(),
-            bytes(node.disk_bytes),
+            node.disk_bytes.map_or("-".to_owned(), bytes),
             node.disk_free_bytes.map_or("-".to_owned(), bytes),
             zone.to_owned(),
             node.address.clone(),
@@ -142,7 +146,8 @@ fn attention(status: &ClusterStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_client::Warning;
+    use shoal_client::{Collection, Shard, Warning};
+    use shoal_model::{GraphSpec, HashRange, Metric};
 
     fn status() -> ClusterStatus {
         let coordinator = |id, leader, reachable| CoordinatorStatus {
@@ -160,9 +165,10 @@ mod tests {
             address: format!("http://127.0.0.1:780{id}"),
             zone: String::new(),
             alive,
+            awaited: false,
             silent_ms,
             replicas: 2,
-            disk_bytes: 5 << 20,
+            disk_bytes: silent_ms.map(|_| 5 << 20),
             disk_free_bytes: silent_ms.map(|_| 3 << 30),
             has_room: true,
         };
@@ -170,7 +176,7 @@ mod tests {
             cluster_id: "c0ffee".into(),
             epoch: 9,
             coordinators: vec![coordinator(1, true, true), coordinator(2, false, true), coordinator(3, false, false)],
-            nodes: vec![node(1, true, Some(200)), node(2, false, Some(42_000)), node(3, false, None)],
+            nodes: vec![node(1, true, Some(200)), node(2, false, Some(42_900)), node(3, false, None)],
             collections: vec![],
             stale: false,
             warnings: vec![
@@ -185,7 +191,7 @@ mod tests {
         let want = "\
 cluster c0ffee, map version 9
 coordinators  2 of 3 reachable, quorum, none to spare, 1 leads
-nodes         1 of 3 alive, 15.0 MiB on disk
+nodes         1 of 3 alive, at least 10.0 MiB on disk
 shards        0 healthy, 0 degraded, 0 unavailable
 
 COORDINATOR  STATE         APPLIED  ADDRESS
@@ -196,7 +202,7 @@ COORDINATOR  STATE         APPLIED  ADDRESS
 NODE  NAME    STATE            REPLICAS     DISK     FREE  ZONE  ADDRESS
    1  node-1  alive                   2  5.0 MiB  3.0 GiB  -     http://127.0.0.1:7801
    2  node-2  silent for 42 s         2  5.0 MiB  3.0 GiB  -     http://127.0.0.1:7802
-   3  node-3  never heard of          2  5.0 MiB        -  -     http://127.0.0.1:7803
+   3  node-3  never heard of          2        -        -  -     http://127.0.0.1:7803
 
 attention: node-2 is silent
      next: start it again
@@ -237,5 +243,46 @@ attention: node-3 is silent
         assert!(screen(&lost).lines().nth(1).is_some_and(|line| line.starts_with("NO LEADER")), "told at the top");
         assert_eq!(quorum(&lost.coordinators), "coordinators  0 of 3 reachable, NO QUORUM, no leader");
         assert!(screen(&lost).ends_with("nothing needs attention\n"));
+    }
+
+    fn collection(shards: &[(u64, Health)]) -> Collection {
+        let shard = |(id, health): &(u64, Health)| Shard {
+            id: *id,
+            range: HashRange::divide(1)[0],
+            epoch: 1,
+            health: *health,
+            replicas: vec![],
+        };
+        Collection {
+            id: 1,
+            name: "news".into(),
+            dim: 2,
+            metric: Metric::Dot,
+            embedding: String::new(),
+            graph: GraphSpec::DEFAULT,
+            active_version: 1,
+            candidate_version: None,
+            replicas: 1,
+            witness: false,
+            shards: shards.iter().map(shard).collect(),
+        }
+    }
+
+    #[test]
+    fn what_a_new_leader_has_not_heard_is_not_told_as_lost() {
+        let mut begun = status();
+        for node in &mut begun.nodes[1..] {
+            (node.awaited, node.silent_ms, node.disk_bytes) = (true, None, None);
+        }
+        begun.collections = vec![collection(&[(7, Health::Healthy), (8, Health::Unknown)])];
+        let shown = screen(&begun);
+        for line in [
+            "nodes         1 of 3 alive, 2 not heard of yet, at least 5.0 MiB on disk",
+            "shards        1 healthy, 0 degraded, 0 unavailable, 1 not heard of yet",
+            "   2  node-2  not heard of yet         2        -  3.0 GiB  -     http://127.0.0.1:7802",
+            "news    2  dot          2         1       ?  1 not heard of yet",
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{line:?} is missing from:\n{shown}");
+        }
     }
 }

@@ -34,10 +34,11 @@ pub struct Collection {
 }
 
 impl Collection {
-    /// Live points as the replicas that lead last reported them: near the truth, and behind it while writes come in.
+    /// Live points as the replicas that lead last reported them: near the truth, and behind it while writes come in. `None`
+    /// while a shard has no leader that tells of its own.
     #[must_use]
-    pub fn points_reported(&self) -> u64 {
-        self.shards.iter().filter_map(Shard::leader).map(|report| report.points).sum()
+    pub fn points_reported(&self) -> Option<u64> {
+        self.shards.iter().map(|shard| shard.leader().map(|report| report.points)).sum()
     }
 }
 
@@ -51,8 +52,26 @@ pub struct Shard {
     pub range: HashRange,
     /// Map version at which it last changed.
     pub epoch: u64,
+    /// What can be expected of it.
+    pub health: Health,
     /// Its copies.
     pub replicas: Vec<Replica>,
+}
+
+/// What can be expected of a shard, as the coordinators see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It is served, by all its replicas.
+    Healthy,
+    /// It is served, by fewer replicas than it should have.
+    Degraded,
+    /// It was made, or lost its leader, a moment ago, or its nodes open it: somebody will lead it.
+    Starting,
+    /// Nobody serves it.
+    Unavailable,
+    /// The coordinators cannot say yet: one of them has just begun to lead.
+    Unknown,
 }
 
 fn as_text<S: Serializer>(range: &HashRange, serializer: S) -> Result<S::Ok, S::Error> {
@@ -149,6 +168,19 @@ pub struct ClusterStatus {
     pub stale: bool,
 }
 
+impl ClusterStatus {
+    /// The shards that are so, with the names of their collections.
+    #[must_use]
+    pub fn shards_that_are(&self, health: Health) -> Vec<(&str, u64)> {
+        let of = |collection: &'_ Collection| {
+            let those = collection.shards.iter().filter(|shard| shard.health == health);
+            those.map(|shard| shard.id).collect::<Vec<_>>()
+        };
+        let all = self.collections.iter();
+        all.flat_map(|one| of(one).into_iter().map(|shard| (one.name.as_str(), shard))).collect()
+    }
+}
+
 /// A coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CoordinatorStatus {
@@ -195,12 +227,14 @@ pub struct NodeStatus {
     pub zone: String,
     /// Whether it was heard of within the last few heartbeats.
     pub alive: bool,
+    /// It was not heard of, and the coordinators' leader has not listened for long enough to say whether it lives.
+    pub awaited: bool,
     /// Time since it was last heard of, if ever since the coordinators' leader took office.
     pub silent_ms: Option<u64>,
     /// Replicas the map gives it.
     pub replicas: u32,
-    /// Bytes its store has on disk.
-    pub disk_bytes: u64,
+    /// Bytes its store has on disk, if it was heard of.
+    pub disk_bytes: Option<u64>,
     /// Bytes that are free on that disk, if it was heard of.
     pub disk_free_bytes: Option<u64>,
     /// Whether that disk has room for writes, as far as is known.
@@ -268,6 +302,13 @@ fn shard(shard: v1::Shard) -> Shard {
         id: shard.id,
         range: HashRange { first: shard.range_first, last: shard.range_last },
         epoch: shard.epoch,
+        health: match shard.health() {
+            v1::ShardHealth::Healthy => Health::Healthy,
+            v1::ShardHealth::Degraded => Health::Degraded,
+            v1::ShardHealth::Starting => Health::Starting,
+            v1::ShardHealth::Unavailable => Health::Unavailable,
+            v1::ShardHealth::Unspecified | v1::ShardHealth::Unknown => Health::Unknown,
+        },
         replicas: shard.replicas.into_iter().map(replica).collect(),
     }
 }
@@ -293,6 +334,7 @@ pub(crate) fn status(response: v1::GetStatusResponse) -> Result<ClusterStatus, C
         address: node.address,
         zone: node.zone,
         alive: node.alive,
+        awaited: node.awaited,
         silent_ms: node.silent_ms,
         replicas: node.replicas,
         disk_bytes: node.disk_bytes,
@@ -309,4 +351,27 @@ pub(crate) fn status(response: v1::GetStatusResponse) -> Result<ClusterStatus, C
         warnings: response.warnings.into_iter().map(warning).collect(),
         stale: response.stale,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_known_once_each_shard_tells_of_its_own() {
+        let replica = |leader, points| v1::Replica {
+            report: Some(v1::ReplicaReport { leader, points, ..Default::default() }),
+            ..Default::default()
+        };
+        let shard = |replicas| v1::Shard { replicas, ..Default::default() };
+        for (name, shards, want) in [
+            ("both", vec![shard(vec![replica(false, 9), replica(true, 3)]), shard(vec![replica(true, 4)])], Some(7)),
+            ("one has no leader", vec![shard(vec![replica(true, 3)]), shard(vec![replica(false, 4)])], None),
+            ("one is out of reach", vec![shard(vec![v1::Replica::default()])], None),
+        ] {
+            let index = v1::IndexSpec { dim: 2, metric: v1::Metric::Dot.into(), ..Default::default() };
+            let told = v1::Collection { index: Some(index), shards, ..Default::default() };
+            assert_eq!(collection(Some(told)).expect("well-formed").points_reported(), want, "{name}");
+        }
+    }
 }

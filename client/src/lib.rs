@@ -44,8 +44,8 @@ pub use answer::{Answer, AnswerInfo, Coverage, Gap, Hit, Page, Record, SearchWor
 pub use batch::BatchSearch;
 pub use client::{Client, DEFAULT_TIMEOUT};
 pub use cluster::{
-    ClusterStatus, Collection, CoordinatorStanding, CoordinatorStatus, NodeStatus, Replica, ReplicaReport, Shard,
-    Standing, Warning,
+    ClusterStatus, Collection, CoordinatorStanding, CoordinatorStatus, Health, NodeStatus, Replica, ReplicaReport,
+    Shard, Standing, Warning,
 };
 pub use error::ClientError;
 pub use options::{

@@ -43,17 +43,17 @@ impl Cluster {
     /// The cluster as `map` and what this coordinator has heard show it.
     async fn describe(&self, map: &ClusterMap, stale: bool) -> v1::GetStatusResponse {
         let coordinators = self.ping_all().await;
-        let (heard, lately) = (self.0.heard.all(), self.0.heard_lately());
-        let (now, timeout) = (Instant::now(), self.0.heartbeat_timeout());
-        let status = |node| node_status(map, node, heard.get(&node.id), now, timeout);
-        let nodes: Vec<_> = map.nodes.values().map(status).collect();
+        // One moment for all that is told, so that no two figures differ.
+        let hearing = self.0.hearing();
+        let nodes: Vec<_> = map.nodes.values().map(|node| node_status(map, node, &hearing)).collect();
+        let lacking = self.0.lacking.warnings(map, hearing.now);
         v1::GetStatusResponse {
             cluster_id: uuid::Uuid::from_u128(map.cluster.0).to_string(),
             epoch: map.epoch.0,
-            warnings: warnings(map, &nodes, &lately, &coordinators, self.0.lacking.warnings(map, now), stale),
+            warnings: warnings(map, &nodes, &hearing, &coordinators, lacking, stale),
             coordinators,
             nodes,
-            collections: describe_all(map, &lately),
+            collections: describe_all(map, &hearing),
             stale,
         }
     }

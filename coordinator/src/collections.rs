@@ -1,6 +1,6 @@
 //! `shoal.v1.CollectionsService` on a coordinator.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use shoal_model::{
@@ -14,7 +14,8 @@ use shoal_runtime::Room;
 use tonic::{Request, Response, Status};
 
 use crate::CoordinatorError;
-use crate::heard::{Hearing, Heartbeat, Liveness};
+use crate::health::health_of;
+use crate::heard::{Hearing, Liveness};
 use crate::lacking::nodes_by_name;
 use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared};
 
@@ -70,12 +71,12 @@ impl Collections {
     async fn describe(&self, name: &str, attempt: Attempt) -> Result<v1::Collection, CoordinatorError> {
         let map = self.0.fresh_map(attempt.deadline).await?;
         let collection = map.collection(name).ok_or_else(|| unknown(name))?;
-        Ok(describe(&map, collection, &self.0.heard_lately()))
+        Ok(describe(&map, collection, &self.0.hearing()))
     }
 
     async fn list(&self, attempt: Attempt) -> Result<v1::ListCollectionsResponse, CoordinatorError> {
         let map = self.0.fresh_map(attempt.deadline).await?;
-        Ok(v1::ListCollectionsResponse { collections: describe_all(&map, &self.0.heard_lately()) })
+        Ok(v1::ListCollectionsResponse { collections: describe_all(&map, &self.0.hearing()) })
     }
 
     async fn get(
@@ -156,17 +157,13 @@ fn index_spec(index: &v1::IndexSpec) -> Result<IndexSpec, InputError> {
 }
 
 /// A collection with its shards, and what their nodes last reported.
-pub(crate) fn describe(
-    map: &ClusterMap,
-    collection: &Collection,
-    heard: &BTreeMap<NodeId, Heartbeat>,
-) -> v1::Collection {
+pub(crate) fn describe(map: &ClusterMap, collection: &Collection, hearing: &Hearing) -> v1::Collection {
     let replica = |shard: &shoal_model::Shard, replica: &shoal_model::ShardReplica| v1::Replica {
         id: replica.id.0,
         node_id: replica.node.0,
         witness: replica.witness,
         standing: standing(replica.standing).into(),
-        report: heard.get(&replica.node).and_then(|heartbeat| heartbeat.shards.get(&shard.id).cloned()),
+        report: hearing.report(replica.node, shard.id).cloned(),
     };
     let shards = map.shards_of(collection).map(|shard| v1::Shard {
         id: shard.id.0,
@@ -174,6 +171,7 @@ pub(crate) fn describe(
         range_last: shard.range.last,
         epoch: shard.epoch.0,
         replicas: shard.replicas.iter().map(|r| replica(shard, r)).collect(),
+        health: health_of(shard, hearing).into(),
     });
     v1::Collection {
         id: collection.id.0,
@@ -287,8 +285,8 @@ impl CollectionsService for Collections {
 }
 
 /// All collections by name.
-pub(crate) fn describe_all(map: &ClusterMap, heard: &BTreeMap<NodeId, Heartbeat>) -> Vec<v1::Collection> {
-    let mut all: Vec<_> = map.collections.values().map(|collection| describe(map, collection, heard)).collect();
+pub(crate) fn describe_all(map: &ClusterMap, hearing: &Hearing) -> Vec<v1::Collection> {
+    let mut all: Vec<_> = map.collections.values().map(|collection| describe(map, collection, hearing)).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
 }
@@ -298,6 +296,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::heard::Heartbeat;
     use crate::heard::tests::hearing;
     use shoal_model::{Classify as _, ErrorKind, GraphSpec, Limits, Metric, OperationId, Quantization, StoreId};
 
@@ -393,7 +392,8 @@ mod tests {
         let spec = specification(&asked, &map).expect("good");
         let placement = placement::place(&map, spec.shards, spec.copies()).expect("one node");
         map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });
-        let told = describe(&map, map.collection("c").expect("created"), &BTreeMap::new()).index.expect("always there");
+        let nothing = hearing(Instant::now(), []);
+        let told = describe(&map, map.collection("c").expect("created"), &nothing).index.expect("always there");
         assert_eq!((told.dim, told.metric()), (3, convert::metric_to_wire(Metric::Dot)));
         let want = GraphSpec { quantization: Quantization::Int8, seed: 9, ..GraphSpec::DEFAULT };
         assert_eq!(told.graph, Some(convert::graph_to_wire(want)));

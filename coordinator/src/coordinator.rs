@@ -26,6 +26,7 @@ use tonic_health::server::HealthReporter;
 use crate::beginning::{self, Beginning, check_own, coordinator_of, find_out, founder, newcomer};
 use crate::cluster::Cluster;
 use crate::collections::Collections;
+use crate::health::Leaderless;
 use crate::heard::{Heard, Heartbeat, Listening};
 use crate::internal::Internal;
 use crate::joining::{self, Wishes};
@@ -97,6 +98,7 @@ impl Coordinator {
             heard: Heard::default(),
             listening: Listening::default(),
             lacking: Lacking::default(),
+            leaderless: Leaderless::default(),
             disk: disk.clone(),
         });
 
@@ -279,7 +281,7 @@ async fn duties(shared: Arc<Shared>, metrics: Metrics, stop: CancellationToken) 
             _ = interval.tick() => {}
         }
         metrics.observe(&shared);
-        shared.listening.note(shared.listener(), Instant::now());
+        shared.leaderless.note(&shared.maps.borrow(), &shared.hearing());
         shared.lacking.note(&shared.maps.borrow(), &shared.heard_lately(), Instant::now());
         let unnamed = shared.maps.borrow().cluster == ClusterId::default();
         if unnamed && shared.leads() {

@@ -137,6 +137,8 @@ pub(crate) struct Hearing {
     pub(crate) heartbeats: BTreeMap<NodeId, Heartbeat>,
     /// When nodes last registered.
     pub(crate) registered: BTreeMap<NodeId, Instant>,
+    /// Shards that have no leader though most of their nodes live, since when.
+    pub(crate) leaderless: BTreeMap<ShardId, Instant>,
 }
 
 impl Hearing {
@@ -166,6 +168,16 @@ impl Hearing {
         let is_known = self.liveness(node) == Liveness::Alive || self.since.is_some_and(|since| since <= last);
         is_known.then(|| self.now.saturating_duration_since(last))
     }
+
+    /// The last heartbeat of a node that was heard of lately.
+    pub(crate) fn lately(&self, node: NodeId) -> Option<&Heartbeat> {
+        self.heartbeats.get(&node).filter(|heartbeat| !self.is_late(heartbeat.at))
+    }
+
+    /// What a node that was heard of lately says of its replica of a shard.
+    pub(crate) fn report(&self, node: NodeId, shard: ShardId) -> Option<&ReplicaReport> {
+        self.lately(node)?.shards.get(&shard)
+    }
 }
 
 #[cfg(test)]
@@ -176,7 +188,8 @@ pub(crate) mod tests {
     pub(crate) fn hearing(now: Instant, heartbeats: impl IntoIterator<Item = (NodeId, Heartbeat)>) -> Hearing {
         let since = now.checked_sub(Duration::from_secs(3_600));
         let heartbeats = heartbeats.into_iter().collect();
-        Hearing { now, timeout: Duration::from_secs(3), since, heartbeats, registered: BTreeMap::new() }
+        let (registered, leaderless) = (BTreeMap::new(), BTreeMap::new());
+        Hearing { now, timeout: Duration::from_secs(3), since, heartbeats, registered, leaderless }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::beginning::coordinator_of;
+use crate::health::Leaderless;
 use crate::heard::{Heard, Hearing, Heartbeat, Listener, Listening, Liveness};
 use crate::joining::{Wishes, is_settled};
 use crate::lacking::{Lacking, nodes_by_name};
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) listening: Listening,
     /// Replicas that nodes are to have and do not serve.
     pub(crate) lacking: Lacking,
+    /// Shards that wait for a leader.
+    pub(crate) leaderless: Leaderless,
     /// The disk of this coordinator.
     pub(crate) disk: Arc<DiskWatch>,
     /// Channels to the other coordinators, by their numbers.
@@ -135,6 +138,7 @@ impl Shared {
             since: self.listening.note(self.listener(), now),
             heartbeats: self.heard.all(),
             registered: self.heard.registered(),
+            leaderless: self.leaderless.all(),
         }
     }
 

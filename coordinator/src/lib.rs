@@ -4,6 +4,7 @@
 //! - `beginning`: which replica of the group a coordinator's store is. `joining`: making one a member.
 //! - `leadership`: doing a thing on the leader, wherever it was asked.
 //! - `heard`: what the leader has heard of nodes; not agreed on, not kept. `lacking`: replicas that they do not serve.
+//! - `health`: how shards are by that. `quorum`: how the coordinators are. `status`: what needs attention.
 //! - `collections`, `cluster`, `internal`: the gRPC services.
 //! - `simulation`: what the simulation shares with a real coordinator.
 //!
@@ -19,6 +20,7 @@ mod config;
 mod coordinator;
 mod copies;
 mod error;
+mod health;
 mod heard;
 mod internal;
 mod joining;
@@ -26,6 +28,7 @@ mod lacking;
 mod leadership;
 mod machine;
 mod metrics;
+mod quorum;
 pub mod simulation;
 mod status;
 

@@ -1,105 +1,115 @@
 //! What needs attention, and what to do about it: pure, from the map and what was heard.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::cmp::Reverse;
 
 use shoal_model::{ClusterMap, Node, NodeId, ShardId};
 use shoal_proto::disk::{disk_from_wire, disk_to_wire};
 use shoal_proto::v1;
+use shoal_proto::v1::ShardHealth;
 use shoal_runtime::Room;
 
-use crate::heard::Heartbeat;
-use crate::lacking::shards_by_name;
+use crate::health::health_of;
+use crate::heard::{Hearing, Heartbeat, Liveness};
+use crate::lacking::{nodes_by_name, shards_by_name};
+use crate::quorum;
 
 /// How one node is.
-pub(crate) fn node_status(
-    map: &ClusterMap,
-    node: &Node,
-    heartbeat: Option<&Heartbeat>,
-    now: Instant,
-    timeout: Duration,
-) -> v1::NodeStatus {
-    let silence = heartbeat.map(|heartbeat| now.saturating_duration_since(heartbeat.at));
+pub(crate) fn node_status(map: &ClusterMap, node: &Node, hearing: &Hearing) -> v1::NodeStatus {
+    let (liveness, heartbeat) = (hearing.liveness(node.id), hearing.heartbeats.get(&node.id));
     v1::NodeStatus {
         id: node.id.0,
         name: node.name.clone(),
         address: node.address.clone(),
         zone: node.zone.clone(),
-        alive: silence.is_some_and(|silence| silence <= timeout),
-        silent_ms: silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+        alive: liveness == Liveness::Alive,
+        awaited: liveness == Liveness::Awaited,
+        silent_ms: hearing.silence(node.id).map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
         replicas: u32::try_from(map.shards_on(node.id).count()).unwrap_or(u32::MAX),
-        disk_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.disk_bytes),
+        disk_bytes: heartbeat.map(|heartbeat| heartbeat.disk_bytes),
         disk: heartbeat.and_then(|heartbeat| disk_to_wire(&heartbeat.disk)),
     }
 }
 
-/// Warnings, the most urgent first: no leader (`stale`), shards without a living replica, members that are gone, disks
-/// without room, what else is `lacking`, then what replicas could not build, as far as it was `heard` lately.
+/// Warnings, the most urgent first: no leader (`stale`), nodes that are silent, the most shards lost first, shards without
+/// a leader, members that are gone, disks without room, what else is `lacking`, then what replicas could not build.
 pub(crate) fn warnings(
     map: &ClusterMap,
     nodes: &[v1::NodeStatus],
-    heard: &BTreeMap<NodeId, Heartbeat>,
+    hearing: &Hearing,
     coordinators: &[v1::CoordinatorStatus],
     lacking: Vec<v1::Warning>,
     stale: bool,
 ) -> Vec<v1::Warning> {
-    let alive: BTreeMap<NodeId, &v1::NodeStatus> =
-        nodes.iter().filter(|node| node.alive).map(|node| (NodeId(node.id), node)).collect();
-    let mut warnings = Vec::new();
-    for node in nodes.iter().filter(|node| !node.alive) {
-        let served = |shard: &&shoal_model::Shard| shard.replicas.iter().any(|r| alive.contains_key(&r.node));
-        let (unserved, served): (Vec<_>, Vec<_>) = map.shards_on(NodeId(node.id)).partition(|shard| !served(shard));
-        let unavailable = unserved.len();
-        let silence =
-            node.silent_ms.map_or("since this leader took office".to_owned(), |ms| format!("for {} s", ms / 1000));
-        let fewer: Vec<ShardId> = served.into_iter().map(|shard| shard.id).collect();
-        let fewer = if fewer.is_empty() {
-            String::new()
-        } else {
-            format!("; with one copy less: {}", shards_by_name(map, &fewer))
-        };
-        let (id, name) = (node.id, &node.name);
-        let text = format!("node {id} ({name}) was not heard of {silence}; unavailable shards: {unavailable}{fewer}");
-        let next_step =
-            format!("start it again on its data folder, or look at its log: it listened on {}", node.address);
-        warnings.push((unavailable, v1::Warning { text, next_step }));
-    }
-    warnings.sort_by_key(|(unavailable, _)| std::cmp::Reverse(*unavailable));
-    let no_leader = stale.then(|| v1::Warning {
-        text: "no coordinator leads: changes of the cluster wait, searches and writes go on".to_owned(),
-        next_step: "start the coordinators that are out of reach; most of them must run".to_owned(),
-    });
-    let mut warnings: Vec<v1::Warning> =
-        no_leader.into_iter().chain(warnings.into_iter().map(|(_, warning)| warning)).collect();
-    let is_voter = |c: &&v1::CoordinatorStatus| c.reachable && !has_no_vote(c);
-    let spare = coordinators.iter().filter(is_voter).count().saturating_sub(coordinators.len() / 2 + 1);
-    warnings.extend(coordinators.iter().filter(|coordinator| has_no_vote(coordinator)).map(|c| without_vote(c, spare)));
-    for coordinator in coordinators.iter().filter(|coordinator| !coordinator.reachable) {
-        let text = format!("coordinator {} is out of reach; {spare} more may fail before changes stop", coordinator.id);
-        let next_step = format!("start it again on its data folder; it listened on {}", coordinator.address);
-        warnings.push(v1::Warning { text, next_step });
-    }
-    warnings.extend(nodes.iter().filter_map(|node| damaged(node, heard.get(&NodeId(node.id))?)));
+    let stand = quorum::stand(coordinators);
+    let mut warnings: Vec<v1::Warning> = quorum::no_leader(coordinators, stand, stale).into_iter().collect();
+    warnings.extend(awaited(map, nodes));
+    warnings.extend(silent(map, nodes, hearing));
+    warnings.extend(without_leader(map, hearing));
+    warnings.extend(quorum::members(coordinators, stand, stale));
+    let heard = |node: &v1::NodeStatus| hearing.lately(NodeId(node.id));
+    warnings.extend(nodes.iter().filter_map(|node| damaged(node, heard(node)?)));
     warnings.extend(coordinators.iter().filter_map(coordinator_without_room));
     warnings.extend(nodes.iter().filter(|node| node.alive).filter_map(without_room));
     warnings.extend(lacking);
-    warnings.extend(nodes.iter().filter_map(|node| failed_jobs(node, heard.get(&NodeId(node.id))?)));
+    warnings.extend(nodes.iter().filter_map(|node| failed_jobs(map, node, heard(node)?)));
     warnings
 }
 
-/// Whether a coordinator says that it has no vote.
-fn has_no_vote(coordinator: &v1::CoordinatorStatus) -> bool {
-    use v1::CoordinatorStanding::{Asking, Joining};
-    matches!(coordinator.standing(), Joining | Asking)
+/// The nodes of which nobody can say yet whether they live.
+fn awaited(map: &ClusterMap, nodes: &[v1::NodeStatus]) -> Option<v1::Warning> {
+    let awaited: Vec<NodeId> = nodes.iter().filter(|node| node.awaited).map(|node| NodeId(node.id)).collect();
+    let names = nodes_by_name(map, &awaited);
+    let text = format!("not heard of yet, by a coordinator that began to lead a moment ago: {names}");
+    let next_step = "ask again in some seconds: then it is known whether they live";
+    (!awaited.is_empty()).then(|| v1::Warning { text, next_step: next_step.to_owned() })
 }
 
-/// A coordinator that runs and has no vote yet.
-fn without_vote(coordinator: &v1::CoordinatorStatus, spare: usize) -> v1::Warning {
-    let (id, waits_for) = (coordinator.id, &coordinator.waits_for);
-    let reason = if waits_for.is_empty() { String::new() } else { format!(": it waits for {waits_for}") };
-    let text = format!("coordinator {id} has no vote yet{reason}; {spare} of the others may fail before changes stop");
-    let next_step = "it joins by itself, in seconds, once most of those that have a vote run and see it";
-    v1::Warning { text, next_step: next_step.to_owned() }
+/// The nodes that are silent, and which shards that costs; those that cost most first.
+fn silent(map: &ClusterMap, nodes: &[v1::NodeStatus], hearing: &Hearing) -> Vec<v1::Warning> {
+    let mut silent: Vec<(usize, v1::Warning)> = Vec::new();
+    for node in nodes.iter().filter(|node| !node.alive && !node.awaited) {
+        let those = |health: ShardHealth| {
+            let shards = map.shards_on(NodeId(node.id)).filter(move |shard| health_of(shard, hearing) == health);
+            shards.map(|shard| shard.id).collect::<Vec<ShardId>>()
+        };
+        let (unavailable, fewer) = (those(ShardHealth::Unavailable), those(ShardHealth::Degraded));
+        let for_how_long = match node.silent_ms {
+            Some(ms) => format!("for {} s", ms / 1_000),
+            None => "since this leader took office".to_owned(),
+        };
+        let mut text = format!("node {} ({}) was not heard of {for_how_long}", node.id, node.name);
+        for (what, shards) in [("unavailable", &unavailable), ("with one copy less", &fewer)] {
+            if !shards.is_empty() {
+                text += &format!("; {what}: {}", shards_by_name(map, shards));
+            }
+        }
+        if node.replicas == 0 {
+            text += "; it has no replicas";
+        }
+        let next_step =
+            format!("start it again on its data folder, or look at its log: it listened on {}", node.address);
+        silent.push((unavailable.len(), v1::Warning { text, next_step }));
+    }
+    silent.sort_by_key(|(unavailable, _)| Reverse(*unavailable));
+    silent.into_iter().map(|(_, warning)| warning).collect()
+}
+
+/// The shards that nobody serves although none of their nodes is silent.
+fn without_leader(map: &ClusterMap, hearing: &Hearing) -> Option<v1::Warning> {
+    let is_silent = |node| hearing.liveness(node) == Liveness::Silent;
+    let shards: Vec<&shoal_model::Shard> = map
+        .shards
+        .values()
+        .filter(|shard| !shard.replicas.iter().any(|replica| is_silent(replica.node)))
+        .filter(|shard| health_of(shard, hearing) == ShardHealth::Unavailable)
+        .collect();
+    let mut nodes: Vec<NodeId> = shards.iter().flat_map(|shard| &shard.replicas).map(|replica| replica.node).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    let ids: Vec<ShardId> = shards.iter().map(|shard| shard.id).collect();
+    let text = format!("without a leader, and so unavailable, though their nodes live: {}", shards_by_name(map, &ids));
+    let next_step = format!("look at the logs of {}, which say what they wait for", nodes_by_name(map, &nodes));
+    (!ids.is_empty()).then_some(v1::Warning { text, next_step })
 }
 
 /// A node whose disk has no room for writes.
@@ -131,20 +141,30 @@ fn coordinator_without_room(coordinator: &v1::CoordinatorStatus) -> Option<v1::W
     (disk.room > Room::Enough).then(|| v1::Warning { text, next_step: next_step.to_owned() })
 }
 
-/// What a node's replicas could not build or merge.
-fn failed_jobs(node: &v1::NodeStatus, heartbeat: &Heartbeat) -> Option<v1::Warning> {
-    let failed: Vec<(&ShardId, &String)> =
-        heartbeat.shards.iter().filter_map(|(shard, report)| Some((shard, report.job_failures.first()?))).collect();
+/// What a node's replicas could not build, merge or fetch.
+fn failed_jobs(map: &ClusterMap, node: &v1::NodeStatus, heartbeat: &Heartbeat) -> Option<v1::Warning> {
+    // A shard that was dropped is of no concern.
+    let there = heartbeat.shards.iter().filter(|(shard, _)| map.shards.contains_key(shard));
+    let failed: Vec<(ShardId, &String)> =
+        there.filter_map(|(shard, report)| Some((*shard, report.job_failures.first()?))).collect();
     let (shard, failure) = failed.first()?;
-    let (id, name, count) = (node.id, &node.name, failed.len());
-    let text = format!("node {id} ({name}) cannot build or merge segments of {count} shards; shard {shard}: {failure}");
-    let next_step = "mend what it names; writes are kept and searches go on meanwhile, slower the more is written";
+    let (id, name) = (node.id, &node.name);
+    let shards = shards_by_name(map, &failed.iter().map(|(shard, _)| *shard).collect::<Vec<_>>());
+    let text = format!(
+        "node {id} ({name}) cannot build, merge or fetch segments of {shards} for the moment; shard {shard}: {failure}"
+    );
+    let next_step = "wait: it is tried again by itself, at least once a minute; if it lasts, mend what it names. Writes are \
+                     kept and searches go on meanwhile, slower the more is written";
     Some(v1::Warning { text, next_step: next_step.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use crate::heard::tests::hearing;
     use shoal_model::{CollectionSpec, Command, GraphSpec, IndexSpec, Metric, OperationId, StoreId, placement::place};
     use shoal_runtime::{DiskState, Space};
 
@@ -162,58 +182,80 @@ mod tests {
         map
     }
 
+    fn collection(map: &mut ClusterMap, name: &str, replicas: u32) -> ShardId {
+        let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
+        let spec = CollectionSpec { name: name.into(), shards: 1, replicas, witness: false, index };
+        let placement = place(map, 1, replicas).expect("three nodes");
+        map.apply(Command::CreateCollection { operation: OperationId(u128::from(map.epoch.0)), spec, placement });
+        map.collection(name).expect("created").shards[0]
+    }
+
+    /// What nodes told so many seconds before `now`, each leading what it has first.
+    fn told(map: &ClusterMap, now: Instant, ago: &[(u64, u64)]) -> Hearing {
+        let heartbeat = |(node, seconds): &(u64, u64)| {
+            let leads = |shard: &shoal_model::Shard| shard.replicas[0].node.0 == *node;
+            let report = |shard| v1::ReplicaReport { leader: leads(shard), commit_index: 9, ..Default::default() };
+            let shards = map.shards_on(NodeId(*node)).map(|shard| (shard.id, report(shard))).collect();
+            (NodeId(*node), Heartbeat { shards, ..Heartbeat::new(now - Duration::from_secs(*seconds)) })
+        };
+        hearing(now, ago.iter().map(heartbeat))
+    }
+
+    fn texts(map: &ClusterMap, hearing: &Hearing) -> Vec<String> {
+        let nodes: Vec<_> = map.nodes.values().map(|node| node_status(map, node, hearing)).collect();
+        warnings(map, &nodes, hearing, &[], vec![], false).into_iter().map(|warning| warning.text).collect()
+    }
+
     #[test]
     fn the_node_that_costs_most_comes_first() {
-        let map = map();
-        let now = Instant::now() + Duration::from_secs(60);
-        let timeout = Duration::from_secs(3);
-        let heard = |ago: u64| Heartbeat::new(now - Duration::from_secs(ago));
-        let status = |id: u64, heartbeat: Option<Heartbeat>| {
-            node_status(&map, &map.nodes[&NodeId(id)], heartbeat.as_ref(), now, timeout)
-        };
-        let all_well = [status(1, Some(heard(1))), status(2, Some(heard(2))), status(3, Some(heard(3)))];
-        let none = BTreeMap::new();
-        assert_eq!(warnings(&map, &all_well, &none, &[], vec![], false), vec![]);
+        let mut map = map();
+        let now = Instant::now() + Duration::from_secs(3_600);
+        assert_eq!(texts(&map, &told(&map, now, &[(1, 1), (2, 2), (3, 3)])), [""; 0]);
 
         // Node 3 holds nothing, node 2 holds a shard.
-        let two_gone = [status(1, Some(heard(0))), status(2, Some(heard(9))), status(3, None)];
-        let texts: Vec<_> = warnings(&map, &two_gone, &none, &[], vec![], false).into_iter().map(|w| w.text).collect();
+        let shard = map.shards_on(NodeId(2)).next().expect("one of two").id;
+        let two_gone = format!("node 2 (node-2) was not heard of for 9 s; unavailable: 1 shard (c: {shard})");
         assert_eq!(
-            texts,
-            [
-                "node 2 (node-2) was not heard of for 9 s; unavailable shards: 1",
-                "node 3 (node-3) was not heard of since this leader took office; unavailable shards: 0",
-            ]
+            texts(&map, &told(&map, now, &[(1, 0), (2, 9)])),
+            [two_gone.as_str(), "node 3 (node-3) was not heard of since this leader took office; it has no replicas"]
         );
         // Of three copies, one is gone with its node.
-        let mut more = map.clone();
-        let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
-        let spec = CollectionSpec { name: "docs".into(), shards: 1, replicas: 3, witness: false, index };
-        let placement = place(&more, 1, 3).expect("three nodes");
-        more.apply(Command::CreateCollection { operation: OperationId(2), spec, placement });
-        let docs = more.collection("docs").expect("created").shards[0];
-        let texts = warnings(&more, &two_gone[..2], &none, &[], vec![], false);
-        let want =
-            "node 2 (node-2) was not heard of for 9 s; unavailable shards: 1; with one copy less: 1 shard (docs: ";
-        assert_eq!(texts[0].text, format!("{want}{docs})"));
+        let docs = collection(&mut map, "docs", 3);
+        assert_eq!(
+            texts(&map, &told(&map, now, &[(1, 0), (2, 9), (3, 0)])),
+            [format!("{two_gone}; with one copy less: 1 shard (docs: {docs})")]
+        );
+        // Of what nobody can know yet nothing is said.
+        let begun = Hearing { since: Some(now - Duration::from_secs(1)), ..told(&map, now, &[(1, 0)]) };
+        assert_eq!(
+            texts(&map, &begun),
+            ["not heard of yet, by a coordinator that began to lead a moment ago: node 2 (node-2), node 3 (node-3)"]
+        );
+    }
 
-        let coordinator = |id, reachable| v1::CoordinatorStatus { id, reachable, ..Default::default() };
-        let joins = v1::CoordinatorStatus {
-            standing: v1::CoordinatorStanding::Joining.into(),
-            waits_for: "a map".to_owned(),
-            ..coordinator(3, true)
-        };
-        let texts: Vec<_> =
-            warnings(&map, &all_well, &none, &[coordinator(1, true), coordinator(2, true), joins], vec![], false)
-                .into_iter()
-                .map(|w| w.text)
-                .collect();
-        let want = "coordinator 3 has no vote yet: it waits for a map; 0 of the others may fail before changes stop";
-        assert_eq!(texts, [want]);
-        let one_gone = [coordinator(1, true), coordinator(2, true), coordinator(3, false)];
-        let texts: Vec<_> =
-            warnings(&map, &all_well, &none, &one_gone, vec![], false).into_iter().map(|w| w.text).collect();
-        assert_eq!(texts, ["coordinator 3 is out of reach; 0 more may fail before changes stop"]);
+    #[test]
+    fn what_the_counts_call_unavailable_is_named() {
+        let mut map = map();
+        let docs = collection(&mut map, "docs", 3);
+        let now = Instant::now() + Duration::from_secs(3_600);
+        let mut all = told(&map, now, &[(1, 0), (2, 0), (3, 0)]);
+        let leader = map.shards[&docs].replicas[0].node;
+        let reports = &mut all.heartbeats.get_mut(&leader).expect("it lives").shards;
+        reports.get_mut(&docs).expect("it has it").leader = false;
+        assert_eq!(texts(&map, &all), [""; 0], "it may be about to elect one");
+        all.leaderless.insert(docs, now - Duration::from_secs(60));
+        let want = format!("without a leader, and so unavailable, though their nodes live: 1 shard (docs: {docs})");
+        assert_eq!(texts(&map, &all), [want]);
+        // The same shard is unavailable in both, whoever is silent.
+        for silent in 1..=3 {
+            let ago: Vec<_> = (1..=3).map(|node| (node, if node == silent { 0 } else { 9 })).collect();
+            let hearing = told(&map, now, &ago);
+            let gone = map.shards.values().filter(|shard| health_of(shard, &hearing) == ShardHealth::Unavailable);
+            let told = texts(&map, &hearing).join("\n");
+            for shard in gone {
+                assert!(told.contains(&shard.id.to_string()), "{silent}: {} in {told}", shard.id);
+            }
+        }
     }
 
     #[test]
@@ -226,14 +268,11 @@ mod tests {
             Heartbeat { disk, ..Heartbeat::new(now) }
         };
         let rooms = [Room::Enough, Room::Low, Room::Exhausted];
-        let nodes = map
-            .nodes
-            .values()
-            .zip(rooms)
-            .map(|(node, room)| node_status(&map, node, Some(&heartbeat(room)), now, Duration::from_secs(3)));
+        let heard = hearing(now, map.nodes.keys().copied().zip(rooms.map(heartbeat)));
+        let nodes: Vec<_> = map.nodes.values().map(|node| node_status(&map, node, &heard)).collect();
         let disk = disk_to_wire(&heartbeat(Room::Low).disk);
         let coordinator = v1::CoordinatorStatus { id: 3, reachable: true, disk, ..Default::default() };
-        let told = warnings(&map, &nodes.collect::<Vec<_>>(), &BTreeMap::new(), &[coordinator], vec![], false);
+        let told = warnings(&map, &nodes, &heard, &[coordinator], vec![], false);
         let state = "has no room: 10.0 MiB of 1.0 GiB are free at /data, and 51.0 MiB are to stay free";
         let texts: Vec<&str> = told.iter().map(|warning| warning.text.as_str()).collect();
         assert_eq!(
@@ -257,17 +296,19 @@ mod tests {
             job_failures: failures.iter().map(|failure| (*failure).to_owned()).collect(),
             ..Default::default()
         };
-        let shards = [(7, report(&["merging 2: no room", "building: no room"])), (8, report(&[])), (9, report(&["x"]))];
-        let shards = shards.into_iter().map(|(shard, report)| (ShardId(shard), report)).collect();
-        let heard = BTreeMap::from([(NodeId(1), Heartbeat { shards, ..Heartbeat::new(now) })]);
-        let nodes: Vec<v1::NodeStatus> = map
-            .nodes
-            .values()
-            .map(|node| node_status(&map, node, Some(&Heartbeat::new(now)), now, Duration::from_secs(3)))
-            .collect();
-        let told = warnings(&map, &nodes, &heard, &[], vec![], false);
-        let texts: Vec<&str> = told.iter().map(|warning| warning.text.as_str()).collect();
-        assert_eq!(texts, ["node 1 (node-1) cannot build or merge segments of 2 shards; shard 7: merging 2: no room"]);
+        // The last was dropped meanwhile.
+        let [first, second] = [0, 1].map(|at| map.collection("c").expect("created").shards[at]);
+        let reports = [(first, report(&["merging 2: no room", "building: no room"])), (second, report(&["x"]))];
+        let shards = reports.into_iter().chain([(ShardId(99), report(&["y"]))]).collect();
+        let silent = map.nodes.keys().map(|node| (*node, Heartbeat::new(now))).collect::<BTreeMap<_, _>>();
+        let mut heard = hearing(now, silent);
+        heard.heartbeats.insert(NodeId(1), Heartbeat { shards, ..Heartbeat::new(now) });
+        let told = texts(&map, &heard);
+        let want = format!(
+            "node 1 (node-1) cannot build, merge or fetch segments of 2 shards (c: {first}, {second}) for the moment; \
+             shard {first}: merging 2: no room"
+        );
+        assert_eq!(told, [want]);
     }
 
     #[test]
@@ -275,11 +316,10 @@ mod tests {
         let map = map();
         let now = Instant::now();
         let damage = "corruption in 000012.sst: block checksum mismatch".to_owned();
-        let heard = BTreeMap::from([(NodeId(2), Heartbeat { damage, ..Heartbeat::new(now) })]);
-        let status = |node| node_status(&map, node, Some(&Heartbeat::new(now)), now, Duration::from_secs(3));
-        let nodes: Vec<v1::NodeStatus> = map.nodes.values().map(status).collect();
-        let told = warnings(&map, &nodes, &heard, &[], vec![], false);
-        let [v1::Warning { text, .. }] = &told[..] else { panic!("{told:?}") };
+        let mut heard = hearing(now, map.nodes.keys().map(|node| (*node, Heartbeat::new(now))));
+        heard.heartbeats.insert(NodeId(2), Heartbeat { damage, ..Heartbeat::new(now) });
+        let told = texts(&map, &heard);
+        let [text] = &told[..] else { panic!("{told:?}") };
         assert!(text.contains("node 2 (node-2)") && text.contains("000012.sst"), "{text}");
     }
 }
