@@ -21,8 +21,13 @@ Examples:
   shoal eval news --queries queries.npy --truth truth_ids.npy
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 timed out; 6 cluster, or what is needed of
-it, out of reach; 7 partial (some shards or queries did not answer); 130 interrupted.
+it, out of reach; 7 partial (some shards or queries did not answer); 8 `status` tells of
+no quorum, or of a shard that is unavailable; 130 interrupted.
 Data goes to stdout, progress and hints go to stderr.";
+
+const STATUS: &str = "\
+Exit code 0 means that the coordinators have a quorum and no shard is unavailable; there may
+be warnings. Exit code 8 means that one of these is not so, and stderr says which.";
 
 const GLOBAL: &str = "Global options";
 
@@ -85,6 +90,7 @@ pub enum Command {
     /// Run one role of a cluster
     Serve(ServeArgs),
     /// Show the cluster on one screen
+    #[command(after_help = STATUS)]
     Status,
     /// Create, list, describe and remove collections
     #[command(subcommand)]

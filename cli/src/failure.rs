@@ -18,6 +18,8 @@ pub enum Exit {
     Unreachable = 6,
     /// It was done in part: some shards or queries did not answer.
     Partial = 7,
+    /// It was told that the cluster has no quorum, or a shard that nobody serves.
+    Unwell = 8,
     /// It was cut short by Ctrl-C or SIGTERM.
     Interrupted = 130,
 }

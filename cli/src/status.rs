@@ -7,6 +7,7 @@ use crate::collections::{health_name, list_table};
 use crate::command::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, bytes, columns};
+use crate::progress::counted;
 
 /// What to do where even the status cannot be had.
 const OUT_OF_REACH: &str = "see whether the router and its coordinators run, and what their logs say; `shoal up` starts a \
@@ -14,13 +15,41 @@ const OUT_OF_REACH: &str = "see whether the router and its coordinators run, and
 
 /// Warnings that fit the screen.
 const WARNINGS_SHOWN: usize = 5;
+/// Shards that are named where they are unavailable.
+const SHARDS_SHOWN: usize = 8;
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let status = context.client.status().await.map_err(|error| {
         let failure = Failure::from(error);
         if failure.exit == Exit::Failed { failure } else { failure.next(OUT_OF_REACH) }
     })?;
-    output::print(context.format, || screen(&status), || json!(status))
+    output::print(context.format, || screen(&status), || json!(status))?;
+    verdict(&status)
+}
+
+/// What a script learns from the exit code: whether the cluster takes changes, and all its points are within reach.
+fn verdict(status: &ClusterStatus) -> Result<(), Failure> {
+    let unavailable = status.shards_that_are(Health::Unavailable);
+    let mut problems = Vec::new();
+    if !status.has_quorum() {
+        problems.push("no quorum among the coordinators".to_owned());
+    }
+    if !unavailable.is_empty() {
+        problems.push(format!("unavailable: {}", named(&unavailable)));
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let next = "do what is said above to need attention";
+    Err(Failure::new(problems.join("; ")).exit(Exit::Unwell).next(next))
+}
+
+/// How many shards, and which, by the names of their collections: `2 shards (docs 7, docs 8)`.
+fn named(shards: &[(&str, u64)]) -> String {
+    let mut names: Vec<String> =
+        shards.iter().take(SHARDS_SHOWN).map(|(collection, shard)| format!("{collection} {shard}")).collect();
+    names.extend((shards.len() > SHARDS_SHOWN).then(|| format!("{} more", shards.len() - SHARDS_SHOWN)));
+    format!("{} ({})", counted(shards.len(), "shard"), names.join(", "))
 }
 
 /// The whole screen.
@@ -284,5 +313,32 @@ attention: node-3 is silent
         ] {
             assert!(shown.lines().any(|shown| shown == line), "{line:?} is missing from:\n{shown}");
         }
+        assert_eq!(verdict(&begun), Ok(()));
+    }
+
+    #[test]
+    fn the_exit_code_tells_scripts_how_it_is() {
+        let with = |shards| ClusterStatus { collections: vec![collection(shards)], ..status() };
+        let lost = ClusterStatus { stale: true, ..status() };
+        let many: Vec<_> = (0..9).map(|id| (id, Health::Unavailable)).collect();
+        let few = [(7, Health::Unavailable), (8, Health::Degraded), (9, Health::Unavailable)];
+        for (name, status, want) in [
+            ("only warnings", status(), None),
+            ("a copy less", with(&[(7, Health::Degraded), (8, Health::Starting)]), None),
+            ("a shard is lost", with(&few), Some("unavailable: 2 shards (news 7, news 9)")),
+            (
+                "many are",
+                with(&many),
+                Some("9 shards (news 0, news 1, news 2, news 3, news 4, news 5, news 6, news 7, 1 more)"),
+            ),
+            ("nobody leads", lost, Some("no quorum among the coordinators")),
+        ] {
+            let failure = verdict(&status).err();
+            assert_eq!(failure.as_ref().map(|failure| failure.exit), want.map(|_| Exit::Unwell), "{name}");
+            assert!(failure.is_none_or(|failure| failure.message.contains(want.unwrap_or_default())), "{name}");
+        }
+        let mut without = status();
+        without.coordinators[1].standing = CoordinatorStanding::Joining;
+        assert!(verdict(&without).is_err_and(|failure| failure.exit == Exit::Unwell), "one vote of three is no quorum");
     }
 }

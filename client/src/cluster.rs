@@ -169,6 +169,14 @@ pub struct ClusterStatus {
 }
 
 impl ClusterStatus {
+    /// Whether most coordinators have a vote and are in reach, and one of them leads.
+    #[must_use]
+    pub fn has_quorum(&self) -> bool {
+        let is_member = |member: &&CoordinatorStatus| member.standing == CoordinatorStanding::Member;
+        let votes = self.coordinators.iter().filter(is_member).count();
+        !self.stale && votes > self.coordinators.len() / 2
+    }
+
     /// The shards that are so, with the names of their collections.
     #[must_use]
     pub fn shards_that_are(&self, health: Health) -> Vec<(&str, u64)> {

@@ -118,7 +118,8 @@ impl Rig {
 
     fn status(&self) -> String {
         let shown = self.cluster.shoal(&["status"], Duration::from_secs(30));
-        assert_eq!(shown.code, 0, "{}", shown.stderr);
+        // 8: for a moment, while the lead moves to a process with room, a shard may be told as unavailable.
+        assert!([0, 8].contains(&shown.code), "{}", shown.stderr);
         shown.stdout
     }
 
