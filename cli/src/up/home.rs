@@ -22,6 +22,8 @@ const NODES: u32 = 3;
 pub(crate) struct Home {
     folder: PathBuf,
     notes: Notes,
+    /// Nodes that this start adds to a folder that had some.
+    added: u32,
     _lock: File,
 }
 
@@ -36,6 +38,14 @@ struct Notes {
     /// Number of the sample collection, once it was loaded whole. What its points are then is the user's matter.
     #[serde(default)]
     sample: Option<u64>,
+}
+
+/// How many nodes a cluster in `folder` will have, by what is asked for and what is there. Changes nothing.
+pub(crate) fn nodes_in(folder: &Path, asked: Option<u32>) -> u32 {
+    let text = fs::read(folder.join("up.json")).unwrap_or_default();
+    // What does not read is told of when the folder is opened.
+    let there = serde_json::from_slice(&text).map_or(0, |notes: Notes| notes.nodes);
+    asked.unwrap_or(if there > 0 { there } else { NODES })
 }
 
 impl Home {
@@ -59,19 +69,25 @@ impl Home {
         };
         let wanted = nodes.unwrap_or(notes.nodes.max(NODES));
         if nodes.is_none() && notes.nodes > 0 {
-            return Ok(Self { folder: folder.to_owned(), notes, _lock: lock });
+            return Ok(Self { folder: folder.to_owned(), notes, added: 0, _lock: lock });
         }
         if wanted < notes.nodes {
             let problem = format!("{} holds the data of {} nodes, {wanted} are too few", folder.display(), notes.nodes);
             return Err(Failure::new(problem).next(format!("start it with --nodes {}", notes.nodes)));
         }
+        let added = if notes.nodes == 0 { 0 } else { wanted - notes.nodes };
         notes.nodes = wanted;
-        Ok(Self { folder: folder.to_owned(), notes, _lock: lock })
+        Ok(Self { folder: folder.to_owned(), notes, added, _lock: lock })
     }
 
     /// How many nodes there are.
     pub(crate) fn nodes(&self) -> u32 {
         self.notes.nodes
+    }
+
+    /// How many nodes this start adds to those that the folder had.
+    pub(crate) fn added(&self) -> u32 {
+        self.added
     }
 
     /// The folder.
@@ -163,6 +179,18 @@ mod tests {
     }
 
     #[test]
+    fn nodes_are_known_before_anything_is_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let there = folder.path().join("there");
+        assert_eq!((nodes_in(&there, None), nodes_in(&there, Some(5))), (3, 5));
+        assert!(!there.exists(), "it was only looked at");
+        let home = Home::open(&there, Some(4)).expect("a new folder");
+        assert_eq!(home.added(), 0, "all are new, so none is");
+        home.save().expect("saved");
+        assert_eq!(nodes_in(&there, None), 4);
+    }
+
+    #[test]
     fn the_loaded_sample_is_remembered() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut home = Home::open(folder.path(), None).expect("a new folder");
@@ -191,6 +219,7 @@ mod tests {
         Home::open(folder.path(), Some(4)).expect("a new folder").save().expect("saved");
         let error = Home::open(folder.path(), Some(3)).map(drop).expect_err("node-4 would be missing");
         assert_eq!(error.next.as_deref(), Some("start it with --nodes 4"));
-        assert_eq!(Home::open(folder.path(), Some(5)).expect("more are fine").nodes(), 5);
+        let more = Home::open(folder.path(), Some(5)).expect("more are fine");
+        assert_eq!((more.nodes(), more.added()), (5, 1));
     }
 }

@@ -8,7 +8,7 @@ mod supervise;
 use std::time::{Duration, Instant};
 
 use shoal_client::{Client, Collection, Consistency, NewCollection, SearchOptions};
-use shoal_model::{Classify as _, ErrorKind, Filter};
+use shoal_model::{Classify as _, ErrorKind, Filter, Limits};
 
 use self::cluster::Cluster;
 use self::home::Home;
@@ -30,12 +30,16 @@ const K: u32 = 10;
 /// Runs `shoal up`.
 pub(crate) async fn run(format: Format, args: &UpArgs) -> Result<(), Failure> {
     let folder = args.data.clone().map_or_else(folders::data, Ok)?;
+    check_replicas(args.replicas, home::nodes_in(&folder, args.nodes))?;
     let mut home = Home::open(&folder, args.nodes)?;
     say(&format!(
         "starting 3 coordinators, {} and a router; data in {}",
         counted(home.nodes() as usize, "node"),
         home.path().display()
     ));
+    if home.added() > 0 {
+        say(&added(home.added()));
+    }
     let mut cluster = tokio::select! {
         cluster = Cluster::start(&mut home, args.listen) => cluster?,
         () = signals::stop() => return Ok(()),
@@ -50,6 +54,28 @@ pub(crate) async fn run(format: Format, args: &UpArgs) -> Result<(), Failure> {
     say("shutting down: no new calls, open calls finish, logs are synced");
     let stopped = cluster.shut_down().await;
     result.and(stopped)
+}
+
+/// Refuses replicas of the sample collection that could not be placed, before anything is made or started for them.
+fn check_replicas(replicas: u32, nodes: u32) -> Result<(), Failure> {
+    let most = nodes.min(Limits::default().replicas_max);
+    if replicas <= most {
+        return Ok(());
+    }
+    let problem =
+        format!("--replicas: {replicas} replicas of a shard are more than {most}, the most with {nodes} nodes");
+    Err(Failure::new(problem).exit(Exit::Usage).next("ask for fewer replicas, or for more nodes with --nodes"))
+}
+
+/// What becomes of nodes that are added to a cluster with collections.
+fn added(nodes: u32) -> String {
+    let (nodes, verb, them) = match nodes {
+        1 => ("1 node".to_owned(), "is", "It gets"),
+        more => (format!("{more} nodes"), "are", "They get"),
+    };
+    format!(
+        "{nodes} {verb} new. {them} replicas of collections that are created from now on; those of others stay where they are"
+    )
 }
 
 /// Completes only if the cluster cannot go on. With `--once` that is as soon as any process cannot: whoever asks for one
@@ -200,6 +226,15 @@ fn verdict(summary: &Summary, changed: Option<&str>) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_that_cannot_be_placed_are_refused_at_once() {
+        for (replicas, nodes, is_refused) in [(0, 1, false), (3, 3, false), (9, 3, true), (4, 3, true), (8, 9, true)] {
+            let checked = check_replicas(replicas, nodes);
+            assert_eq!(checked.is_err_and(|failure| failure.exit == Exit::Usage), is_refused, "{replicas} on {nodes}");
+        }
+        assert!(added(1).starts_with("1 node is new. It gets") && added(2).starts_with("2 nodes are new. They get"));
+    }
 
     #[test]
     fn once_succeeds_only_with_exact_answers() {
