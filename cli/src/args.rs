@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use shoal_client::GraphOptions;
-use shoal_model::{Metric, PointId, Quantization};
+use shoal_model::{Limits, Metric, PointId, Quantization};
 
 use crate::effort::Effort;
 use crate::json;
@@ -26,8 +26,8 @@ no quorum, or of a shard that is unavailable; 130 interrupted.
 Data goes to stdout, progress and hints go to stderr.";
 
 const STATUS: &str = "\
-Exit code 0 means that the coordinators have a quorum and no shard is unavailable; there may
-be warnings. Exit code 8 means that one of these is not so, and stderr says which.";
+Exit code 0 means that the coordinators have a quorum and no shard is unavailable; there
+may be warnings. Exit code 8 means that one of these is not so, and stderr says which.";
 
 const GLOBAL: &str = "Global options";
 
@@ -208,7 +208,7 @@ pub struct CreateArgs {
     #[arg(value_name = "COLLECTION")]
     pub name: String,
     /// Components of each vector
-    #[arg(long)]
+    #[arg(long, value_parser = dimension, allow_negative_numbers = true)]
     pub dim: u32,
     /// How nearness is measured
     #[arg(long, value_parser = metric, value_name = "cosine|dot|euclidean")]
@@ -225,10 +225,10 @@ pub struct CreateArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub struct SpreadArgs {
     /// How many shards divide it; 0: one for each node
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub shards: u32,
     /// Replicas of each shard; 0 for 3, or 1 where there are fewer than 3 nodes
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub replicas: u32,
     /// Add a replica that votes and keeps the log, and has no points: with two others a shard survives the loss of one
     #[arg(long)]
@@ -341,7 +341,7 @@ pub struct SearchArgs {
     #[command(flatten)]
     pub vector: VectorArgs,
     /// How many points are wanted
-    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, default_value_t = 10, value_parser = at_least_one, allow_negative_numbers = true)]
     pub k: u32,
     /// Only points that pass (JSON, or @FILE)
     #[arg(long, value_name = "JSON")]
@@ -492,7 +492,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FIELD", requires = "qrels")]
     pub doc_key: Option<String>,
     /// How many points each query asks for
-    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, default_value_t = 10, value_parser = at_least_one, allow_negative_numbers = true)]
     pub k: u32,
     /// Calls under way at once
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -550,6 +550,16 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[allow(clippy::unnecessary_wraps, reason = "what a parser of an argument returns")]
 fn trimmed(text: &str) -> Result<String, String> {
     Ok(text.trim().to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a whole number from 1 up".to_owned())
+}
+
+/// A dimension. The cap of a cluster may be another than the usual one, and the cluster says so.
+fn dimension(text: &str) -> Result<u32, String> {
+    let usual = Limits::default().dim_max;
+    at_least_one(text).map_err(|_| format!("must be a whole number from 1 to {usual}"))
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -615,6 +625,21 @@ mod tests {
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_err_and(|error| error.exit_code() == 2), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_numbers_are_told_with_what_they_must_be() {
+        for (line, want) in [
+            ("shoal collection create c --metric dot --dim -3", "must be a whole number from 1 to 65536"),
+            ("shoal collection create c --metric dot --dim 99999999999", "must be a whole number from 1 to 65536"),
+            ("shoal search c --like 1 -k -1", "must be a whole number from 1 up"),
+            ("shoal search c --like 1 --k 1.5", "must be a whole number from 1 up"),
+            ("shoal eval c --queries q.npy --truth t.npy -k 0", "must be a whole number from 1 up"),
+            ("shoal get c 18446744073709551616", "the largest number id is 18446744073709551615"),
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line).to_string();
+            assert!(error.contains(want) && !error.contains("tip:"), "{line}: {error}");
         }
     }
 

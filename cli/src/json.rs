@@ -10,6 +10,10 @@ pub(crate) fn id_from_text(text: &str) -> Result<PointId, String> {
     }
     match text.parse() {
         Ok(number) => Ok(PointId::Number(number)),
+        // Whoever types digits means a number, and would look for the text in vain.
+        Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(format!("the largest number id is {}; write text:{text} if the text is meant", u64::MAX))
+        }
         Err(_) => text_id_or_uuid(text),
     }
 }
@@ -76,6 +80,12 @@ pub(crate) fn vector(json: &Json) -> Result<Vec<f32>, InputError> {
         None => Err(InputError::new(format!("vector[{i}]"), format!("is {}, must be a number", kind(item)))),
     };
     items.iter().enumerate().map(component).collect()
+}
+
+/// A vector for JSON: each component in the fewest digits that read back as the same `f32`.
+pub(crate) fn vector_to_json(vector: &[f32]) -> Json {
+    let component = |component: &f32| json!(component.to_string().parse().unwrap_or(f64::from(*component)));
+    Json::Array(vector.iter().map(component).collect())
 }
 
 /// Payload fields.
@@ -329,5 +339,27 @@ mod tests {
         for (text, want) in [("{}", "vector"), ("[1, null]", "vector[1]"), ("[[1]]", "vector[0]")] {
             assert_eq!(vector(&parse(text)).map_err(|e| e.field), Err(want.to_owned()), "{text}");
         }
+    }
+
+    #[test]
+    fn vectors_are_written_in_the_fewest_digits() {
+        for (component, want) in
+            [(0.2162, "[0.2162]"), (1.0, "[1.0]"), (-0.1, "[-0.1]"), (1e-40, "[1e-40]"), (f32::MAX, "[3.4028235e38]")]
+        {
+            let json = vector_to_json(&[component]);
+            assert_eq!(json.to_string().replace("e+", "e"), want);
+            assert_eq!(vector(&json), Ok(vec![component]), "{want} reads back");
+        }
+    }
+
+    #[test]
+    fn digits_beyond_the_largest_number_are_no_text() {
+        let largest = u64::MAX.to_string();
+        assert_eq!(id_from_text(&largest), Ok(PointId::Number(u64::MAX)));
+        let beyond = "18446744073709551616";
+        assert!(id_from_text(beyond).is_err_and(|problem| problem.contains(&largest)));
+        let text = PointId::Text(beyond.into());
+        assert_eq!(id_from_text(&format!("text:{beyond}")), Ok(text.clone()));
+        assert_eq!(id_to_text(&text), format!("text:{beyond}"), "it is shown as it is typed");
     }
 }

@@ -9,7 +9,7 @@ use shoal_model::{Filter, Payload, PointId, Value};
 use crate::args::{CountArgs, DeleteArgs, GetArgs, SearchArgs, VectorArgs};
 use crate::command::Context;
 use crate::failure::{Exit, Failure};
-use crate::json::{self as forms, id_to_json, id_to_text, payload_to_json, value_to_json};
+use crate::json::{self as forms, id_to_json, id_to_text, payload_to_json, value_to_json, vector_to_json};
 use crate::output::{self, columns, cut};
 use crate::progress::{counted, say};
 use crate::rows::Source;
@@ -181,7 +181,7 @@ fn record_text(record: &Record) -> String {
     let mut rows = vec![vec!["id".to_owned(), id_to_text(&record.id)]];
     rows.extend(record.payload.iter().map(|(name, value)| vec![name.clone(), value_text(value)]));
     if let Some(vector) = &record.vector {
-        rows.push(vec!["vector".to_owned(), json!(vector).to_string()]);
+        rows.push(vec!["vector".to_owned(), vector_to_json(vector).to_string()]);
     }
     columns(&["field", "value"], rows, &[])
 }
@@ -189,7 +189,7 @@ fn record_text(record: &Record) -> String {
 fn record_json(record: &Record) -> Json {
     let mut json = json!({ "id": id_to_json(&record.id), "payload": payload_to_json(&record.payload) });
     if let Some(vector) = &record.vector {
-        json["vector"] = json!(vector);
+        json["vector"] = vector_to_json(vector);
     }
     json
 }
@@ -199,7 +199,8 @@ pub(crate) async fn delete(context: &Context, args: &DeleteArgs) -> Result<(), F
     let ids = args.ids.len();
     output::print(
         context.format,
-        || format!("gone from {}: {}\n", args.collection, counted(ids, "id")),
+        // The cluster does not say how many of them were there.
+        || format!("{} now holds none of these: {}\n", args.collection, counted(ids, "id")),
         || json!({ "collection": args.collection, "ids": ids }),
     )
 }

@@ -205,8 +205,8 @@ fn report(context: &Context, collection: &str, begun: u64, end: u64, took: Durat
         || {
             let earlier = if begun > 0 { format!(" ({} by an earlier run)", grouped(begun)) } else { String::new() };
             format!(
-                "imported {} rows into {collection} in {seconds:.1} s, {} rows/s{earlier}\n",
-                grouped(rows),
+                "imported {} into {collection} in {seconds:.1} s, {} rows/s{earlier}\n",
+                counted(usize::try_from(rows).unwrap_or(usize::MAX), "row"),
                 whole(per_second)
             )
         },
