@@ -55,7 +55,9 @@ fn named(shards: &[(&str, u64)]) -> String {
 /// The whole screen.
 fn screen(status: &ClusterStatus) -> String {
     let mut text = format!("cluster {}, map version {}\n", status.cluster_id, status.epoch);
-    if status.stale {
+    if status.stale && status.epoch == 0 {
+        text += "NO LEADER: the cluster has not begun\n";
+    } else if status.stale {
         text += "NO LEADER: changes wait; searches and writes go on. Below is what one coordinator last knew\n";
     }
     text += &format!("{}\n{}\n", quorum(&status.coordinators), nodes_line(&status.nodes));
@@ -136,7 +138,7 @@ fn nodes_table(nodes: &[NodeStatus]) -> String {
             (false, _) if node.awaited => "not heard of yet".to_owned(),
             // Rounded as in the warnings.
             (false, Some(silent_ms)) => format!("silent for {} s", silent_ms / 1_000),
-            (false, None) => "never heard of".to_owned(),
+            (false, None) => "silent".to_owned(),
         };
         let zone = if node.zone.is_empty() { "-" } else { &node.zone };
         vec![
@@ -231,7 +233,7 @@ COORDINATOR  STATE         APPLIED  ADDRESS
 NODE  NAME    STATE            REPLICAS     DISK     FREE  ZONE  ADDRESS
    1  node-1  alive                   2  5.0 MiB  3.0 GiB  -     http://127.0.0.1:7801
    2  node-2  silent for 42 s         2  5.0 MiB  3.0 GiB  -     http://127.0.0.1:7802
-   3  node-3  never heard of          2        -        -  -     http://127.0.0.1:7803
+   3  node-3  silent                  2        -        -  -     http://127.0.0.1:7803
 
 attention: node-2 is silent
      next: start it again
@@ -271,6 +273,11 @@ attention: node-3 is silent
         lost.stale = true;
         assert!(screen(&lost).lines().nth(1).is_some_and(|line| line.starts_with("NO LEADER")), "told at the top");
         assert_eq!(quorum(&lost.coordinators), "coordinators  0 of 3 reachable, NO QUORUM, no leader");
+        let first = screen(&ClusterStatus { epoch: 0, ..lost.clone() });
+        assert!(
+            first.lines().nth(1).is_some_and(|line| line.ends_with("has not begun")),
+            "nothing goes on in it: {first}"
+        );
         assert!(screen(&lost).ends_with("nothing needs attention\n"));
     }
 

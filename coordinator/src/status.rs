@@ -75,7 +75,7 @@ fn silent(map: &ClusterMap, nodes: &[v1::NodeStatus], hearing: &Hearing) -> Vec<
         let (unavailable, fewer) = (those(ShardHealth::Unavailable), those(ShardHealth::Degraded));
         let for_how_long = match node.silent_ms {
             Some(ms) => format!("for {} s", ms / 1_000),
-            None => "since this leader took office".to_owned(),
+            None => "since the leader changed".to_owned(),
         };
         let mut text = format!("node {} ({}) was not heard of {for_how_long}", node.id, node.name);
         for (what, shards) in [("unavailable", &unavailable), ("with one copy less", &fewer)] {
@@ -217,7 +217,7 @@ mod tests {
         let two_gone = format!("node 2 (node-2) was not heard of for 9 s; unavailable: 1 shard (c: {shard})");
         assert_eq!(
             texts(&map, &told(&map, now, &[(1, 0), (2, 9)])),
-            [two_gone.as_str(), "node 3 (node-3) was not heard of since this leader took office; it has no replicas"]
+            [two_gone.as_str(), "node 3 (node-3) was not heard of since the leader changed; it has no replicas"]
         );
         // Of three copies, one is gone with its node.
         let docs = collection(&mut map, "docs", 3);
