@@ -371,7 +371,8 @@ async fn open_or_stand_in(
 ) -> Result<(ShardMachine, bool), NodeError> {
     let opened = open_machine(shard.id, spec, store, indexing).await;
     let Err(damage @ NodeError::Malformed { .. }) = opened else { return Ok((opened?, false)) };
-    if !indexing.peers.have(shard.id) {
+    // Also one that was to have none by the map of the last start: it may have it by now.
+    if indexing.peers.of(shard.id).is_empty() {
         return Err(damage);
     }
     tracing::error!(shard = shard.id.0, error = %damage, "the content is not as it was written; another replica's is fetched");

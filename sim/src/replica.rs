@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use shoal_consensus::{ConsensusError, GroupSpec, GroupStatus, Role as Standing, StateMachine};
 use shoal_index::set::Policy;
-use shoal_model::{ClusterMap, Epoch, HashRange, IndexSpec, LogIndex, ReplicaId, Shard, ShardId, ShardReplica};
+use shoal_model::{ClusterMap, Epoch, HashRange, IndexSpec, LogIndex, ReplicaId, Shard, ShardId};
 use shoal_node::NodeError;
 use shoal_node::simulation::{Applied, Effect, Replaced, ShardMachine, View, group_of, group_spec};
 use shoal_runtime::{Batch, Store as _};
@@ -79,10 +79,7 @@ impl Node {
     ) -> Result<(ShardMachine, bool), NodeError> {
         let opened = self.open_machine(shard.id, spec, host, out);
         let Err(damage @ NodeError::Malformed { .. }) = opened else { return Ok((opened?, false)) };
-        let has_points = |replica: &&ShardReplica| {
-            Some(replica.node) != self.member && replica.standing == shoal_model::Standing::Member
-        };
-        if shard.full_replicas().filter(has_points).count() == 0 {
+        if self.peers_of(shard.id).is_empty() {
             return Err(damage);
         }
         out.tally.found_damaged += 1;
