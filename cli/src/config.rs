@@ -34,6 +34,9 @@ pub(crate) struct NodeFile {
     pub(crate) metrics_listen: String,
     /// Folder of its store.
     pub(crate) data: PathBuf,
+    /// Number or name of a node whose disk is lost: this one takes its place if the folder is empty.
+    #[serde(default)]
+    pub(crate) replaces: Option<String>,
     /// The role's own section.
     pub(crate) node: NodeConfig,
 }
@@ -78,6 +81,9 @@ mod tests {
     fn every_role_has_its_file() {
         let node: NodeFile = parse(NODE).expect("well-formed");
         assert_eq!((node.node.name.as_str(), node.data), ("node-1", PathBuf::from("/var/lib/shoal")));
+        assert_eq!(node.replaces, None);
+        let replacing: NodeFile = parse(&format!("replaces = 'node-2'\n{NODE}")).expect("well-formed");
+        assert_eq!(replacing.replaces.as_deref(), Some("node-2"));
         let coordinator = "\
             listen = 'a:1'\nmetrics_listen = 'a:2'\ndata = 'd'\n\
             [coordinator]\nid = 1\n[[coordinator.peers]]\nid = 1\naddress = 'http://a:1'\n";

@@ -96,7 +96,8 @@ fn coordinators_table(members: &[CoordinatorStatus]) -> String {
     columns(&["coordinator", "state", "applied", "address"], members.iter().map(row).collect(), &[0, 2])
 }
 
-fn nodes_table(nodes: &[NodeStatus]) -> String {
+/// One line for each node.
+pub(crate) fn nodes_table(nodes: &[NodeStatus]) -> String {
     #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
     let row = |node: &NodeStatus| {
         let state = match (node.alive, node.silent_ms) {

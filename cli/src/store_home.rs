@@ -15,6 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{Classify as _, ErrorKind, StoreId};
+use shoal_node::Replaced;
 use shoal_runtime::{Store, StoreError};
 use shoal_storage::{RocksStore, make_folder};
 
@@ -35,6 +36,8 @@ struct Notes {
     store: String,
     /// Identity of the store that it takes the place of, until the coordinators know.
     replaces: String,
+    /// Number or name of the node that it takes the place of, as an operator said, until the coordinators know.
+    replaces_node: String,
     /// The store was found damaged while the node ran.
     damaged: bool,
 }
@@ -51,7 +54,7 @@ pub(crate) struct StoreHome {
 }
 
 impl StoreHome {
-    /// The folder of a node; coordinators say whether its store can be given up ([`StoreHome::put_back`]).
+    /// The folder of a node; coordinators say whether its store can be given up ([`StoreHome::refused`]).
     pub(crate) fn of_node(folder: &Path) -> Result<Self, Failure> {
         Self::open(folder, "node.json", true)
     }
@@ -109,9 +112,38 @@ impl StoreHome {
         self.folder.join("segments")
     }
 
-    /// The store whose place this one takes, if the coordinators do not know yet.
-    pub(crate) fn replaces(&self) -> Option<StoreId> {
-        u128::from_str_radix(&self.notes.replaces, 16).ok().map(StoreId)
+    /// An operator says that the node of that number or name has lost its disk, and that this one takes its place. Noted
+    /// before there is a store, so that it stays so after a crash, whatever is said then. Says nothing of a folder that
+    /// is a node already, so that it may be said at every start.
+    pub(crate) fn take_place_of(&mut self, called: String) -> Result<(), Failure> {
+        if !self.notes.store.is_empty() || !self.notes.replaces.is_empty() {
+            let folder = self.folder.display();
+            tracing::info!(%folder, replaces = called, "this folder is a node's already, and stays it: nobody is replaced");
+            return Ok(());
+        }
+        if self.notes.replaces_node != called {
+            self.notes.replaces_node = called;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Whose place this one takes, if the coordinators do not know yet.
+    pub(crate) fn replaces(&self) -> Option<Replaced> {
+        let store = u128::from_str_radix(&self.notes.replaces, 16).ok();
+        let called = &self.notes.replaces_node;
+        let node = || (!called.is_empty()).then(|| Replaced::Node(called.clone()));
+        store.map(|store| Replaced::Store(StoreId(store))).or_else(node)
+    }
+
+    /// The coordinators refuse this node. Whoever was to be replaced by an operator's word is not: the next word may name
+    /// another. A store that was set aside is put back.
+    pub(crate) fn refused(&mut self) -> Result<(), Failure> {
+        if !self.notes.replaces_node.is_empty() {
+            self.notes.replaces_node.clear();
+            self.save()?;
+        }
+        if self.notes.replaces.is_empty() { Ok(()) } else { self.put_back() }
     }
 
     /// The node serves: the coordinators know its store.
@@ -247,13 +279,41 @@ mod tests {
         let mut home = StoreHome::of_node(folder.path()).expect("opened");
         let store = home.open_store().expect("an empty one");
         assert!(!has(&*store, "first"));
-        assert_eq!(home.replaces(), Some(StoreId(7)));
+        assert_eq!(home.replaces(), Some(Replaced::Store(StoreId(7))));
         drop(store);
         let mut again = StoreHome::of_node(folder.path()).expect("opened");
         assert!(!has(&*again.open_store().expect("opened"), "first"), "a restart in between changes nothing");
-        assert_eq!(again.replaces(), Some(StoreId(7)));
+        assert_eq!(again.replaces(), Some(Replaced::Store(StoreId(7))));
         again.registered(StoreId(8)).expect("noted");
         assert_eq!(StoreHome::of_node(folder.path()).expect("opened").replaces(), None);
+    }
+
+    #[test]
+    fn an_operators_word_counts_until_the_folder_is_a_node() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let open = || StoreHome::of_node(folder.path()).expect("opened");
+        let node = |called: &str| Some(Replaced::Node(called.to_owned()));
+        open().take_place_of("nod-2".to_owned()).expect("noted");
+        assert_eq!(open().replaces(), node("nod-2"), "a crash changes nothing");
+        open().refused().expect("nothing to put back");
+        assert_eq!(open().replaces(), None, "a mistake is not repeated");
+
+        let mut home = open();
+        home.take_place_of("node-2".to_owned()).expect("noted");
+        drop(home.open_store().expect("opened"));
+        let mut home = open();
+        drop(home.open_store().expect("opened"));
+        assert_eq!(home.replaces(), node("node-2"), "also without the word, once it was given");
+        home.registered(StoreId(7)).expect("noted");
+        let mut home = open();
+        home.take_place_of("node-2".to_owned()).expect("nothing to do");
+        assert_eq!(home.replaces(), None, "it has happened");
+
+        home.note_damage().expect("noted");
+        let mut home = open();
+        drop(home.open_store().expect("an empty one"));
+        home.take_place_of("node-3".to_owned()).expect("nothing to do");
+        assert_eq!(home.replaces(), Some(Replaced::Store(StoreId(7))), "what is under way comes first");
     }
 
     #[test]
@@ -289,7 +349,7 @@ mod tests {
         assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"));
         let mut home = StoreHome::of_node(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
-        assert_eq!(home.replaces(), Some(StoreId(7)), "and tried again at the next start");
+        assert_eq!(home.replaces(), Some(Replaced::Store(StoreId(7))), "and tried again at the next start");
 
         // Half of it is back when the process ends.
         let aside = folder.path().join(ASIDE).join(StoreId(7).to_string());

@@ -246,6 +246,13 @@ impl Client {
         cluster::status(self.call(v1::GetStatusRequest {}, send).await?)
     }
 
+    /// Removes a node that is silent and holds no replica. Numbers are never reused, so removing one that is gone is no error.
+    #[instrument(name = "client.remove_node", skip_all, fields(node))]
+    pub async fn remove_node(&self, node: u64) -> Result<(), ClientError> {
+        let send = |channel, request| async move { service!(ClusterServiceClient, channel).remove_node(request).await };
+        self.call(v1::RemoveNodeRequest { node_id: node }, send).await.map(drop)
+    }
+
     /// Sends `message` until it is answered, refused for good, or out of time.
     pub(crate) async fn call<Q: Clone, A, F>(
         &self,

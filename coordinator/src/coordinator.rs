@@ -30,7 +30,7 @@ use crate::heard::{Heard, Heartbeat};
 use crate::internal::Internal;
 use crate::joining::{self, Wishes};
 use crate::lacking::Lacking;
-use crate::leadership::{Shared, connect_peers};
+use crate::leadership::{Office, Shared, connect_peers};
 use crate::machine::{Applied, GROUP, MapMachine, Published, apply_all};
 use crate::metrics::Metrics;
 use crate::{CoordinatorConfig, CoordinatorError};
@@ -95,6 +95,7 @@ impl Coordinator {
             maps,
             applied,
             heard: Heard::default(),
+            office: Office::default(),
             lacking: Lacking::default(),
             disk: disk.clone(),
         });
@@ -276,6 +277,7 @@ async fn duties(shared: Arc<Shared>, metrics: Metrics, stop: CancellationToken) 
             _ = interval.tick() => {}
         }
         metrics.observe(&shared);
+        shared.note_office();
         shared.lacking.note(&shared.maps.borrow(), &shared.heard_lately(), Instant::now());
         let unnamed = shared.maps.borrow().cluster == ClusterId::default();
         if unnamed && shared.leads() {

@@ -2,7 +2,7 @@
 
 use shoal_consensus::ConsensusError;
 use shoal_model::failpoints::Injected;
-use shoal_model::{Classify, ErrorKind, InputError, MapError, ShardId};
+use shoal_model::{Classify, ErrorKind, InputError, MapError, NodeId, ShardId};
 use shoal_proto::map::MapDecodeError;
 use shoal_proto::server::ServerError;
 use shoal_proto::status::RemoteError;
@@ -73,6 +73,43 @@ pub enum CoordinatorError {
         /// The shard.
         shard: ShardId,
     },
+    /// No node is called so.
+    #[error("no node has the number or name {called:?}; list them with `shoal node ls`")]
+    NobodyCalled {
+        /// What it was called.
+        called: String,
+    },
+    /// A name that several nodes have.
+    #[error("several nodes have the name {called:?}; give the number of the one that is meant: {nodes}")]
+    SeveralCalled {
+        /// What it was called.
+        called: String,
+        /// Their numbers.
+        nodes: String,
+    },
+    /// A node has been replaced already.
+    #[error(
+        "another node has taken the place of node {node} already; if the disk of that one is lost too, name it instead \
+         (`shoal node ls`)"
+    )]
+    AlreadyReplaced {
+        /// The node.
+        node: NodeId,
+    },
+    /// What is to be given up or removed lives.
+    #[error(
+        "node {node} ({name}) lives: it was heard of a moment ago; stop it first, and try again once `shoal status` shows it as \
+         silent"
+    )]
+    NodeAlive {
+        /// The node.
+        node: NodeId,
+        /// Its name.
+        name: String,
+    },
+    /// This coordinator has just begun to lead.
+    #[error("this coordinator has led too briefly to have heard of every node that lives; try again in some seconds")]
+    NewInOffice,
     /// The cap on collections is met.
     #[error("the cluster has {max} collections, which is its cap; remove one first")]
     TooManyCollections {
@@ -131,12 +168,17 @@ impl Classify for CoordinatorError {
             Self::Remote(error) => error.kind(),
             Self::Malformed(error) => error.kind(),
             Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
-            Self::OtherCluster { .. } | Self::TooFewNodes { .. } | Self::CopiesWait { .. } | Self::Replaced => {
-                ErrorKind::Precondition
-            }
+            Self::OtherCluster { .. }
+            | Self::TooFewNodes { .. }
+            | Self::CopiesWait { .. }
+            | Self::NobodyCalled { .. }
+            | Self::SeveralCalled { .. }
+            | Self::AlreadyReplaced { .. }
+            | Self::NodeAlive { .. }
+            | Self::Replaced => ErrorKind::Precondition,
             Self::TooManyCollections { .. } => ErrorKind::Overloaded,
             Self::DiskFull { .. } => ErrorKind::DiskFull,
-            Self::NoLeader | Self::NotMember { .. } | Self::Stopping => ErrorKind::Unavailable,
+            Self::NoLeader | Self::NotMember { .. } | Self::NewInOffice | Self::Stopping => ErrorKind::Unavailable,
             Self::Server(_) | Self::Task(_) => ErrorKind::Internal,
         }
     }

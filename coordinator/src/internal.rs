@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use crate::beginning::has_begun;
 use crate::heard::Heartbeat;
 use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared};
-use crate::{CoordinatorError, copies};
+use crate::{CoordinatorError, copies, lost};
 use shoal_model::InputError;
 
 /// Changes that wait for a slow watcher before it holds up its own stream.
@@ -82,15 +82,20 @@ impl Internal {
         if store == StoreId::default() {
             return Err(InputError::new("store", "must have 16 bytes that are not all zero").into());
         }
-        for (field, text) in [("name", &request.name), ("zone", &request.zone), ("address", &request.address)] {
+        for (field, text) in [
+            ("name", &request.name),
+            ("zone", &request.zone),
+            ("address", &request.address),
+            ("replaces_node", &request.replaces_node),
+        ] {
             if text.len() > TEXT_BYTES_MAX {
                 let problem = format!("has {} bytes, the cap is {TEXT_BYTES_MAX}", text.len());
                 return Err(InputError::new(field, problem).into());
             }
         }
         shoal_proto::server::check_address(&request.address).map_err(|e| e.within("address"))?;
-        let replaces = replaced_store(&request.replaces)?;
-        self.check_copies(&map, store, replaces)?;
+        let is_known = map.nodes.values().any(|known| known.store == store);
+        let replaces = if is_known { None } else { self.given_up(&map, &request)? };
         let command =
             Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone, replaces };
         match self.shared.execute(&command, attempt.deadline).await? {
@@ -101,15 +106,32 @@ impl Internal {
         }
     }
 
-    /// Refuses to give up a store whose points nobody else has, by what was heard. One that is known has given up already.
-    fn check_copies(
+    /// The store whose place a new one takes, if any. Refused if it must not be given up, by what was heard.
+    fn given_up(
         &self,
         map: &ClusterMap,
-        store: StoreId,
-        replaces: Option<StoreId>,
-    ) -> Result<(), CoordinatorError> {
-        let is_known = map.nodes.values().any(|known| known.store == store);
-        let Some(lost) = replaces.filter(|_| !is_known) else { return Ok(()) };
+        request: &wire::RegisterNodeRequest,
+    ) -> Result<Option<StoreId>, CoordinatorError> {
+        let replaces = match &request.replaces_node {
+            none if none.is_empty() => replaced_store(&request.replaces)?,
+            called => Some(self.silent_node(map, called)?),
+        };
+        if let Some(lost) = replaces {
+            self.check_copies(map, lost)?;
+        }
+        Ok(replaces)
+    }
+
+    /// The store of a node that an operator gives up. A node that finds its own store damaged names that itself, and was
+    /// heard of a moment before; of any other, that means that its disk is not lost.
+    fn silent_node(&self, map: &ClusterMap, called: &str) -> Result<StoreId, CoordinatorError> {
+        let node = lost::node_called(map, called)?;
+        lost::check_silent(node, &self.shared.heard_lately(), self.shared.knows_all())?;
+        Ok(node.store)
+    }
+
+    /// Refuses to give up a store whose points nobody else has, by what was heard.
+    fn check_copies(&self, map: &ClusterMap, lost: StoreId) -> Result<(), CoordinatorError> {
         match copies::waiting_for(map, lost, &self.shared.heard.all()) {
             Some(shard) => Err(CoordinatorError::CopiesWait { shard }),
             None => Ok(()),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use shoal_consensus::{Consensus, ConsensusError, GroupStatus, Role};
@@ -53,12 +53,32 @@ pub(crate) struct Shared {
     pub(crate) maps: watch::Receiver<Arc<ClusterMap>>,
     pub(crate) applied: watch::Receiver<LogIndex>,
     pub(crate) heard: Heard,
+    /// Since when this coordinator leads.
+    pub(crate) office: Office,
     /// Replicas that nodes are to have and do not serve.
     pub(crate) lacking: Lacking,
     /// The disk of this coordinator.
     pub(crate) disk: Arc<DiskWatch>,
     /// Channels to the other coordinators, by their numbers.
     pub(crate) peers: Vec<(u64, Channel)>,
+}
+
+/// The term in which a coordinator leads, and since when it is known to. Kept beside the group, which does not tell time.
+#[derive(Debug, Default)]
+pub(crate) struct Office(Mutex<Option<(u64, Instant)>>);
+
+impl Office {
+    /// Takes note at `now` of the term in which it leads, if it does.
+    pub(crate) fn note(&self, term: Option<u64>, now: Instant) {
+        let mut office = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *office = term.map(|term| office.filter(|(of, _)| *of == term).unwrap_or((term, now)));
+    }
+
+    /// How long before `now` it has led in `term`; nothing if it has not been noted.
+    pub(crate) fn lasts(&self, term: u64, now: Instant) -> Duration {
+        let office = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        office.filter(|(of, _)| *of == term).map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(since))
+    }
 }
 
 /// A future that on_leader may have to make again.
@@ -120,6 +140,18 @@ impl Shared {
     /// Silence after which a node counts as gone.
     pub(crate) fn heartbeat_timeout(&self) -> Duration {
         Duration::from_millis(self.config.heartbeat_timeout_ms.into())
+    }
+
+    /// Takes note of whether this coordinator leads.
+    pub(crate) fn note_office(&self) {
+        let leads = self.group().filter(|status| status.role == Role::Leader);
+        self.office.note(leads.map(|status| status.term), Instant::now());
+    }
+
+    /// Whether this coordinator has led for so long that whoever was not heard of is silent.
+    pub(crate) fn knows_all(&self) -> bool {
+        let term = self.group().map(|status| status.term);
+        term.is_some_and(|term| self.office.lasts(term, Instant::now()) > self.heartbeat_timeout())
     }
 
     /// What the nodes that are alive have said last.
@@ -216,4 +248,24 @@ impl Shared {
 pub(crate) fn connect_peers(config: &CoordinatorConfig) -> Result<Vec<(u64, Channel)>, CoordinatorError> {
     let others = config.peers.iter().filter(|peer| peer.id != config.id);
     others.map(|peer| Ok((peer.id, server::channel(&peer.address)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_office_lasts_as_long_as_its_term() {
+        let (office, began) = (Office::default(), Instant::now());
+        let (second, third) = (began + Duration::from_secs(1), began + Duration::from_secs(2));
+        assert_eq!(office.lasts(4, third), Duration::ZERO, "it was never noted");
+        office.note(Some(4), began);
+        office.note(Some(4), second);
+        assert_eq!(office.lasts(4, third), Duration::from_secs(2));
+        assert_eq!(office.lasts(5, third), Duration::ZERO, "what was heard before another led is old");
+        office.note(Some(5), third);
+        assert_eq!(office.lasts(5, third + Duration::from_secs(1)), Duration::from_secs(1));
+        office.note(None, third);
+        assert_eq!(office.lasts(5, third + Duration::from_secs(1)), Duration::ZERO, "it leads no more");
+    }
 }

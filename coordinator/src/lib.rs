@@ -4,6 +4,7 @@
 //! - `beginning`: which replica of the group a coordinator's store is. `joining`: making one a member.
 //! - `leadership`: doing a thing on the leader, wherever it was asked.
 //! - `heard`: what the leader has heard of nodes; not agreed on, not kept. `lacking`: replicas that they do not serve.
+//! - `lost`, `copies`: whether a node's store may be given up, by what was heard.
 //! - `collections`, `cluster`, `internal`: the gRPC services.
 //! - `simulation`: what the simulation shares with a real coordinator.
 //!
@@ -24,6 +25,7 @@ mod internal;
 mod joining;
 mod lacking;
 mod leadership;
+mod lost;
 mod machine;
 mod metrics;
 pub mod simulation;

@@ -60,8 +60,7 @@ pub(crate) fn warnings(
         };
         let (id, name) = (node.id, &node.name);
         let text = format!("node {id} ({name}) was not heard of {silence}; unavailable shards: {unavailable}{fewer}");
-        let next_step =
-            format!("start it again on its data folder, or look at its log: it listened on {}", node.address);
+        let next_step = bring_back(node, map.nodes.get(&NodeId(id)).is_some_and(|node| node.replaced));
         warnings.push((unavailable, v1::Warning { text, next_step }));
     }
     warnings.sort_by_key(|(unavailable, _)| std::cmp::Reverse(*unavailable));
@@ -85,6 +84,21 @@ pub(crate) fn warnings(
     warnings.extend(lacking);
     warnings.extend(nodes.iter().filter_map(|node| failed_jobs(node, heard.get(&NodeId(node.id))?)));
     warnings
+}
+
+/// What to do about a node that is silent.
+fn bring_back(node: &v1::NodeStatus, is_replaced: bool) -> String {
+    let (id, address) = (node.id, &node.address);
+    match node.replicas {
+        _ if is_replaced => "wait: another node takes its place, and it goes once that has its replicas".to_owned(),
+        0 => {
+            format!("start it again on its data folder (it listened on {address}), or remove it: `shoal node rm {id}`")
+        }
+        _ => format!(
+            "start it again on its data folder (it listened on {address}); if that is lost, start a node on an empty one with \
+             `--replaces {id}`"
+        ),
+    }
 }
 
 /// Whether a coordinator says that it has no vote.
@@ -185,6 +199,20 @@ mod tests {
                 "node 3 (node-3) was not heard of since this leader took office; unavailable shards: 0",
             ]
         );
+        let next_steps: Vec<_> =
+            warnings(&map, &two_gone, &none, &[], vec![], false).into_iter().map(|w| w.next_step).collect();
+        assert_eq!(
+            next_steps,
+            [
+                "start it again on its data folder (it listened on http://127.0.0.1:2); if that is lost, start a node on an \
+                 empty one with `--replaces 2`",
+                "start it again on its data folder (it listened on http://127.0.0.1:3), or remove it: `shoal node rm 3`",
+            ]
+        );
+        let mut replaced = map.clone();
+        replaced.nodes.get_mut(&NodeId(2)).expect("registered").replaced = true;
+        let told = warnings(&replaced, &two_gone, &none, &[], vec![], false);
+        assert!(told[0].next_step.starts_with("wait: another node takes its place"), "{told:?}");
         // Of three copies, one is gone with its node.
         let mut more = map.clone();
         let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };

@@ -89,6 +89,11 @@ pub enum Command {
         /// Which.
         collection: CollectionId,
     },
+    /// Removes a node that holds no replica. Removing one that is gone changes nothing.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+    },
     /// Takes note of who has a vote in a shard's group: replicas that joined are members, and those that left are gone.
     SettleShard {
         /// Which.
@@ -162,6 +167,29 @@ pub enum MapError {
         /// The shard.
         shard: ShardId,
     },
+    /// A node cannot be removed: it holds replicas.
+    #[error(
+        "node {node} holds replicas of {}; to give it up, start a node on an empty data folder with `--replaces {node}`, \
+         which takes its place",
+        shards_named(shards)
+    )]
+    HoldsReplicas {
+        /// The node.
+        node: NodeId,
+        /// Of which shards.
+        shards: Vec<ShardId>,
+    },
+}
+
+/// Shards that an error names.
+const NAMED_MAX: usize = 8;
+
+/// How many, and which: `2 shards (7, 8)`.
+fn shards_named(shards: &[ShardId]) -> String {
+    let named: Vec<String> = shards.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = if shards.len() > NAMED_MAX { ", ..." } else { "" };
+    let word = if shards.len() == 1 { "shard" } else { "shards" };
+    format!("{} {word} ({}{more})", shards.len(), named.join(", "))
 }
 
 impl Classify for MapError {
@@ -169,7 +197,7 @@ impl Classify for MapError {
         match self {
             Self::CollectionExists { .. } => ErrorKind::AlreadyExists,
             Self::StalePlacement => ErrorKind::StaleEpoch,
-            Self::LastCopy { .. } | Self::NoMajority { .. } => ErrorKind::Precondition,
+            Self::LastCopy { .. } | Self::NoMajority { .. } | Self::HoldsReplicas { .. } => ErrorKind::Precondition,
         }
     }
 }
@@ -186,6 +214,7 @@ impl ClusterMap {
                 self.create_collection(operation, spec, &placement)
             }
             Command::DropCollection { collection } => self.drop_collection(collection),
+            Command::RemoveNode { node } => self.remove_node(node),
             Command::SettleShard { shard, voters } => self.settle_shard(shard, &voters),
         };
         if !changes.is_empty() {
@@ -335,6 +364,15 @@ impl ClusterMap {
             }
         }
         shards
+    }
+
+    fn remove_node(&self, node: NodeId) -> (Result<Reply, MapError>, Vec<Change>) {
+        let shards: Vec<ShardId> = self.shards_on(node).map(|shard| shard.id).collect();
+        if !shards.is_empty() {
+            return (Err(MapError::HoldsReplicas { node, shards }), vec![]);
+        }
+        let known = self.nodes.contains_key(&node);
+        (Ok(Reply::Done), if known { vec![Change::NodeRemoved(node)] } else { vec![] })
     }
 
     fn settle_shard(&self, shard: ShardId, voters: &[ReplicaId]) -> (Result<Reply, MapError>, Vec<Change>) {
@@ -583,6 +621,34 @@ mod tests {
         assert!(matches!(map.apply(replacing(9, 2)).reply, Err(MapError::LastCopy { .. })));
         assert_eq!(map, before);
         assert!(map.apply(replacing(9, 77)).reply.is_ok(), "a store that nobody knows has nothing to lose");
+    }
+
+    #[test]
+    fn a_node_is_removed_once_it_holds_nothing() {
+        let mut map = three_nodes();
+        map.apply(create(&map.clone(), 1, "a", 2));
+        let shards: Vec<ShardId> = map.shards_on(NodeId(2)).map(|shard| shard.id).collect();
+        for (name, node, want, left) in [
+            ("it holds a replica", 2, Err(MapError::HoldsReplicas { node: NodeId(2), shards }), 3),
+            ("it holds nothing", 3, Ok(Reply::Done), 2),
+            ("a repeat", 3, Ok(Reply::Done), 2),
+            ("one that never was", 77, Ok(Reply::Done), 2),
+        ] {
+            assert_eq!(map.apply(Command::RemoveNode { node: NodeId(node) }).reply, want, "{name}");
+            assert_eq!(map.nodes.len(), left, "{name}");
+        }
+        let again = map.apply(register(3, 1000)).reply;
+        assert!(again.is_ok_and(|reply| reply != Reply::Node(NodeId(3))), "numbers are not handed out twice");
+    }
+
+    #[test]
+    fn many_shards_are_not_all_named() {
+        for (count, want) in
+            [(1, "1 shard (1)"), (3, "3 shards (1, 2, 3)"), (9, "9 shards (1, 2, 3, 4, 5, 6, 7, 8, ...)")]
+        {
+            let shards: Vec<ShardId> = (1..=count).map(ShardId).collect();
+            assert_eq!(shards_named(&shards), want);
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::damage::Damage;
 use crate::disks::{self, Disks};
 use crate::identity::Identity;
 use crate::members;
-use crate::membership::{Coordinators, Reported, heartbeats, register};
+use crate::membership::{Coordinators, Replaced, Reported, heartbeats, register};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::reads::Reads;
@@ -65,14 +65,14 @@ impl Node {
     /// Starts a node on `listener` over `store`, and returns once the coordinators know it.
     ///
     /// `segments` is the folder of its segment files, which it makes; without one, segments are in memory.
-    /// `replaces`: a store that is lost, whose place this one takes if it is not registered yet.
+    /// `replaces`: whose store is lost, so that this one takes its place; says nothing once this one is registered.
     /// A node that was registered before serves what it holds at once, and registers in the background.
     pub async fn start(
         config: NodeConfig,
         listener: TcpListener,
         store: Arc<dyn Store>,
         segments: Option<PathBuf>,
-        replaces: Option<StoreId>,
+        replaces: Option<Replaced>,
         registry: &mut Registry,
     ) -> Result<Self, NodeError> {
         config.validate()?;
@@ -87,8 +87,17 @@ impl Node {
         let mut identity = Identity::load(&*store)?;
         let mut coordinators = Coordinators::new(&config.coordinators)?;
         let member = match identity.member {
-            Some(member) => member,
-            None => register(&mut coordinators, &config, &address, identity, replaces).await?,
+            Some(member) => {
+                if let Some(Replaced::Node(called)) = &replaces {
+                    tracing::info!(
+                        node = member.1.0,
+                        replaces = called,
+                        "this store is a node's already, and stays it"
+                    );
+                }
+                member
+            }
+            None => register(&mut coordinators, &config, &address, identity, replaces.as_ref()).await?,
         };
         if identity.member.is_none() {
             identity.member = Some(member);

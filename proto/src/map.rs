@@ -81,6 +81,7 @@ pub fn encode_command(command: &Command) -> Bytes {
         Command::SettleShard { shard, voters } => {
             Kind::SettleShard(wire::SettleShard { shard: shard.0, voters: voters.iter().map(|id| id.0).collect() })
         }
+        Command::RemoveNode { node } => Kind::RemoveNode(wire::RemoveNode { node: node.0 }),
     };
     wire::MapCommand { kind: Some(kind) }.encode_to_vec().into()
 }
@@ -113,6 +114,7 @@ pub fn decode_command(bytes: Bytes) -> Result<Command, MapDecodeError> {
         Kind::SettleShard(c) => {
             Command::SettleShard { shard: ShardId(c.shard), voters: c.voters.into_iter().map(ReplicaId).collect() }
         }
+        Kind::RemoveNode(c) => Command::RemoveNode { node: NodeId(c.node) },
     })
 }
 
@@ -329,6 +331,7 @@ mod tests {
         });
         commands.push(register(3));
         commands.push(Command::SettleShard { shard: ShardId(4), voters: vec![ReplicaId(5), ReplicaId(6)] });
+        commands.push(Command::RemoveNode { node: NodeId(2) });
         commands.push(Command::DropCollection { collection: CollectionId(77) });
         commands
     }

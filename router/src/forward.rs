@@ -155,6 +155,14 @@ impl ClusterService for Cluster {
         self.0.forward("get_status", request, ask).await
     }
 
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let ask = async |channel, request| cluster(channel).remove_node(request).await;
+        self.0.forward("remove_node", request, ask).await
+    }
+
     async fn drain_node(
         &self,
         request: Request<v1::DrainNodeRequest>,

@@ -66,7 +66,7 @@ impl Recipe {
         let name = self.name.clone();
         match &self.role {
             Role::Coordinator(config) => Process::coordinator(name, config.clone(), sockets, &self.folder).await,
-            Role::Node(config) => Process::node(name, (**config).clone(), sockets, &self.folder).await,
+            Role::Node(config) => Process::node(name, (**config).clone(), sockets, &self.folder, None).await,
             Role::Router(config) => Process::router(name, config.clone(), sockets).await,
         }
     }

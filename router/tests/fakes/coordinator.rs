@@ -197,6 +197,10 @@ impl ClusterService for FakeCoordinator {
         Ok(Response::new(v1::GetStatusResponse { epoch: self.map().epoch.0, ..Default::default() }))
     }
 
+    async fn remove_node(&self, _: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        Err(not_served_yet("it"))
+    }
+
     async fn drain_node(&self, _: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeResponse>, Status> {
         Err(not_served_yet("it"))
     }
