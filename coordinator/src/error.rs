@@ -73,6 +73,17 @@ pub enum CoordinatorError {
         /// The shard.
         shard: ShardId,
     },
+    /// A store cannot be given up now: of the others that have a vote in a shard too few are heard of.
+    #[error(
+        "shard {shard} can agree on nothing without this store while others are silent, so that no new replica could join; \
+         start first {nodes}, then this node again"
+    )]
+    VotersSilent {
+        /// The shard.
+        shard: ShardId,
+        /// Who is silent.
+        nodes: String,
+    },
     /// No node is called so.
     #[error("no node has the number or name {called:?}; list them with `shoal node ls`")]
     NobodyCalled {
@@ -171,6 +182,7 @@ impl Classify for CoordinatorError {
             Self::OtherCluster { .. }
             | Self::TooFewNodes { .. }
             | Self::CopiesWait { .. }
+            | Self::VotersSilent { .. }
             | Self::NobodyCalled { .. }
             | Self::SeveralCalled { .. }
             | Self::AlreadyReplaced { .. }

@@ -65,6 +65,12 @@ fn check_cluster(map: &ClusterMap, theirs: &[u8]) -> Result<(), CoordinatorError
     Err(CoordinatorError::OtherCluster { theirs: theirs.to_string(), ours: map.cluster.to_string() })
 }
 
+/// Nodes for people: `node 1 (node-1), node 2 (node-2)`.
+fn named(map: &ClusterMap, nodes: &[NodeId]) -> String {
+    let name = |node: &NodeId| map.nodes.get(node).map_or("", |node| node.name.as_str());
+    nodes.iter().map(|node| format!("node {node} ({})", name(node))).collect::<Vec<_>>().join(", ")
+}
+
 impl Internal {
     async fn register(
         &self,
@@ -130,11 +136,16 @@ impl Internal {
         Ok(node.store)
     }
 
-    /// Refuses to give up a store whose points nobody else has, by what was heard.
+    /// Refuses to give up a store whose points nobody else has, or without which those that have votes and use them are no
+    /// majority, by what was heard.
     fn check_copies(&self, map: &ClusterMap, lost: StoreId) -> Result<(), CoordinatorError> {
-        match copies::waiting_for(map, lost, &self.shared.heard.all()) {
-            Some(shard) => Err(CoordinatorError::CopiesWait { shard }),
+        if let Some(shard) = copies::waiting_for(map, lost, &self.shared.heard.all()) {
+            return Err(CoordinatorError::CopiesWait { shard });
+        }
+        match copies::silent_without(map, lost, &self.shared.heard_lately()) {
             None => Ok(()),
+            Some(_) if !self.shared.knows_all() => Err(CoordinatorError::NewInOffice),
+            Some((shard, silent)) => Err(CoordinatorError::VotersSilent { shard, nodes: named(map, &silent) }),
         }
     }
 
