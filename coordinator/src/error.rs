@@ -38,6 +38,12 @@ pub enum CoordinatorError {
         /// The name asked for.
         name: String,
     },
+    /// A call that is repeated has created a collection that is gone.
+    #[error("collection {name:?} was created by this operation, and has been removed since")]
+    RemovedSince {
+        /// Its name.
+        name: String,
+    },
     /// There is no such node.
     #[error("node {node} is not registered in this cluster")]
     UnknownNode {
@@ -178,7 +184,9 @@ impl Classify for CoordinatorError {
             Self::Map(error) => error.kind(),
             Self::Remote(error) => error.kind(),
             Self::Malformed(error) => error.kind(),
-            Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
+            Self::UnknownCollection { .. } | Self::RemovedSince { .. } | Self::UnknownNode { .. } => {
+                ErrorKind::NotFound
+            }
             Self::OtherCluster { .. }
             | Self::TooFewNodes { .. }
             | Self::CopiesWait { .. }
@@ -199,6 +207,7 @@ impl Classify for CoordinatorError {
         match self {
             Self::Input(error) => error.field(),
             Self::Remote(error) => error.field(),
+            Self::Map(MapError::OperationReused) => "operation_id",
             Self::TooFewNodes { .. } => "replicas",
             _ => "",
         }

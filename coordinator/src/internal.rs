@@ -310,6 +310,7 @@ fn news(map: &ClusterMap, epoch: Epoch) -> Vec<wire::WatchMapResponse> {
         None => {
             let mut whole = map_to_wire(map);
             whole.recent.clear();
+            whole.decided.clear();
             vec![Kind::Whole(whole)]
         }
     };

@@ -71,9 +71,13 @@ impl Shared {
 
     async fn remove(
         &self,
-        request: v1::DeleteCollectionRequest,
+        mut request: v1::DeleteCollectionRequest,
         call: &Call,
     ) -> Result<v1::DeleteCollectionResponse, RouterError> {
+        if request.operation_id.is_empty() {
+            // So that asking a second coordinator removes nothing else.
+            request.operation_id = uuid::Uuid::new_v4().to_string();
+        }
         let removed = self.air.watch.current().collection(&request.name).map(|collection| collection.id);
         let ask = async |channel, request| collections(channel).delete_collection(request).await;
         let answer = match self.ask(&request, call, ask).await {

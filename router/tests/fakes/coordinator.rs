@@ -171,8 +171,12 @@ impl CollectionsService for FakeCoordinator {
         request: Request<v1::DeleteCollectionRequest>,
     ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
         let found = self.find(&request.get_ref().name)?;
-        let collection = shoal_model::CollectionId(found.id);
-        self.shown.send_modify(|map| drop(map.apply(shoal_model::Command::DropCollection { collection })));
+        let command = shoal_model::Command::DropCollection {
+            operation: shoal_model::OperationId::default(),
+            name: found.name,
+            collection: Some(shoal_model::CollectionId(found.id)),
+        };
+        self.shown.send_modify(|map| drop(map.apply(command)));
         Ok(Response::new(v1::DeleteCollectionResponse {}))
     }
 
