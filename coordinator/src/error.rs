@@ -113,6 +113,12 @@ pub enum CoordinatorError {
         /// The node.
         node: NodeId,
     },
+    /// A store that another has replaced, or whose node was removed.
+    #[error(
+        "the cluster has given this store up: another has taken its place, or its node was removed; empty the data folder, and \
+         it joins as a new node"
+    )]
+    GivenUp,
     /// What is to be given up or removed lives.
     #[error(
         "node {node} ({name}) lives: it was heard of a moment ago; stop it first, and try again once `shoal status` shows it as \
@@ -194,6 +200,7 @@ impl Classify for CoordinatorError {
             | Self::NobodyCalled { .. }
             | Self::SeveralCalled { .. }
             | Self::AlreadyReplaced { .. }
+            | Self::GivenUp
             | Self::NodeAlive { .. }
             | Self::Replaced => ErrorKind::Precondition,
             Self::TooManyCollections { .. } => ErrorKind::Overloaded,

@@ -65,6 +65,12 @@ fn check_cluster(map: &ClusterMap, theirs: &[u8]) -> Result<(), CoordinatorError
     Err(CoordinatorError::OtherCluster { theirs: theirs.to_string(), ours: map.cluster.to_string() })
 }
 
+/// Refuses a store that the map does not know although a cluster, which is this one, has known it: as a new node it would
+/// hold replicas for nobody.
+fn check_not_given_up(is_known: bool, cluster: &[u8]) -> Result<(), CoordinatorError> {
+    if is_known || cluster.is_empty() { Ok(()) } else { Err(CoordinatorError::GivenUp) }
+}
+
 /// Nodes for people: `node 1 (node-1), node 2 (node-2)`.
 fn named(map: &ClusterMap, nodes: &[NodeId]) -> String {
     let name = |node: &NodeId| map.nodes.get(node).map_or("", |node| node.name.as_str());
@@ -101,6 +107,7 @@ impl Internal {
         }
         shoal_proto::server::check_address(&request.address).map_err(|e| e.within("address"))?;
         let is_known = map.nodes.values().any(|known| known.store == store);
+        check_not_given_up(is_known, &request.cluster)?;
         let replaces = if is_known { None } else { self.given_up(&map, &request)? };
         let command =
             Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone, replaces };
@@ -349,6 +356,19 @@ mod tests {
         }
         let far_behind = news(&map(2_000), Epoch(3));
         assert_eq!(far_behind.len(), 1, "one whole map rather than a history that is no longer kept");
+    }
+
+    #[test]
+    fn a_store_that_was_given_up_is_not_taken_for_a_new_one() {
+        let cluster = id_to_bytes(1);
+        for (name, is_known, cluster, welcome) in [
+            ("a new one", false, &b""[..], true),
+            ("one whose first answer was lost", true, b"", true),
+            ("one that comes back", true, &cluster, true),
+            ("one that was given up", false, &cluster, false),
+        ] {
+            assert_eq!(check_not_given_up(is_known, cluster).is_ok(), welcome, "{name}");
+        }
     }
 
     #[test]

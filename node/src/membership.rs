@@ -140,12 +140,13 @@ fn without_room(heard: HeartbeatResponse) -> BTreeMap<NodeId, DiskState> {
     heard.without_room.into_iter().map(disk).collect()
 }
 
-/// Sends a heartbeat every interval, until dropped.
+/// Sends a heartbeat every interval, until dropped, or until a coordinator does not know this node: it lags, or the node was
+/// removed, which registering again tells.
 pub(crate) async fn heartbeats(
-    mut coordinators: Coordinators,
+    coordinators: &mut Coordinators,
     member: (ClusterId, NodeId),
     every: Duration,
-    reported: Reported,
+    reported: &Reported,
 ) {
     let mut interval = tokio::time::interval(every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -167,6 +168,9 @@ pub(crate) async fn heartbeats(
             Err(status) => {
                 tracing::debug!(%status, "heartbeat failed; asking the next coordinator");
                 coordinators.next();
+                if from_status(&status).kind() == ErrorKind::NotFound {
+                    return;
+                }
             }
         }
     }

@@ -137,15 +137,9 @@ impl Node {
             let scrub = Scrub { replicas, store, metrics, bytes_per_second, every };
             back.spawn("scrub", until(stop.clone(), scrub.run()));
         }
-        let life = Life {
-            coordinators,
-            config: config.clone(),
-            address: address.clone(),
-            identity,
-            disks: disks.clone(),
-            damage,
-        };
-        back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
+        let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
+        let reported = Reported { replicas: replicas.clone(), store, disks: disks.clone(), damage };
+        back.spawn("membership", until(stop.clone(), live(life, reported, failure.clone())));
         let comparing = compare::compare_all(replicas.clone(), transfers.peers.clone(), metrics.clone());
         back.spawn("comparison", until(stop.clone(), comparing));
         let maps = map_watch.clone();
@@ -260,27 +254,29 @@ struct Life {
     config: NodeConfig,
     address: String,
     identity: Identity,
-    disks: Arc<Disks>,
-    damage: Damage,
+}
+
+impl Life {
+    /// Registers again as the node that it is.
+    async fn register(&mut self) -> Result<(ClusterId, NodeId), NodeError> {
+        let member = register(&mut self.coordinators, &self.config, &self.address, self.identity, None).await?;
+        self.identity.check_same(member.1)?;
+        Ok(member)
+    }
 }
 
 /// Tells the coordinators where this node is now, then that it lives. A refusal ends the node.
-async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, failure: Failure) {
-    match register(&mut life.coordinators, &life.config, &life.address, life.identity, None).await {
-        Ok(member) => {
-            let every = Duration::from_millis(life.config.heartbeat_ms.into());
-            heartbeats(
-                life.coordinators,
-                member,
-                every,
-                Reported { replicas, store, disks: life.disks, damage: life.damage },
-            )
-            .await;
+async fn live(mut life: Life, reported: Reported, failure: Failure) {
+    let every = Duration::from_millis(life.config.heartbeat_ms.into());
+    loop {
+        match life.register().await {
+            Ok(member) => heartbeats(&mut life.coordinators, member, every, &reported).await,
+            Err(error) => {
+                tracing::error!(%error, "the coordinators refuse this node");
+                return failure.tell(error);
+            }
         }
-        Err(error) => {
-            tracing::error!(%error, "the coordinators refuse this node");
-            failure.tell(error);
-        }
+        tokio::time::sleep(every).await;
     }
 }
 
