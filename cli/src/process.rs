@@ -85,8 +85,8 @@ impl Process {
         let node = match started {
             Ok(node) => node,
             Err(error @ NodeError::Refused(_)) => {
-                home.refused()?;
-                return Err(failure(&name, &error));
+                let refusal = failure(&name, &error);
+                return Err(home.refused().err().map_or(refusal.clone(), |also| refusal.and(&also)));
             }
             Err(error) => {
                 if error.is_store_damage() {

@@ -144,13 +144,14 @@ impl StoreHome {
     }
 
     /// The coordinators refuse this node. Whoever was to be replaced by an operator's word is not: the next word may name
-    /// another. A store that was set aside is put back.
+    /// another. A store that was set aside is put back; without one there is nothing to put in the place of what is here.
     pub(crate) fn refused(&mut self) -> Result<(), Failure> {
         if !self.notes.replaces_node.is_empty() {
             self.notes.replaces_node.clear();
             self.save()?;
         }
-        if self.notes.replaces.is_empty() { Ok(()) } else { self.put_back() }
+        let was_set_aside = !self.notes.replaces.is_empty() && self.aside(&self.notes.replaces).is_dir();
+        if was_set_aside { self.put_back() } else { Ok(()) }
     }
 
     /// The node serves: the coordinators know its store.
@@ -174,7 +175,7 @@ impl StoreHome {
 
     /// The coordinators do not let the store be given up: it is put back, for whoever can mend it, and tried again at
     /// the next start. Cut short, that start sets aside again what is back already.
-    pub(crate) fn put_back(&mut self) -> Result<(), Failure> {
+    fn put_back(&mut self) -> Result<(), Failure> {
         let aside = self.aside(&self.notes.replaces);
         let failed = |error: io::Error| Failure::new(format!("put {} back: {error}", aside.display()));
         self.empty().map_err(failed)?;
@@ -296,6 +297,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_never_set_aside_is_not_put_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let replaces = StoreId(7).to_string();
+        fs::write(folder.path().join("node.json"), format!("{{\"replaces\": \"{replaces}\"}}")).expect("written");
+        let open = || StoreHome::of_node(folder.path()).expect("opened");
+        let mut home = open();
+        mark(&*home.open_store().expect("opened"), "drawn");
+        home.refused().expect("there is nothing to do");
+        let mut home = open();
+        assert!(has(&*home.open_store().expect("opened"), "drawn"), "what is here stays");
+        assert_eq!(home.replaces(), Some(Replaced::Store(StoreId(7))), "and it is tried again");
+    }
+
+    #[test]
     fn an_operators_word_counts_until_the_folder_is_a_node() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let open = || StoreHome::of_node(folder.path()).expect("opened");
@@ -352,7 +367,7 @@ mod tests {
         home.registered(StoreId(7)).expect("noted");
         home.note_damage().expect("noted");
         drop(home.open_store().expect("an empty one"));
-        home.put_back().expect("put back");
+        home.refused().expect("put back");
         assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"));
         let mut home = StoreHome::of_node(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
@@ -368,7 +383,7 @@ mod tests {
         half.iter().for_each(|e| fs::rename(e.path(), folder.path().join(e.file_name())).expect("put back"));
         let mut home = StoreHome::of_node(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
-        home.put_back().expect("put back");
+        home.refused().expect("put back");
         assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"), "nothing was taken for useless");
     }
 }
