@@ -93,6 +93,21 @@ mod tests {
     }
 
     #[test]
+    fn the_files_of_the_manual_are_whole() {
+        let manual = include_str!("../../docs/configuration.md");
+        let (_, by_hand) = manual.split_once("## A cluster by hand").expect("the manual shows one");
+        let blocks = by_hand.split("```toml\n").skip(1);
+        let files: Vec<&str> = blocks.filter_map(|block| Some(block.split_once("```")?.0)).collect();
+        let [coordinator, node, router] = files[..] else { panic!("one for each role, not {}", files.len()) };
+        let coordinator = parse::<CoordinatorFile>(coordinator).expect("well-formed").coordinator;
+        assert_eq!((coordinator.validate(), coordinator.peers.len()), (Ok(()), 3));
+        let node = parse::<NodeFile>(node).expect("well-formed").node;
+        assert_eq!((node.validate(), node.coordinators.len()), (Ok(()), 3));
+        let router = parse::<RouterFile>(router).expect("well-formed").router;
+        assert_eq!((router.validate(), router.coordinators.len()), (Ok(()), 3));
+    }
+
+    #[test]
     fn wrong_files_name_the_field() {
         for (name, text, want) in [
             ("unknown field", format!("colour = 1\n{NODE}"), "colour"),
