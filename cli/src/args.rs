@@ -95,6 +95,9 @@ pub enum Command {
     /// Create, list, describe and remove collections
     #[command(subcommand)]
     Collection(CollectionCommand),
+    /// List and remove nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Load points from a file; a run that was cut short continues when it is repeated
     Import(ImportArgs),
     /// Find the nearest points of a vector
@@ -152,6 +155,9 @@ The file (TOML) of a node:
   name = \"node-1\"
   coordinators = [\"http://127.0.0.1:7901\"]
 
+A node whose disk is lost is replaced by one on an empty data folder:
+  shoal serve node --config node-2.toml --replaces node-2
+
 A coordinator has [coordinator] in place of [node]; a router has [router] and no `data`.
 docs/configuration.md shows each role's file with all its fields.")]
 pub struct ServeArgs {
@@ -161,6 +167,9 @@ pub struct ServeArgs {
     /// Its configuration
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Number or name of a node whose disk is lost: this one, on an empty data folder, takes its place
+    #[arg(long, value_name = "NODE")]
+    pub replaces: Option<String>,
 }
 
 /// A role of a process.
@@ -198,6 +207,23 @@ pub enum CollectionCommand {
         /// Do not ask for the name to be typed
         #[arg(long)]
         yes: bool,
+    },
+}
+
+/// Commands on nodes.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Remove a node that is silent and holds no replica
+    #[command(visible_aliases = ["remove", "delete"], after_help = "\
+A node that holds replicas is not removed: if its disk is lost, another takes its place
+(`shoal serve node --replaces NODE`).")]
+    Rm {
+        /// Its number or name
+        #[arg(value_name = "NODE")]
+        node: String,
     },
 }
 
@@ -619,6 +645,8 @@ mod tests {
             "shoal eval news --queries q.npy --truth t.npy --recall-target 0.9,2",
             "shoal eval news --queries q.npy --truth t.npy --batch 0",
             "shoal serve node",
+            "shoal node",
+            "shoal node rm",
             "shoal --timeout fast status",
             "shoal get news",
             "shoal up --nodes 0",

@@ -9,12 +9,12 @@ use shoal_client::Client;
 use tracing::Instrument as _;
 use tracing::level_filters::LevelFilter;
 
-use crate::args::{Cli, CollectionCommand, Command, Format, Global};
+use crate::args::{Cli, CollectionCommand, Command, Format, Global, NodeCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::lines_escaped;
 use crate::progress::say;
 use crate::telemetry::Telemetry;
-use crate::{collections, eval, import, points, serve, status, up};
+use crate::{collections, eval, import, nodes, points, serve, status, up};
 
 /// How long a call is repeated while nobody listens at any endpoint.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -90,6 +90,8 @@ async fn ask(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Collection(CollectionCommand::Ls) => collections::list(context).await,
         Command::Collection(CollectionCommand::Describe { name }) => collections::describe(context, &name).await,
         Command::Collection(CollectionCommand::Rm { name, yes }) => collections::remove(context, &name, yes).await,
+        Command::Node(NodeCommand::Ls) => nodes::list(context).await,
+        Command::Node(NodeCommand::Rm { node }) => nodes::remove(context, &node).await,
         Command::Import(args) => import::run(context, &args).await,
         Command::Search(args) => points::search(context, &args).await,
         Command::Count(args) => points::count(context, &args).await,
@@ -109,6 +111,7 @@ impl Command {
             Self::Serve(_) => "serve",
             Self::Status => "status",
             Self::Collection(_) => "collection",
+            Self::Node(_) => "node",
             Self::Import(_) => "import",
             Self::Search(_) => "search",
             Self::Count(_) => "count",

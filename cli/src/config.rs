@@ -34,6 +34,9 @@ pub(crate) struct NodeFile {
     pub(crate) metrics_listen: String,
     /// Folder of its store.
     pub(crate) data: PathBuf,
+    /// Number or name of a node whose disk is lost: this one takes its place if the folder is empty.
+    #[serde(default)]
+    pub(crate) replaces: Option<String>,
     /// The role's own section.
     pub(crate) node: NodeConfig,
 }
@@ -78,12 +81,30 @@ mod tests {
     fn every_role_has_its_file() {
         let node: NodeFile = parse(NODE).expect("well-formed");
         assert_eq!((node.node.name.as_str(), node.data), ("node-1", PathBuf::from("/var/lib/shoal")));
+        assert_eq!(node.replaces, None);
+        let replacing: NodeFile = parse(&format!("replaces = 'node-2'\n{NODE}")).expect("well-formed");
+        assert_eq!(replacing.replaces.as_deref(), Some("node-2"));
         let coordinator = "\
             listen = 'a:1'\nmetrics_listen = 'a:2'\ndata = 'd'\n\
             [coordinator]\nid = 1\n[[coordinator.peers]]\nid = 1\naddress = 'http://a:1'\n";
         assert_eq!(parse::<CoordinatorFile>(coordinator).expect("well-formed").coordinator.peers.len(), 1);
         let router = "listen = 'a:1'\nmetrics_listen = 'a:2'\n[router]\ncoordinators = ['http://a:1']\n";
         assert_eq!(parse::<RouterFile>(router).expect("well-formed").router.coordinators, ["http://a:1"]);
+    }
+
+    #[test]
+    fn the_files_of_the_manual_are_whole() {
+        let manual = include_str!("../../docs/configuration.md");
+        let (_, by_hand) = manual.split_once("## A cluster by hand").expect("the manual shows one");
+        let blocks = by_hand.split("```toml\n").skip(1);
+        let files: Vec<&str> = blocks.filter_map(|block| Some(block.split_once("```")?.0)).collect();
+        let [coordinator, node, router] = files[..] else { panic!("one for each role, not {}", files.len()) };
+        let coordinator = parse::<CoordinatorFile>(coordinator).expect("well-formed").coordinator;
+        assert_eq!((coordinator.validate(), coordinator.peers.len()), (Ok(()), 3));
+        let node = parse::<NodeFile>(node).expect("well-formed").node;
+        assert_eq!((node.validate(), node.coordinators.len()), (Ok(()), 3));
+        let router = parse::<RouterFile>(router).expect("well-formed").router;
+        assert_eq!((router.validate(), router.coordinators.len()), (Ok(()), 3));
     }
 
     #[test]

@@ -54,6 +54,12 @@ impl Failure {
         Self { next: Some(next.to_string()), ..self }
     }
 
+    /// It says last what failed because of it.
+    #[must_use]
+    pub fn and(self, also: &Self) -> Self {
+        Self { message: format!("{}; then: {}", self.message, also.message), ..self }
+    }
+
     /// It says first what was being done.
     #[must_use]
     pub fn while_doing(self, what: impl Display) -> Self {

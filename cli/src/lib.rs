@@ -16,6 +16,7 @@ mod folders;
 mod import;
 mod json;
 mod metrics_server;
+mod nodes;
 mod output;
 mod points;
 mod process;

@@ -61,18 +61,32 @@ impl Process {
         Ok(Self { name, service, metrics: MetricsServer::start(sockets.metrics, registry)? })
     }
 
-    /// Runs a node over the store in `data`; its segment files are in a folder therein.
-    pub(crate) async fn node(name: String, config: NodeConfig, sockets: Sockets, data: &Path) -> Result<Self, Failure> {
-        let folder = data.to_owned();
-        let (mut home, store) = open(&name, move || StoreHome::of_node(&folder)).await?;
+    /// Runs a node over the store in `data`; its segment files are in a folder therein. `replaces`: number or name of the
+    /// node whose place it takes if the folder is empty.
+    pub(crate) async fn node(
+        name: String,
+        config: NodeConfig,
+        sockets: Sockets,
+        data: &Path,
+        replaces: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let (folder, replaces) = (data.to_owned(), replaces.map(str::to_owned));
+        let home = move || {
+            let mut home = StoreHome::of_node(&folder)?;
+            if let Some(called) = replaces {
+                home.take_place_of(called)?;
+            }
+            Ok(home)
+        };
+        let (mut home, store) = open(&name, home).await?;
         let mut registry = Registry::default();
         let (segments, replaces) = (Some(home.segments()), home.replaces());
         let started = Node::start(config, sockets.calls, store, segments, replaces, &mut registry).await;
         let node = match started {
             Ok(node) => node,
-            Err(error @ NodeError::Refused(_)) if replaces.is_some() => {
-                home.put_back()?;
-                return Err(failure(&name, &error));
+            Err(error @ NodeError::Refused(_)) => {
+                let refusal = failure(&name, &error);
+                return Err(home.refused().err().map_or(refusal.clone(), |also| refusal.and(&also)));
             }
             Err(error) => {
                 if error.is_store_damage() {

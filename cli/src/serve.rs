@@ -38,6 +38,9 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 async fn start(args: &ServeArgs) -> Result<Process, Failure> {
+    if args.replaces.is_some() && args.role != Role::Node {
+        return Err(Failure::new("--replaces is for nodes: others need no such word").exit(Exit::Usage));
+    }
     match args.role {
         Role::Coordinator => {
             let file: CoordinatorFile = config::read(&args.config)?;
@@ -48,7 +51,8 @@ async fn start(args: &ServeArgs) -> Result<Process, Failure> {
         Role::Node => {
             let file: NodeFile = config::read(&args.config)?;
             let sockets = sockets(&file.listen, &file.metrics_listen).await?;
-            Process::node(format!("node {}", file.node.name), file.node, sockets, &file.data).await
+            let replaces = args.replaces.as_deref().or(file.replaces.as_deref());
+            Process::node(format!("node {}", file.node.name), file.node, sockets, &file.data, replaces).await
         }
         Role::Router => {
             let file: RouterFile = config::read(&args.config)?;

@@ -130,7 +130,8 @@ fn coordinators_table(members: &[CoordinatorStatus]) -> String {
     columns(&["coordinator", "state", "applied", "address"], members.iter().map(row).collect(), &[0, 2])
 }
 
-fn nodes_table(nodes: &[NodeStatus]) -> String {
+/// One line for each node.
+pub(crate) fn nodes_table(nodes: &[NodeStatus]) -> String {
     let row = |node: &NodeStatus| {
         let state = match (node.alive, node.silent_ms) {
             (true, _) if !node.has_room => "alive, disk full".to_owned(),

@@ -15,12 +15,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use shoal_model::failpoints::{Failpoint, meet};
 use shoal_model::{Classify as _, ErrorKind, StoreId};
+use shoal_node::Replaced;
 use shoal_runtime::{Store, StoreError};
 use shoal_storage::{RocksStore, make_folder};
 
 use crate::failure::Failure;
 use crate::folders::write_json;
 
+/// Notes in the folder of a node.
+const NODE_FILE: &str = "node.json";
 /// Where the last damaged store is kept, in a folder named by its identity.
 const ASIDE: &str = "damaged";
 /// What to do about a damaged store of which there is no copy.
@@ -35,6 +38,8 @@ struct Notes {
     store: String,
     /// Identity of the store that it takes the place of, until the coordinators know.
     replaces: String,
+    /// Number or name of the node that it takes the place of, as an operator said, until the coordinators know.
+    replaces_node: String,
     /// The store was found damaged while the node ran.
     damaged: bool,
 }
@@ -51,9 +56,14 @@ pub(crate) struct StoreHome {
 }
 
 impl StoreHome {
-    /// The folder of a node; coordinators say whether its store can be given up ([`StoreHome::put_back`]).
+    /// The folder of a node; coordinators say whether its store can be given up ([`StoreHome::refused`]).
     pub(crate) fn of_node(folder: &Path) -> Result<Self, Failure> {
-        Self::open(folder, "node.json", true)
+        Self::open(folder, NODE_FILE, true)
+    }
+
+    /// Whether a folder was a node's before.
+    pub(crate) fn is_known_node(folder: &Path) -> bool {
+        folder.join(NODE_FILE).exists()
     }
 
     /// The folder of a coordinator; `is_alone`: the only one.
@@ -109,9 +119,39 @@ impl StoreHome {
         self.folder.join("segments")
     }
 
-    /// The store whose place this one takes, if the coordinators do not know yet.
-    pub(crate) fn replaces(&self) -> Option<StoreId> {
-        u128::from_str_radix(&self.notes.replaces, 16).ok().map(StoreId)
+    /// An operator says that the node of that number or name has lost its disk, and that this one takes its place. Noted
+    /// before there is a store, so that it stays so after a crash, whatever is said then. Says nothing of a folder that
+    /// is a node already, so that it may be said at every start.
+    pub(crate) fn take_place_of(&mut self, called: String) -> Result<(), Failure> {
+        if !self.notes.store.is_empty() || !self.notes.replaces.is_empty() {
+            let folder = self.folder.display();
+            tracing::info!(%folder, replaces = called, "this folder is a node's already, and stays it: nobody is replaced");
+            return Ok(());
+        }
+        if self.notes.replaces_node != called {
+            self.notes.replaces_node = called;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Whose place this one takes, if the coordinators do not know yet.
+    pub(crate) fn replaces(&self) -> Option<Replaced> {
+        let store = u128::from_str_radix(&self.notes.replaces, 16).ok();
+        let called = &self.notes.replaces_node;
+        let node = || (!called.is_empty()).then(|| Replaced::Node(called.clone()));
+        store.map(|store| Replaced::Store(StoreId(store))).or_else(node)
+    }
+
+    /// The coordinators refuse this node. Whoever was to be replaced by an operator's word is not: the next word may name
+    /// another. A store that was set aside is put back; without one there is nothing to put in the place of what is here.
+    pub(crate) fn refused(&mut self) -> Result<(), Failure> {
+        if !self.notes.replaces_node.is_empty() {
+            self.notes.replaces_node.clear();
+            self.save()?;
+        }
+        let was_set_aside = !self.notes.replaces.is_empty() && self.aside(&self.notes.replaces).is_dir();
+        if was_set_aside { self.put_back() } else { Ok(()) }
     }
 
     /// The node serves: the coordinators know its store.
@@ -135,7 +175,7 @@ impl StoreHome {
 
     /// The coordinators do not let the store be given up: it is put back, for whoever can mend it, and tried again at
     /// the next start. Cut short, that start sets aside again what is back already.
-    pub(crate) fn put_back(&mut self) -> Result<(), Failure> {
+    fn put_back(&mut self) -> Result<(), Failure> {
         let aside = self.aside(&self.notes.replaces);
         let failed = |error: io::Error| Failure::new(format!("put {} back: {error}", aside.display()));
         self.empty().map_err(failed)?;
@@ -247,13 +287,55 @@ mod tests {
         let mut home = StoreHome::of_node(folder.path()).expect("opened");
         let store = home.open_store().expect("an empty one");
         assert!(!has(&*store, "first"));
-        assert_eq!(home.replaces(), Some(StoreId(7)));
+        assert_eq!(home.replaces(), Some(Replaced::Store(StoreId(7))));
         drop(store);
         let mut again = StoreHome::of_node(folder.path()).expect("opened");
         assert!(!has(&*again.open_store().expect("opened"), "first"), "a restart in between changes nothing");
-        assert_eq!(again.replaces(), Some(StoreId(7)));
+        assert_eq!(again.replaces(), Some(Replaced::Store(StoreId(7))));
         again.registered(StoreId(8)).expect("noted");
         assert_eq!(StoreHome::of_node(folder.path()).expect("opened").replaces(), None);
+    }
+
+    #[test]
+    fn what_was_never_set_aside_is_not_put_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let replaces = StoreId(7).to_string();
+        fs::write(folder.path().join("node.json"), format!("{{\"replaces\": \"{replaces}\"}}")).expect("written");
+        let open = || StoreHome::of_node(folder.path()).expect("opened");
+        let mut home = open();
+        mark(&*home.open_store().expect("opened"), "drawn");
+        home.refused().expect("there is nothing to do");
+        let mut home = open();
+        assert!(has(&*home.open_store().expect("opened"), "drawn"), "what is here stays");
+        assert_eq!(home.replaces(), Some(Replaced::Store(StoreId(7))), "and it is tried again");
+    }
+
+    #[test]
+    fn an_operators_word_counts_until_the_folder_is_a_node() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let open = || StoreHome::of_node(folder.path()).expect("opened");
+        let node = |called: &str| Some(Replaced::Node(called.to_owned()));
+        open().take_place_of("nod-2".to_owned()).expect("noted");
+        assert_eq!(open().replaces(), node("nod-2"), "a crash changes nothing");
+        open().refused().expect("nothing to put back");
+        assert_eq!(open().replaces(), None, "a mistake is not repeated");
+
+        let mut home = open();
+        home.take_place_of("node-2".to_owned()).expect("noted");
+        drop(home.open_store().expect("opened"));
+        let mut home = open();
+        drop(home.open_store().expect("opened"));
+        assert_eq!(home.replaces(), node("node-2"), "also without the word, once it was given");
+        home.registered(StoreId(7)).expect("noted");
+        let mut home = open();
+        home.take_place_of("node-2".to_owned()).expect("nothing to do");
+        assert_eq!(home.replaces(), None, "it has happened");
+
+        home.note_damage().expect("noted");
+        let mut home = open();
+        drop(home.open_store().expect("an empty one"));
+        home.take_place_of("node-3".to_owned()).expect("nothing to do");
+        assert_eq!(home.replaces(), Some(Replaced::Store(StoreId(7))), "what is under way comes first");
     }
 
     #[test]
@@ -285,11 +367,11 @@ mod tests {
         home.registered(StoreId(7)).expect("noted");
         home.note_damage().expect("noted");
         drop(home.open_store().expect("an empty one"));
-        home.put_back().expect("put back");
+        home.refused().expect("put back");
         assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"));
         let mut home = StoreHome::of_node(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
-        assert_eq!(home.replaces(), Some(StoreId(7)), "and tried again at the next start");
+        assert_eq!(home.replaces(), Some(Replaced::Store(StoreId(7))), "and tried again at the next start");
 
         // Half of it is back when the process ends.
         let aside = folder.path().join(ASIDE).join(StoreId(7).to_string());
@@ -301,7 +383,7 @@ mod tests {
         half.iter().for_each(|e| fs::rename(e.path(), folder.path().join(e.file_name())).expect("put back"));
         let mut home = StoreHome::of_node(folder.path()).expect("opened");
         drop(home.open_store().expect("an empty one"));
-        home.put_back().expect("put back");
+        home.refused().expect("put back");
         assert!(has(&RocksStore::open(folder.path()).expect("opened"), "first"), "nothing was taken for useless");
     }
 }

@@ -127,15 +127,15 @@ impl Client {
         cluster::collection(self.call(request, send).await?.collection)
     }
 
-    /// Removes a collection and all its points.
-    ///
-    /// If an attempt removed it and its answer was lost, the next attempt reports that it does not exist.
+    /// Removes a collection and all its points. A repeated attempt removes nothing else, whoever has created another collection
+    /// of that name meanwhile.
     #[instrument(name = "client.drop_collection", skip_all, fields(collection = name))]
     pub async fn drop_collection(&self, name: &str) -> Result<(), ClientError> {
         let send = |channel, request| async move {
             service!(CollectionsServiceClient, channel).delete_collection(request).await
         };
-        self.call(v1::DeleteCollectionRequest { name: name.to_owned() }, send).await.map(drop)
+        let request = v1::DeleteCollectionRequest { name: name.to_owned(), operation_id: new_operation() };
+        self.call(request, send).await.map(drop)
     }
 
     /// Writes points, each as a whole. All of them are on disk when it returns.
@@ -246,6 +246,13 @@ impl Client {
         cluster::status(self.call(v1::GetStatusRequest {}, send).await?)
     }
 
+    /// Removes a node that is silent and holds no replica. Numbers are never reused, so removing one that is gone is no error.
+    #[instrument(name = "client.remove_node", skip_all, fields(node))]
+    pub async fn remove_node(&self, node: u64) -> Result<(), ClientError> {
+        let send = |channel, request| async move { service!(ClusterServiceClient, channel).remove_node(request).await };
+        self.call(v1::RemoveNodeRequest { node_id: node }, send).await.map(drop)
+    }
+
     /// Sends `message` until it is answered, refused for good, or out of time.
     pub(crate) async fn call<Q: Clone, A, F>(
         &self,
@@ -317,7 +324,7 @@ fn point_to_wire(point: Point, encoding: VectorEncoding) -> v1::Point {
     }
 }
 
-/// Names one write: all attempts of a call carry the same name, so that it is applied once.
+/// Names one change: all attempts of a call carry the same name, so that it is made once.
 fn new_operation() -> String {
     uuid::Uuid::new_v4().to_string()
 }

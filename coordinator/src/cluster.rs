@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shoal_model::{ClusterMap, ErrorKind};
+use shoal_model::{ClusterMap, Command, ErrorKind, NodeId};
 use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 use shoal_proto::internal::v1::{PingRequest, PingResponse};
 use shoal_proto::server::deadline;
@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use crate::CoordinatorError;
 use crate::collections::describe_all;
 use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared, was_forwarded};
+use crate::lost;
 use crate::status::{node_status, warnings};
 
 /// How long another coordinator may take to answer for itself.
@@ -38,6 +39,23 @@ impl Cluster {
     async fn status(&self, attempt: Attempt) -> Result<v1::GetStatusResponse, CoordinatorError> {
         let map = self.0.fresh_map(attempt.deadline).await?;
         Ok(self.describe(&map, false).await)
+    }
+
+    async fn remove(
+        &self,
+        request: v1::RemoveNodeRequest,
+        attempt: Attempt,
+    ) -> Result<v1::RemoveNodeResponse, CoordinatorError> {
+        let (map, node) = (self.0.fresh_map(attempt.deadline).await?, NodeId(request.node_id));
+        // Numbers are not handed out twice, so a repeat removes nothing else.
+        if let Some(known) = map.nodes.get(&node) {
+            // What holds replicas is refused for that, alive or not.
+            if map.shards_on(node).next().is_none() {
+                lost::check_silent(known, &self.0.hearing())?;
+            }
+            self.0.execute(&Command::RemoveNode { node }, attempt.deadline).await?;
+        }
+        Ok(v1::RemoveNodeResponse {})
     }
 
     /// The cluster as `map` and what this coordinator has heard show it.
@@ -127,6 +145,19 @@ impl ClusterService for Cluster {
             }
             answer => answer,
         }
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.remove(message, attempt)) };
+        let there = |leader, request| -> Boxed<'_, _> {
+            Box::pin(async move {
+                ClusterServiceClient::new(leader).max_decoding_message_size(ANSWER_BYTES_MAX).remove_node(request).await
+            })
+        };
+        self.0.on_leader(request, here, there).await
     }
 
     async fn drain_node(&self, _: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeResponse>, Status> {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use shoal_model::{
-    ClusterMap, Collection, CollectionSpec, Command, IndexSpec, InputError, MapError, NodeId, Standing, placement,
+    ClusterMap, Collection, CollectionId, CollectionSpec, Command, IndexSpec, InputError, MapError, NodeId,
+    OperationId, Reply, Standing, Wish, placement,
 };
 use shoal_proto::v1;
 use shoal_proto::v1::collections_service_client::CollectionsServiceClient;
@@ -37,23 +38,38 @@ impl Collections {
         let operation = convert::operation_id(&request.operation_id)?.unwrap_or_default();
         for _ in 0..PLANS_MAX {
             let map = self.0.fresh_map(attempt.deadline).await?;
-            let spec = specification(&request, &map)?;
-            spec.check(self.0.limits())?;
-            self.check_room(&map, &spec)?;
-            let hearing = self.0.hearing_of_all(&map, attempt.deadline).await?;
-            let placement = place(&map, &spec, &hearing)?;
-            let name = spec.name.clone();
-            let command = Command::CreateCollection { operation, spec, placement };
-            match self.0.execute(&command, attempt.deadline).await {
+            // What was decided stays so, also where it could not be done any more.
+            let created = match map.decided_before(operation, Wish::Create, &request.name) {
+                Some(decided) => decided.map_err(CoordinatorError::from),
+                None => self.create_by(operation, &request, &map, attempt).await,
+            };
+            match created {
                 Err(CoordinatorError::Map(MapError::StalePlacement)) => {}
                 Err(error) => return Err(error),
-                Ok(_) => {
-                    let collection = Some(self.describe(&name, attempt).await?);
+                Ok(Reply::Collection(id)) => {
+                    let collection = Some(self.describe_created(id, &request.name, attempt).await?);
                     return Ok(v1::CreateCollectionResponse { collection });
                 }
+                Ok(other) => return Err(CoordinatorError::Task(format!("creating a collection answered {other:?}"))),
             }
         }
         Err(MapError::StalePlacement.into())
+    }
+
+    /// Creates a collection by a plan for `map`.
+    async fn create_by(
+        &self,
+        operation: OperationId,
+        request: &v1::CreateCollectionRequest,
+        map: &ClusterMap,
+        attempt: Attempt,
+    ) -> Result<Reply, CoordinatorError> {
+        let spec = specification(request, map)?;
+        spec.check(self.0.limits())?;
+        self.check_room(map, &spec)?;
+        let hearing = self.0.hearing_of_all(map, attempt.deadline).await?;
+        let placement = place(map, &spec, &hearing)?;
+        self.0.execute(&Command::CreateCollection { operation, spec, placement }, attempt.deadline).await
     }
 
     fn check_room(&self, map: &ClusterMap, spec: &CollectionSpec) -> Result<(), CoordinatorError> {
@@ -66,6 +82,18 @@ impl Collections {
             return Err(CoordinatorError::TooManyCollections { max });
         }
         Ok(())
+    }
+
+    /// By its number: by now another may have its name.
+    async fn describe_created(
+        &self,
+        id: CollectionId,
+        name: &str,
+        attempt: Attempt,
+    ) -> Result<v1::Collection, CoordinatorError> {
+        let map = self.0.fresh_map(attempt.deadline).await?;
+        let removed = || CoordinatorError::RemovedSince { name: name.to_owned() };
+        Ok(describe(&map, map.collections.get(&id).ok_or_else(removed)?, &self.0.hearing()))
     }
 
     async fn describe(&self, name: &str, attempt: Attempt) -> Result<v1::Collection, CoordinatorError> {
@@ -92,16 +120,16 @@ impl Collections {
         request: v1::DeleteCollectionRequest,
         attempt: Attempt,
     ) -> Result<v1::DeleteCollectionResponse, CoordinatorError> {
+        let operation = convert::operation_id(&request.operation_id)?.unwrap_or_default();
         let map = self.0.fresh_map(attempt.deadline).await?;
-        match map.collection(&request.name) {
-            Some(collection) => {
-                let drop = Command::DropCollection { collection: collection.id };
-                self.0.execute(&drop, attempt.deadline).await?;
-            }
-            // An earlier attempt of the same call has removed it.
-            None if attempt.repeated => {}
-            None => return Err(unknown(&request.name)),
+        let collection = map.collection(&request.name).map(|collection| collection.id);
+        if collection.is_none() && request.name.len() > CollectionSpec::MAX_NAME_BYTES {
+            // It never had that name, nor will it: nothing to decide, nor to remember.
+            return Err(unknown(&request.name));
         }
+        // Also if there is none, so that a late attempt does not remove one that is created after this answer.
+        let drop = Command::DropCollection { operation, name: request.name, collection };
+        self.0.execute(&drop, attempt.deadline).await?;
         Ok(v1::DeleteCollectionResponse {})
     }
 }
@@ -255,8 +283,13 @@ impl CollectionsService for Collections {
 
     async fn delete_collection(
         &self,
-        request: Request<v1::DeleteCollectionRequest>,
+        mut request: Request<v1::DeleteCollectionRequest>,
     ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
+        // Drawn before the first attempt, so that a repeated one removes nothing else.
+        if request.get_ref().operation_id.is_empty() {
+            request.get_mut().operation_id = uuid::Uuid::new_v4().to_string();
+        }
+        convert::operation_id(&request.get_ref().operation_id).map_err(|error| status::to_status(&error))?;
         let here = |message, attempt| -> Boxed<'_, _> { Box::pin(self.delete(message, attempt)) };
         let there = |leader, request| -> Boxed<'_, _> {
             Box::pin(async move {
@@ -298,7 +331,7 @@ mod tests {
     use super::*;
     use crate::heard::Heartbeat;
     use crate::heard::tests::hearing;
-    use shoal_model::{Classify as _, ErrorKind, GraphSpec, Limits, Metric, OperationId, Quantization, StoreId};
+    use shoal_model::{Classify as _, ErrorKind, GraphSpec, Limits, Metric, Quantization, StoreId};
 
     fn request() -> v1::CreateCollectionRequest {
         let index = v1::IndexSpec { dim: 3, metric: v1::Metric::Dot.into(), ..Default::default() };

@@ -1,5 +1,6 @@
-//! Whether a node's store may be given up for a new one: by what nodes say of the content of their replicas. The map knows
-//! who is a member; a member whose content was lost is one still, and has nothing until it has fetched it anew.
+//! Whether a node's store may be given up for a new one: by what nodes say of the content of their replicas, and by who says
+//! anything. The map knows who is a member; a member whose content was lost is one still, and has nothing until it has fetched
+//! it anew, and one whose node is silent has a vote still, and does not use it.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,26 @@ pub(crate) fn waiting_for(map: &ClusterMap, lost: StoreId, heard: &BTreeMap<Node
     map.shards_on(node).filter(has_points).find(only).map(|shard| shard.id)
 }
 
+/// A shard whose voters that are heard of are no majority without the `lost` store, and the members to start so that they are
+/// one: until then its new member could not join, and what it was to hold might be lost with it. A shard that would have no
+/// majority whoever is heard of is for the map to refuse.
+pub(crate) fn silent_without(
+    map: &ClusterMap,
+    lost: StoreId,
+    heard: &BTreeMap<NodeId, Heartbeat>,
+) -> Option<(ShardId, Vec<NodeId>)> {
+    let node = map.nodes.values().find(|node| node.store == lost)?.id;
+    map.shards_on(node).find_map(|shard| {
+        let voters = shard.replicas.iter().filter(|replica| replica.standing != Standing::Joining).count();
+        let stays =
+            shard.replicas.iter().filter(|replica| replica.node != node && replica.standing == Standing::Member);
+        let (well, silent): (Vec<NodeId>, Vec<NodeId>) =
+            stays.map(|replica| replica.node).partition(|node| heard.contains_key(node));
+        let is_majority = |count| 2 * count > voters;
+        (is_majority(well.len() + silent.len()) && !is_majority(well.len())).then_some((shard.id, silent))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -37,7 +58,7 @@ mod tests {
         }
         let index = IndexSpec { dim: 2, metric: Metric::Dot, embedding: String::new(), graph: GraphSpec::DEFAULT };
         let spec = CollectionSpec { name: "docs".into(), shards: 1, replicas, witness, index };
-        let placement = place(&map, 1, 3).expect("three nodes");
+        let placement = place(&map, 1, spec.copies()).expect("three nodes");
         map.apply(Command::CreateCollection { operation: OperationId(1), spec, placement });
         map
     }
@@ -76,5 +97,41 @@ mod tests {
         let nodes: Vec<NodeId> = shard.full_replicas().map(|replica| replica.node).collect();
         let heard = heard(&map, &nodes);
         assert_eq!(waiting_for(&map, map.nodes[&witness].store, &heard), None, "a witness has no points to lose");
+    }
+
+    #[test]
+    fn a_store_is_not_given_up_while_a_majority_would_be_silent() {
+        for (name, replicas, witness, silent, replaced, want) in [
+            ("all are heard of", 3, false, vec![], None, None),
+            ("one of the other two is silent", 3, false, vec![1], None, Some(vec![1])),
+            ("both are", 3, false, vec![1, 2], None, Some(vec![1, 2])),
+            ("the witness is silent", 2, true, vec![2], None, Some(vec![2])),
+            ("the store itself is silent", 3, false, vec![0], None, None),
+            ("one that joins has no vote yet", 3, false, vec![], Some(1), None),
+            ("two are never a majority without one", 2, false, vec![1], None, None),
+            ("the only copy", 1, false, vec![], None, None),
+        ] {
+            let mut map = map(replicas, witness);
+            let shard = map.shards.values().next().expect("created").clone();
+            let nodes: Vec<NodeId> = shard.replicas.iter().map(|replica| replica.node).collect();
+            if let Some(gone) = replaced {
+                let (lost, address) = (map.nodes[&nodes[gone]].store, "http://127.0.0.1:9".to_owned());
+                let name = "node-9".to_owned();
+                let command = Command::RegisterNode {
+                    store: StoreId(9),
+                    name,
+                    address,
+                    zone: String::new(),
+                    replaces: Some(lost),
+                };
+                map.apply(command).reply.expect("two of three are left");
+            }
+            let mut heard = heard(&map, &[]);
+            silent.iter().for_each(|at| drop(heard.remove(&nodes[*at])));
+            let found = silent_without(&map, map.nodes[&nodes[0]].store, &heard);
+            let want: Option<Vec<NodeId>> = want.map(|at: Vec<usize>| at.into_iter().map(|at| nodes[at]).collect());
+            assert_eq!(found.map(|(_, silent)| silent), want, "{name}");
+        }
+        assert_eq!(silent_without(&map(3, false), StoreId(77), &BTreeMap::new()), None, "nobody knows that store");
     }
 }

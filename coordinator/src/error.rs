@@ -2,7 +2,7 @@
 
 use shoal_consensus::ConsensusError;
 use shoal_model::failpoints::Injected;
-use shoal_model::{Classify, ErrorKind, InputError, MapError, ShardId};
+use shoal_model::{Classify, ErrorKind, InputError, MapError, NodeId, ShardId};
 use shoal_proto::map::MapDecodeError;
 use shoal_proto::server::ServerError;
 use shoal_proto::status::RemoteError;
@@ -36,6 +36,12 @@ pub enum CoordinatorError {
     #[error("collection {name:?} does not exist; list them with `shoal collection ls`")]
     UnknownCollection {
         /// The name asked for.
+        name: String,
+    },
+    /// A call that is repeated has created a collection that is gone.
+    #[error("collection {name:?} was created by this operation, and has been removed since")]
+    RemovedSince {
+        /// Its name.
         name: String,
     },
     /// There is no such node.
@@ -96,6 +102,57 @@ pub enum CoordinatorError {
         /// The shard.
         shard: ShardId,
     },
+    /// A store cannot be given up now: of the others that have a vote in a shard too few are heard of.
+    #[error(
+        "shard {shard} can agree on nothing without this store while others are silent, so that no new replica could join; \
+         start first {nodes}, then this node again"
+    )]
+    VotersSilent {
+        /// The shard.
+        shard: ShardId,
+        /// Who is silent.
+        nodes: String,
+    },
+    /// No node is called so.
+    #[error("no node has the number or name {called:?}; list them with `shoal node ls`")]
+    NobodyCalled {
+        /// What it was called.
+        called: String,
+    },
+    /// A name that several nodes have.
+    #[error("several nodes have the name {called:?}; give the number of the one that is meant: {nodes}")]
+    SeveralCalled {
+        /// What it was called.
+        called: String,
+        /// Their numbers.
+        nodes: String,
+    },
+    /// A node has been replaced already.
+    #[error(
+        "another node has taken the place of node {node} already; if the disk of that one is lost too, name it instead \
+         (`shoal node ls`)"
+    )]
+    AlreadyReplaced {
+        /// The node.
+        node: NodeId,
+    },
+    /// A store that another has replaced, or whose node was removed.
+    #[error(
+        "the cluster has given this store up: another has taken its place, or its node was removed; empty the data folder, and \
+         it joins as a new node"
+    )]
+    GivenUp,
+    /// What is to be given up or removed lives.
+    #[error(
+        "node {node} ({name}) lives: it was heard of a moment ago; stop it first, and try again once `shoal status` shows it as \
+         silent"
+    )]
+    NodeAlive {
+        /// The node.
+        node: NodeId,
+        /// Its name.
+        name: String,
+    },
     /// The cap on collections is met.
     #[error("the cluster has {max} collections, which is its cap; remove one first")]
     TooManyCollections {
@@ -153,11 +210,19 @@ impl Classify for CoordinatorError {
             Self::Map(error) => error.kind(),
             Self::Remote(error) => error.kind(),
             Self::Malformed(error) => error.kind(),
-            Self::UnknownCollection { .. } | Self::UnknownNode { .. } => ErrorKind::NotFound,
+            Self::UnknownCollection { .. } | Self::RemovedSince { .. } | Self::UnknownNode { .. } => {
+                ErrorKind::NotFound
+            }
             Self::OtherCluster { .. }
             | Self::TooFewNodes { .. }
             | Self::TooFewAlive { .. }
             | Self::CopiesWait { .. }
+            | Self::VotersSilent { .. }
+            | Self::NobodyCalled { .. }
+            | Self::SeveralCalled { .. }
+            | Self::AlreadyReplaced { .. }
+            | Self::GivenUp
+            | Self::NodeAlive { .. }
             | Self::Replaced => ErrorKind::Precondition,
             Self::TooManyCollections { .. } => ErrorKind::Overloaded,
             Self::DiskFull { .. } => ErrorKind::DiskFull,
@@ -172,6 +237,7 @@ impl Classify for CoordinatorError {
         match self {
             Self::Input(error) => error.field(),
             Self::Remote(error) => error.field(),
+            Self::Map(MapError::OperationReused) => "operation_id",
             Self::TooFewNodes { .. } | Self::TooFewAlive { .. } => "replicas",
             _ => "",
         }

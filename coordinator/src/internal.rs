@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::beginning::has_begun;
-use crate::heard::Heartbeat;
+use crate::heard::{Heartbeat, Liveness};
+use crate::lacking::nodes_by_name;
 use crate::leadership::{ANSWER_BYTES_MAX, Attempt, Boxed, Shared};
-use crate::{CoordinatorError, copies};
+use crate::{CoordinatorError, copies, lost};
 use shoal_model::InputError;
 
 /// Changes that wait for a slow watcher before it holds up its own stream.
@@ -74,6 +75,12 @@ fn check_cluster(map: &ClusterMap, theirs: &[u8]) -> Result<(), CoordinatorError
     Err(CoordinatorError::OtherCluster { theirs: theirs.to_string(), ours: map.cluster.to_string() })
 }
 
+/// Refuses a store that the map does not know although a cluster, which is this one, has known it: as a new node it would
+/// hold replicas for nobody.
+fn check_not_given_up(is_known: bool, cluster: &[u8]) -> Result<(), CoordinatorError> {
+    if is_known || cluster.is_empty() { Ok(()) } else { Err(CoordinatorError::GivenUp) }
+}
+
 impl Internal {
     async fn register(
         &self,
@@ -91,15 +98,21 @@ impl Internal {
         if store == StoreId::default() {
             return Err(InputError::new("store", "must have 16 bytes that are not all zero").into());
         }
-        for (field, text) in [("name", &request.name), ("zone", &request.zone), ("address", &request.address)] {
+        for (field, text) in [
+            ("name", &request.name),
+            ("zone", &request.zone),
+            ("address", &request.address),
+            ("replaces_node", &request.replaces_node),
+        ] {
             if text.len() > TEXT_BYTES_MAX {
                 let problem = format!("has {} bytes, the cap is {TEXT_BYTES_MAX}", text.len());
                 return Err(InputError::new(field, problem).into());
             }
         }
         shoal_proto::server::check_address(&request.address).map_err(|e| e.within("address"))?;
-        let replaces = replaced_store(&request.replaces)?;
-        self.check_copies(&map, store, replaces)?;
+        let is_known = map.nodes.values().any(|known| known.store == store);
+        check_not_given_up(is_known, &request.cluster)?;
+        let replaces = if is_known { None } else { self.given_up(&map, &request)? };
         let command =
             Command::RegisterNode { store, name: request.name, address: request.address, zone: request.zone, replaces };
         match self.shared.execute(&command, attempt.deadline).await? {
@@ -111,18 +124,47 @@ impl Internal {
         }
     }
 
-    /// Refuses to give up a store whose points nobody else has, by what was heard. One that is known has given up already.
-    fn check_copies(
+    /// The store whose place a new one takes, if any. Refused if it must not be given up, by what was heard.
+    fn given_up(
         &self,
         map: &ClusterMap,
-        store: StoreId,
-        replaces: Option<StoreId>,
-    ) -> Result<(), CoordinatorError> {
-        let is_known = map.nodes.values().any(|known| known.store == store);
-        let Some(lost) = replaces.filter(|_| !is_known) else { return Ok(()) };
-        match copies::waiting_for(map, lost, &self.shared.heard.all()) {
-            Some(shard) => Err(CoordinatorError::CopiesWait { shard }),
+        request: &wire::RegisterNodeRequest,
+    ) -> Result<Option<StoreId>, CoordinatorError> {
+        let replaces = match &request.replaces_node {
+            none if none.is_empty() => replaced_store(&request.replaces)?,
+            called => Some(self.silent_node(map, called)?),
+        };
+        if let Some(lost) = replaces {
+            self.check_copies(map, lost)?;
+        }
+        Ok(replaces)
+    }
+
+    /// The store of a node that an operator gives up. A node that finds its own store damaged names that itself, and was
+    /// heard of a moment before; of any other, that means that its disk is not lost.
+    fn silent_node(&self, map: &ClusterMap, called: &str) -> Result<StoreId, CoordinatorError> {
+        let node = lost::node_called(map, called)?;
+        lost::check_silent(node, &self.shared.hearing())?;
+        Ok(node.store)
+    }
+
+    /// Refuses to give up a store whose points nobody else has, or without which those that have votes and use them are no
+    /// majority, by what was heard.
+    fn check_copies(&self, map: &ClusterMap, lost: StoreId) -> Result<(), CoordinatorError> {
+        if let Some(shard) = copies::waiting_for(map, lost, &self.shared.heard.all()) {
+            return Err(CoordinatorError::CopiesWait { shard });
+        }
+        match copies::silent_without(map, lost, &self.shared.heard_lately()) {
             None => Ok(()),
+            Some((shard, silent)) => {
+                let (hearing, nodes) = (self.shared.hearing(), nodes_by_name(map, &silent));
+                let is_early = silent.iter().any(|node| hearing.liveness(*node) == Liveness::Awaited);
+                Err(if is_early {
+                    CoordinatorError::NotHeardYet { nodes }
+                } else {
+                    CoordinatorError::VotersSilent { shard, nodes }
+                })
+            }
         }
     }
 
@@ -287,6 +329,7 @@ fn news(map: &ClusterMap, epoch: Epoch) -> Vec<wire::WatchMapResponse> {
         None => {
             let mut whole = map_to_wire(map);
             whole.recent.clear();
+            whole.decided.clear();
             vec![Kind::Whole(whole)]
         }
     };
@@ -334,6 +377,19 @@ mod tests {
             let job_failures = [fetch, merge].map(str::to_owned).into();
             let report = ReplicaReport { missing_segments, job_failures, ..Default::default() };
             assert_eq!(of_concern(report).job_failures, want, "{missing_segments} missing");
+        }
+    }
+
+    #[test]
+    fn a_store_that_was_given_up_is_not_taken_for_a_new_one() {
+        let cluster = id_to_bytes(1);
+        for (name, is_known, cluster, welcome) in [
+            ("a new one", false, &b""[..], true),
+            ("one whose first answer was lost", true, b"", true),
+            ("one that comes back", true, &cluster, true),
+            ("one that was given up", false, &cluster, false),
+        ] {
+            assert_eq!(check_not_given_up(is_known, cluster).is_ok(), welcome, "{name}");
         }
     }
 

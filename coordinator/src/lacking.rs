@@ -230,8 +230,8 @@ mod tests {
         lacking.note(&map, &heard, began);
         assert_eq!(lacking.warnings(&map, began + TOLD_AFTER).len(), 1);
         let mut without = map.clone();
-        let collection = map.collection("docs").expect("created").id;
-        without.apply(Command::DropCollection { collection });
+        let (name, collection) = ("docs".to_owned(), map.collection("docs").map(|docs| docs.id));
+        without.apply(Command::DropCollection { operation: OperationId(2), name, collection });
         assert_eq!(lacking.warnings(&without, began + TOLD_AFTER), []);
     }
 

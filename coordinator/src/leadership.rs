@@ -75,8 +75,6 @@ pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
     pub(crate) deadline: Instant,
-    /// An earlier attempt may have done the work without our hearing of it.
-    pub(crate) repeated: bool,
 }
 
 impl Shared {
@@ -191,7 +189,7 @@ impl Shared {
         there: impl Fn(Channel, Request<Q>) -> Boxed<'a, Result<Response<A>, Status>>,
     ) -> Result<Response<A>, Status> {
         let forwarded = was_forwarded(request.metadata());
-        let mut attempt = Attempt { deadline: deadline(request.metadata(), 0, self.limits()), repeated: false };
+        let attempt = Attempt { deadline: deadline(request.metadata(), 0, self.limits()) };
         let metadata = request.metadata().clone();
         let message = request.into_inner();
         loop {
@@ -216,7 +214,6 @@ impl Shared {
             if !matches!(kind, ErrorKind::NotLeader | ErrorKind::Unavailable) || forwarded {
                 return Err(status);
             }
-            attempt.repeated |= kind == ErrorKind::Unavailable;
             if Instant::now() + RETRY_AFTER >= attempt.deadline {
                 return Err(status);
             }

@@ -5,6 +5,7 @@
 //! - `leadership`: doing a thing on the leader, wherever it was asked.
 //! - `heard`: what the leader has heard of nodes; not agreed on, not kept. `lacking`: replicas that they do not serve.
 //! - `health`: how shards are by that. `quorum`: how the coordinators are. `status`: what needs attention.
+//! - `lost`, `copies`: whether a node's store may be given up, by what was heard.
 //! - `collections`, `cluster`, `internal`: the gRPC services.
 //! - `simulation`: what the simulation shares with a real coordinator.
 //!
@@ -26,6 +27,7 @@ mod internal;
 mod joining;
 mod lacking;
 mod leadership;
+mod lost;
 mod machine;
 mod metrics;
 mod quorum;

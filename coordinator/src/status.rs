@@ -64,6 +64,21 @@ fn awaited(map: &ClusterMap, nodes: &[v1::NodeStatus]) -> Option<v1::Warning> {
     (!awaited.is_empty()).then(|| v1::Warning { text, next_step: next_step.to_owned() })
 }
 
+/// What to do about a node that is silent.
+fn bring_back(node: &v1::NodeStatus, is_replaced: bool) -> String {
+    let (id, address) = (node.id, &node.address);
+    match node.replicas {
+        _ if is_replaced => "wait: another node takes its place, and it goes once that has its replicas".to_owned(),
+        0 => {
+            format!("start it again on its data folder (it listened on {address}), or remove it: `shoal node rm {id}`")
+        }
+        _ => format!(
+            "start it again on its data folder (it listened on {address}); if that is lost, start a node on an empty one with \
+             `--replaces {id}`"
+        ),
+    }
+}
+
 /// The nodes that are silent, and which shards that costs; those that cost most first.
 fn silent(map: &ClusterMap, nodes: &[v1::NodeStatus], hearing: &Hearing) -> Vec<v1::Warning> {
     let mut silent: Vec<(usize, v1::Warning)> = Vec::new();
@@ -86,8 +101,7 @@ fn silent(map: &ClusterMap, nodes: &[v1::NodeStatus], hearing: &Hearing) -> Vec<
         if node.replicas == 0 {
             text += "; it has no replicas";
         }
-        let next_step =
-            format!("start it again on its data folder, or look at its log: it listened on {}", node.address);
+        let next_step = bring_back(node, map.nodes.get(&NodeId(node.id)).is_some_and(|node| node.replaced));
         silent.push((unavailable.len(), v1::Warning { text, next_step }));
     }
     silent.sort_by_key(|(unavailable, _)| Reverse(*unavailable));
@@ -219,6 +233,24 @@ mod tests {
             texts(&map, &told(&map, now, &[(1, 0), (2, 9)])),
             [two_gone.as_str(), "node 3 (node-3) was not heard of since the leader changed; it has no replicas"]
         );
+        let next_steps = |map: &ClusterMap| {
+            let hearing = told(map, now, &[(1, 0), (2, 9)]);
+            let nodes: Vec<_> = map.nodes.values().map(|node| node_status(map, node, &hearing)).collect();
+            let warnings = warnings(map, &nodes, &hearing, &[], vec![], false);
+            warnings.into_iter().map(|warning| warning.next_step).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            next_steps(&map),
+            [
+                "start it again on its data folder (it listened on http://127.0.0.1:2); if that is lost, start a node on an \
+                 empty one with `--replaces 2`",
+                "start it again on its data folder (it listened on http://127.0.0.1:3), or remove it: `shoal node rm 3`",
+            ]
+        );
+        let mut replaced = map.clone();
+        replaced.nodes.get_mut(&NodeId(2)).expect("registered").replaced = true;
+        let next = next_steps(&replaced);
+        assert!(next[0].starts_with("wait: another node takes its place"), "{next:?}");
         // Of three copies, one is gone with its node.
         let docs = collection(&mut map, "docs", 3);
         assert_eq!(

@@ -49,7 +49,65 @@ pub struct ClusterMap {
     pub last_id: u64,
     /// The newest changes, for watchers that missed only those: the epoch each change led to.
     pub recent: VecDeque<(Epoch, Vec<Change>)>,
+    /// The newest changes of collections that were decided, the oldest first. Coordinators alone have them: what they are
+    /// asked again they answer alike, and nothing more comes of it.
+    pub decided: VecDeque<Decided>,
 }
+
+/// How a change of a collection was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// The caller's intent.
+    pub operation: OperationId,
+    /// The name it was about.
+    pub name: String,
+    /// What it came to.
+    pub verdict: Verdict,
+}
+
+/// What a change of a collection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was created.
+    Created(CollectionId),
+    /// It was not created, as the name was taken.
+    Taken,
+    /// It was dropped.
+    Dropped,
+    /// It was not dropped, as there was none of that name.
+    Unknown,
+}
+
+/// What a caller wants of a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// That there be one of that name.
+    Create,
+    /// That there be none.
+    Drop,
+}
+
+impl Decided {
+    fn wish(&self) -> Wish {
+        match self.verdict {
+            Verdict::Created(_) | Verdict::Taken => Wish::Create,
+            Verdict::Dropped | Verdict::Unknown => Wish::Drop,
+        }
+    }
+
+    fn reply(&self) -> Result<Reply, MapError> {
+        match self.verdict {
+            Verdict::Created(id) => Ok(Reply::Collection(id)),
+            Verdict::Taken => Err(MapError::CollectionExists { name: self.name.clone() }),
+            Verdict::Dropped => Ok(Reply::Done),
+            Verdict::Unknown => Err(MapError::UnknownCollection { name: self.name.clone() }),
+        }
+    }
+}
+
+/// How many decided changes of collections are remembered. Attempts of a call end with its deadline, a minute at most; so
+/// many changes of collections take longer.
+const DECIDED_MAX: usize = 1024;
 
 /// How many epochs of changes are kept for watchers; one that is further behind gets the whole map.
 const RECENT_MAX: usize = 512;
@@ -86,8 +144,18 @@ pub enum Command {
     },
     /// Removes a collection and its shards. Removing one that is gone changes nothing.
     DropCollection {
+        /// The caller's intent; a retry with the same one gets the same answer, and removes nothing else. Zero, as in logs of
+        /// earlier versions, is none.
+        operation: OperationId,
+        /// The name it was asked for by.
+        name: String,
+        /// Which one had that name; `None` if none had.
+        collection: Option<CollectionId>,
+    },
+    /// Removes a node that holds no replica. Removing one that is gone changes nothing.
+    RemoveNode {
         /// Which.
-        collection: CollectionId,
+        node: NodeId,
     },
     /// Takes note of who has a vote in a shard's group: replicas that joined are members, and those that left are gone.
     SettleShard {
@@ -144,6 +212,15 @@ pub enum MapError {
         /// The name.
         name: String,
     },
+    /// There is no such collection.
+    #[error("collection {name:?} does not exist; list them with `shoal collection ls`")]
+    UnknownCollection {
+        /// The name.
+        name: String,
+    },
+    /// An operation id that named another change.
+    #[error("operation_id: it named another change of a collection before; draw one for each change")]
+    OperationReused,
     /// The plan names a node that the map does not hold, or does not fit the specification: plan again.
     #[error("placement does not fit the cluster map any more; plan again")]
     StalePlacement,
@@ -162,14 +239,39 @@ pub enum MapError {
         /// The shard.
         shard: ShardId,
     },
+    /// A node cannot be removed: it holds replicas.
+    #[error(
+        "node {node} holds replicas of {}; to give it up, start a node on an empty data folder with `--replaces {node}`, \
+         which takes its place",
+        shards_named(shards)
+    )]
+    HoldsReplicas {
+        /// The node.
+        node: NodeId,
+        /// Of which shards.
+        shards: Vec<ShardId>,
+    },
+}
+
+/// Shards that an error names.
+const NAMED_MAX: usize = 8;
+
+/// How many, and which: `2 shards (7, 8)`.
+fn shards_named(shards: &[ShardId]) -> String {
+    let named: Vec<String> = shards.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = if shards.len() > NAMED_MAX { ", ..." } else { "" };
+    let word = if shards.len() == 1 { "shard" } else { "shards" };
+    format!("{} {word} ({}{more})", shards.len(), named.join(", "))
 }
 
 impl Classify for MapError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::CollectionExists { .. } => ErrorKind::AlreadyExists,
+            Self::UnknownCollection { .. } => ErrorKind::NotFound,
+            Self::OperationReused => ErrorKind::Invalid,
             Self::StalePlacement => ErrorKind::StaleEpoch,
-            Self::LastCopy { .. } | Self::NoMajority { .. } => ErrorKind::Precondition,
+            Self::LastCopy { .. } | Self::NoMajority { .. } | Self::HoldsReplicas { .. } => ErrorKind::Precondition,
         }
     }
 }
@@ -185,7 +287,10 @@ impl ClusterMap {
             Command::CreateCollection { operation, spec, placement } => {
                 self.create_collection(operation, spec, &placement)
             }
-            Command::DropCollection { collection } => self.drop_collection(collection),
+            Command::DropCollection { operation, name, collection } => {
+                self.drop_collection(operation, name, collection)
+            }
+            Command::RemoveNode { node } => self.remove_node(node),
             Command::SettleShard { shard, voters } => self.settle_shard(shard, &voters),
         };
         if !changes.is_empty() {
@@ -235,6 +340,27 @@ impl ClusterMap {
     #[must_use]
     pub fn collection(&self, name: &str) -> Option<&Collection> {
         self.collections.values().find(|collection| collection.name == name)
+    }
+
+    /// How a wish about a collection ended, if it was decided before and that is remembered.
+    #[must_use]
+    pub fn decided_before(&self, operation: OperationId, wish: Wish, name: &str) -> Option<Result<Reply, MapError>> {
+        let known = self.decided.iter().rev().find(|decided| decided.operation == operation)?;
+        let is_same = known.wish() == wish && known.name == name;
+        Some(if is_same { known.reply() } else { Err(MapError::OperationReused) })
+    }
+
+    /// Remembers how a change of a collection was decided; returns the answer.
+    fn decide(&mut self, operation: OperationId, name: String, verdict: Verdict) -> Result<Reply, MapError> {
+        let decided = Decided { operation, name, verdict };
+        let reply = decided.reply();
+        if operation != OperationId::default() {
+            self.decided.push_back(decided);
+            if self.decided.len() > DECIDED_MAX {
+                self.decided.pop_front();
+            }
+        }
+        reply
     }
 
     /// The shards of a collection in order of their ranges.
@@ -337,6 +463,15 @@ impl ClusterMap {
         shards
     }
 
+    fn remove_node(&self, node: NodeId) -> (Result<Reply, MapError>, Vec<Change>) {
+        let shards: Vec<ShardId> = self.shards_on(node).map(|shard| shard.id).collect();
+        if !shards.is_empty() {
+            return (Err(MapError::HoldsReplicas { node, shards }), vec![]);
+        }
+        let known = self.nodes.contains_key(&node);
+        (Ok(Reply::Done), if known { vec![Change::NodeRemoved(node)] } else { vec![] })
+    }
+
     fn settle_shard(&self, shard: ShardId, voters: &[ReplicaId]) -> (Result<Reply, MapError>, Vec<Change>) {
         let Some(before) = self.shards.get(&shard) else { return (Ok(Reply::Done), vec![]) };
         let mut after = before.clone();
@@ -364,19 +499,21 @@ impl ClusterMap {
         spec: CollectionSpec,
         placement: &[Vec<NodeId>],
     ) -> (Result<Reply, MapError>, Vec<Change>) {
-        if let Some(existing) = self.collection(&spec.name) {
-            let same = existing.created_by == operation;
-            let reply = if same {
-                Ok(Reply::Collection(existing.id))
-            } else {
-                Err(MapError::CollectionExists { name: spec.name })
-            };
+        if let Some(reply) = self.decided_before(operation, Wish::Create, &spec.name) {
             return (reply, vec![]);
+        }
+        if let Some(existing) = self.collection(&spec.name) {
+            if existing.created_by == operation {
+                // Decided so long ago that only the collection itself remembers.
+                return (Ok(Reply::Collection(existing.id)), vec![]);
+            }
+            return (self.decide(operation, spec.name, Verdict::Taken), vec![]);
         }
         if !self.fits(&spec, placement) {
             return (Err(MapError::StalePlacement), vec![]);
         }
         let id = CollectionId(self.take_id());
+        let reply = self.decide(operation, spec.name.clone(), Verdict::Created(id));
         let shards = self.new_shards(id, spec.replicas, placement);
         let collection = Collection {
             id,
@@ -389,7 +526,7 @@ impl ClusterMap {
             created_by: operation,
         };
         let changes = std::iter::once(Change::Collection(collection)).chain(shards.into_iter().map(Change::Shard));
-        (Ok(Reply::Collection(id)), changes.collect())
+        (reply, changes.collect())
     }
 
     fn fits(&self, spec: &CollectionSpec, placement: &[Vec<NodeId>]) -> bool {
@@ -423,9 +560,19 @@ impl ClusterMap {
         shards
     }
 
-    fn drop_collection(&self, collection: CollectionId) -> (Result<Reply, MapError>, Vec<Change>) {
-        let known = self.collections.contains_key(&collection);
-        (Ok(Reply::Done), if known { vec![Change::CollectionDropped(collection)] } else { vec![] })
+    fn drop_collection(
+        &mut self,
+        operation: OperationId,
+        name: String,
+        collection: Option<CollectionId>,
+    ) -> (Result<Reply, MapError>, Vec<Change>) {
+        if let Some(reply) = self.decided_before(operation, Wish::Drop, &name) {
+            return (reply, vec![]);
+        }
+        match collection.filter(|id| self.collections.contains_key(id)) {
+            Some(id) => (self.decide(operation, name, Verdict::Dropped), vec![Change::CollectionDropped(id)]),
+            None => (self.decide(operation, name, Verdict::Unknown), vec![]),
+        }
     }
 
     fn take_id(&mut self) -> u64 {
@@ -458,6 +605,12 @@ mod tests {
         }
     }
 
+    /// As a leader proposes it that sees `map`.
+    fn drop_of(map: &ClusterMap, operation: u128, name: &str) -> Command {
+        let collection = map.collection(name).map(|collection| collection.id);
+        Command::DropCollection { operation: OperationId(operation), name: name.into(), collection }
+    }
+
     fn three_nodes() -> ClusterMap {
         let mut map = ClusterMap::default();
         map.apply(Command::NameCluster { cluster: ClusterId(7) });
@@ -474,7 +627,7 @@ mod tests {
             register(9, 1),
             create(&map, 1, "a", 4),
             Command::NameCluster { cluster: ClusterId(8) },
-            Command::DropCollection { collection: CollectionId(99) },
+            drop_of(&map, 2, "nobody"),
         ];
         for command in commands {
             let first = map.apply(command.clone());
@@ -494,6 +647,8 @@ mod tests {
         let before = map.clone();
         let taken = map.apply(create(&before, 2, "a", 4));
         assert_eq!(taken.reply, Err(MapError::CollectionExists { name: "a".into() }));
+        assert_eq!(taken.changes, vec![]);
+        let before = map.clone();
         let Command::CreateCollection { operation, spec, mut placement } = create(&before, 3, "b", 2) else {
             unreachable!("create makes a creation")
         };
@@ -501,6 +656,99 @@ mod tests {
         let stale = map.apply(Command::CreateCollection { operation, spec, placement });
         assert_eq!(stale.reply, Err(MapError::StalePlacement));
         assert_eq!(map, before);
+    }
+
+    /// What a change of a collection comes to, as a leader proposes it that sees `map`: `+a` creates, `-a` drops.
+    fn change(map: &mut ClusterMap, operation: u128, wish: &str) -> (Result<Reply, MapError>, Vec<Change>) {
+        let command = match wish.split_at(1) {
+            ("+", name) => create(map, operation, name, 1),
+            (_, name) => drop_of(map, operation, name),
+        };
+        let Outcome { reply, changes } = map.apply(command);
+        (reply, changes)
+    }
+
+    #[test]
+    fn a_repeated_change_of_a_collection_is_answered_as_the_first_and_changes_nothing() {
+        for (name, wishes, repeated, left) in [
+            ("another drop does not hit another collection", &[(1, "+a"), (2, "-a"), (3, "+a")][..], (2, "-a"), 1),
+            ("a late creation brings nothing back", &[(1, "+a"), (2, "-a")], (1, "+a"), 0),
+            ("what was not there is not dropped later", &[(2, "-a"), (3, "+a")], (2, "-a"), 1),
+            ("what was refused is not created later", &[(1, "+a"), (4, "+a"), (2, "-a")], (4, "+a"), 0),
+        ] {
+            let mut map = three_nodes();
+            let replies: Vec<_> =
+                wishes.iter().map(|(operation, wish)| (*operation, change(&mut map, *operation, wish).0)).collect();
+            let first = replies.iter().find(|(operation, _)| *operation == repeated.0).expect("it was asked before");
+            let before = map.clone();
+            assert_eq!(change(&mut map, repeated.0, repeated.1), (first.1.clone(), vec![]), "{name}");
+            assert_eq!(map, before, "{name}");
+            assert_eq!(map.collections.len(), left, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_operation_names_one_change() {
+        let mut map = three_nodes();
+        change(&mut map, 1, "+a").0.expect("created");
+        let before = map.clone();
+        for wish in ["+b", "-a", "-b"] {
+            assert_eq!(change(&mut map, 1, wish), (Err(MapError::OperationReused), vec![]), "{wish}");
+        }
+        assert_eq!(map, before);
+        let Command::CreateCollection { operation, spec, placement } = create(&map, 5, "b", 1) else {
+            unreachable!("create makes a creation")
+        };
+        let stale = Command::CreateCollection { operation, spec: spec.clone(), placement: vec![vec![NodeId(77)]] };
+        assert_eq!(map.apply(stale).reply, Err(MapError::StalePlacement));
+        let planned_again = Command::CreateCollection { operation, spec, placement };
+        map.apply(planned_again).reply.expect("a plan that did not fit decides nothing");
+    }
+
+    #[test]
+    fn decided_changes_are_forgotten_at_last() {
+        let mut map = three_nodes();
+        change(&mut map, 1, "+a").0.expect("created");
+        for operation in (2..).take(DECIDED_MAX) {
+            change(&mut map, operation, "-b").0.expect_err("there is none");
+        }
+        assert_eq!(map.decided.len(), DECIDED_MAX);
+        assert_eq!(map.decided_before(OperationId(1), Wish::Create, "a"), None);
+        let (reply, changes) = change(&mut map, 1, "+a");
+        assert!(reply.is_ok() && changes.is_empty(), "the collection still knows who has created it");
+    }
+
+    /// Whatever is repeated, and however late: each change is answered alike, and made once at most.
+    #[test]
+    fn any_history_with_repeats_comes_to_what_it_comes_to_without() {
+        for seed in 0..50_u64 {
+            let (mut map, mut plain, mut asked) = (three_nodes(), three_nodes(), Vec::new());
+            let mut state = seed;
+            let mut draw = |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            for operation in 1..=60_u128 {
+                let wish = format!(
+                    "{}{}",
+                    ["+", "-"][usize::from(draw(2) == 0)],
+                    ["a", "b", "c"][usize::try_from(draw(3)).expect("few")]
+                );
+                let reply = change(&mut map, operation, &wish).0;
+                assert_eq!(change(&mut plain, operation, &wish).0, reply, "seed {seed}, {operation} {wish}");
+                asked.push((operation, wish, reply));
+                for _ in 0..draw(3) {
+                    let (operation, wish, first) = &asked[usize::try_from(draw(asked.len() as u64)).expect("few")];
+                    assert_eq!(
+                        &change(&mut map, *operation, wish),
+                        &(first.clone(), vec![]),
+                        "seed {seed}, {operation}"
+                    );
+                }
+            }
+            assert_eq!(map, plain, "seed {seed}");
+            assert_eq!(map.broken_invariant(), None);
+        }
     }
 
     #[test]
@@ -586,13 +834,42 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_removed_once_it_holds_nothing() {
+        let mut map = three_nodes();
+        map.apply(create(&map.clone(), 1, "a", 2));
+        let shards: Vec<ShardId> = map.shards_on(NodeId(2)).map(|shard| shard.id).collect();
+        for (name, node, want, left) in [
+            ("it holds a replica", 2, Err(MapError::HoldsReplicas { node: NodeId(2), shards }), 3),
+            ("it holds nothing", 3, Ok(Reply::Done), 2),
+            ("a repeat", 3, Ok(Reply::Done), 2),
+            ("one that never was", 77, Ok(Reply::Done), 2),
+        ] {
+            assert_eq!(map.apply(Command::RemoveNode { node: NodeId(node) }).reply, want, "{name}");
+            assert_eq!(map.nodes.len(), left, "{name}");
+        }
+        let again = map.apply(register(3, 1000)).reply;
+        assert!(again.is_ok_and(|reply| reply != Reply::Node(NodeId(3))), "numbers are not handed out twice");
+    }
+
+    #[test]
+    fn many_shards_are_not_all_named() {
+        for (count, want) in
+            [(1, "1 shard (1)"), (3, "3 shards (1, 2, 3)"), (9, "9 shards (1, 2, 3, 4, 5, 6, 7, 8, ...)")]
+        {
+            let shards: Vec<ShardId> = (1..=count).map(ShardId).collect();
+            assert_eq!(shards_named(&shards), want);
+        }
+    }
+
+    #[test]
     fn watchers_that_follow_changes_hold_the_same_map() {
         let mut map = three_nodes();
         let mut watcher = map.clone();
         for i in 0..1200_u32 {
             if i % 3 == 2 {
                 let oldest = map.collections.keys().next().copied().expect("two were just made");
-                map.apply(Command::DropCollection { collection: oldest });
+                let (operation, name) = (OperationId(i.into()), map.collections[&oldest].name.clone());
+                map.apply(Command::DropCollection { operation, name, collection: Some(oldest) });
             } else {
                 map.apply(create(&map.clone(), i.into(), &format!("c{i}"), 1 + i % 5));
             }

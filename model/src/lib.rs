@@ -26,7 +26,7 @@ mod token;
 mod top_k;
 mod value;
 
-pub use cluster_map::{Change, ClusterMap, Command, MapError, Node, Outcome, Reply};
+pub use cluster_map::{Change, ClusterMap, Command, Decided, MapError, Node, Outcome, Reply, Verdict, Wish};
 pub use collection::{Collection, CollectionSpec, GraphSpec, IndexSpec, Quantization};
 pub use effort::RECALL_TARGET_DEFAULT;
 pub use error::{Classify, ErrorKind, InputError};

@@ -33,6 +33,17 @@ pub enum NodeError {
     /// The coordinator refused this node.
     #[error("coordinator refuses this node: {0}")]
     Refused(RemoteError),
+    /// The coordinators take this node's store for another node than it is.
+    #[error(
+        "this store is node {own}, and the coordinators register it as node {given}: they have given node {own} up for another; \
+         empty the data folder, and it joins as a new node"
+    )]
+    GivenUp {
+        /// Who it was.
+        own: NodeId,
+        /// Who it would be.
+        given: NodeId,
+    },
     /// A stored record does not read back.
     #[error("shard {shard}: stored {what} is malformed")]
     Malformed {
@@ -149,6 +160,7 @@ impl Classify for NodeError {
             Self::Consensus(error) => error.kind(),
             Self::Index(error) => error.kind(),
             Self::Refused(error) => error.kind(),
+            Self::GivenUp { .. } => ErrorKind::Precondition,
             Self::Malformed { .. } => ErrorKind::Corruption,
             Self::StaleEpoch { .. } => ErrorKind::StaleEpoch,
             Self::NotLeader { .. } => ErrorKind::NotLeader,

@@ -42,6 +42,14 @@ impl Identity {
         Ok(store.sync()?)
     }
 
+    /// Refuses another number than the one it has: its replicas are those of that one.
+    pub(crate) fn check_same(&self, given: NodeId) -> Result<(), NodeError> {
+        match self.member {
+            Some((_, own)) if own != given => Err(NodeError::GivenUp { own, given }),
+            _ => Ok(()),
+        }
+    }
+
     fn encode(&self) -> Bytes {
         let mut bytes = vec![FORMAT];
         bytes.extend_from_slice(&self.store.0.to_be_bytes());
@@ -83,6 +91,15 @@ mod tests {
         store.crash(0);
         assert_eq!(Identity::load(&store).expect("kept"), identity);
         assert_ne!(Identity::load(&MemoryStore::new()).expect("another folder").store, identity.store);
+    }
+
+    #[test]
+    fn a_node_keeps_its_number() {
+        let of = |member| Identity { store: StoreId(1), member };
+        assert!(of(None).check_same(NodeId(4)).is_ok());
+        assert!(of(Some((ClusterId(3), NodeId(4)))).check_same(NodeId(4)).is_ok());
+        let ghost = of(Some((ClusterId(3), NodeId(4)))).check_same(NodeId(9));
+        assert!(matches!(ghost, Err(NodeError::GivenUp { own: NodeId(4), given: NodeId(9) })));
     }
 
     #[test]

@@ -48,4 +48,5 @@ mod witness;
 
 pub use config::NodeConfig;
 pub use error::NodeError;
+pub use membership::Replaced;
 pub use node::Node;

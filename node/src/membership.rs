@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use shoal_consensus::Role;
 use shoal_index::set::PartKind;
 use shoal_model::failpoints::{Failpoint, meet};
@@ -57,21 +58,36 @@ impl Coordinators {
     }
 }
 
+/// Whose place a store takes that is not registered yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// A store that was found damaged in the same folder.
+    Store(StoreId),
+    /// The store of the node of that number or name, as only the coordinators know it: its disk is lost.
+    Node(String),
+}
+
 /// Registers until a coordinator accepts or refuses for good; returns who this node is.
 pub(crate) async fn register(
     coordinators: &mut Coordinators,
     config: &NodeConfig,
     address: &str,
     identity: Identity,
-    replaces: Option<StoreId>,
+    replaces: Option<&Replaced>,
 ) -> Result<(ClusterId, NodeId), NodeError> {
+    let (replaces, replaces_node) = match replaces {
+        None => (Bytes::new(), String::new()),
+        Some(Replaced::Store(store)) => (id_to_bytes(store.0), String::new()),
+        Some(Replaced::Node(called)) => (Bytes::new(), called.clone()),
+    };
     let request = RegisterNodeRequest {
         store: id_to_bytes(identity.store.0),
         name: config.name.clone(),
         address: address.to_owned(),
         zone: config.zone.clone(),
         cluster: identity.member.map(|(cluster, _)| id_to_bytes(cluster.0)).unwrap_or_default(),
-        replaces: replaces.map(|store| id_to_bytes(store.0)).unwrap_or_default(),
+        replaces,
+        replaces_node,
     };
     let mut told = Instant::now();
     loop {
@@ -124,12 +140,13 @@ fn without_room(heard: HeartbeatResponse) -> BTreeMap<NodeId, DiskState> {
     heard.without_room.into_iter().map(disk).collect()
 }
 
-/// Sends a heartbeat every interval, until dropped.
+/// Sends a heartbeat every interval, until dropped, or until a coordinator does not know this node: it lags, or the node was
+/// removed, which registering again tells.
 pub(crate) async fn heartbeats(
-    mut coordinators: Coordinators,
+    coordinators: &mut Coordinators,
     member: (ClusterId, NodeId),
     every: Duration,
-    reported: Reported,
+    reported: &Reported,
 ) {
     let mut interval = tokio::time::interval(every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -151,6 +168,9 @@ pub(crate) async fn heartbeats(
             Err(status) => {
                 tracing::debug!(%status, "heartbeat failed; asking the next coordinator");
                 coordinators.next();
+                if from_status(&status).kind() == ErrorKind::NotFound {
+                    return;
+                }
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::damage::Damage;
 use crate::disks::{self, Disks};
 use crate::identity::Identity;
 use crate::members;
-use crate::membership::{Coordinators, Reported, heartbeats, register};
+use crate::membership::{Coordinators, Replaced, Reported, heartbeats, register};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::reads::Reads;
@@ -66,14 +66,14 @@ impl Node {
     /// Starts a node on `listener` over `store`, and returns once the coordinators know it.
     ///
     /// `segments` is the folder of its segment files, which it makes; without one, segments are in memory.
-    /// `replaces`: a store that is lost, whose place this one takes if it is not registered yet.
+    /// `replaces`: whose store is lost, so that this one takes its place; says nothing once this one is registered.
     /// A node that was registered before serves what it holds at once, and registers in the background.
     pub async fn start(
         config: NodeConfig,
         listener: TcpListener,
         store: Arc<dyn Store>,
         segments: Option<PathBuf>,
-        replaces: Option<StoreId>,
+        replaces: Option<Replaced>,
         registry: &mut Registry,
     ) -> Result<Self, NodeError> {
         config.validate()?;
@@ -88,8 +88,17 @@ impl Node {
         let mut identity = Identity::load(&*store)?;
         let mut coordinators = Coordinators::new(&config.coordinators)?;
         let member = match identity.member {
-            Some(member) => member,
-            None => register(&mut coordinators, &config, &address, identity, replaces).await?,
+            Some(member) => {
+                if let Some(Replaced::Node(called)) = &replaces {
+                    tracing::info!(
+                        node = member.1.0,
+                        replaces = called,
+                        "this store is a node's already, and stays it"
+                    );
+                }
+                member
+            }
+            None => register(&mut coordinators, &config, &address, identity, replaces.as_ref()).await?,
         };
         if identity.member.is_none() {
             identity.member = Some(member);
@@ -129,15 +138,9 @@ impl Node {
             let scrub = Scrub { replicas, store, metrics, bytes_per_second, every };
             back.spawn("scrub", until(stop.clone(), scrub.run()));
         }
-        let life = Life {
-            coordinators,
-            config: config.clone(),
-            address: address.clone(),
-            identity,
-            disks: disks.clone(),
-            damage,
-        };
-        back.spawn("membership", until(stop.clone(), live(life, replicas.clone(), store, failure.clone())));
+        let life = Life { coordinators, config: config.clone(), address: address.clone(), identity };
+        let reported = Reported { replicas: replicas.clone(), store, disks: disks.clone(), damage };
+        back.spawn("membership", until(stop.clone(), live(life, reported, failure.clone())));
         let comparing = compare::compare_all(replicas.clone(), transfers.peers.clone(), metrics.clone());
         back.spawn("comparison", until(stop.clone(), comparing));
         let maps = map_watch.clone();
@@ -252,27 +255,29 @@ struct Life {
     config: NodeConfig,
     address: String,
     identity: Identity,
-    disks: Arc<Disks>,
-    damage: Damage,
+}
+
+impl Life {
+    /// Registers again as the node that it is.
+    async fn register(&mut self) -> Result<(ClusterId, NodeId), NodeError> {
+        let member = register(&mut self.coordinators, &self.config, &self.address, self.identity, None).await?;
+        self.identity.check_same(member.1)?;
+        Ok(member)
+    }
 }
 
 /// Tells the coordinators where this node is now, then that it lives. A refusal ends the node.
-async fn live(mut life: Life, replicas: Arc<Replicas>, store: Arc<dyn Store>, failure: Failure) {
-    match register(&mut life.coordinators, &life.config, &life.address, life.identity, None).await {
-        Ok(member) => {
-            let every = Duration::from_millis(life.config.heartbeat_ms.into());
-            heartbeats(
-                life.coordinators,
-                member,
-                every,
-                Reported { replicas, store, disks: life.disks, damage: life.damage },
-            )
-            .await;
+async fn live(mut life: Life, reported: Reported, failure: Failure) {
+    let every = Duration::from_millis(life.config.heartbeat_ms.into());
+    loop {
+        match life.register().await {
+            Ok(member) => heartbeats(&mut life.coordinators, member, every, &reported).await,
+            Err(error) => {
+                tracing::error!(%error, "the coordinators refuse this node");
+                return failure.tell(error);
+            }
         }
-        Err(error) => {
-            tracing::error!(%error, "the coordinators refuse this node");
-            failure.tell(error);
-        }
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -4,9 +4,9 @@
 use bytes::Bytes;
 use prost::Message as _;
 use shoal_model::{
-    Change, Classify, ClusterId, ClusterMap, Collection, CollectionId, CollectionSpec, Command, Epoch, ErrorKind,
-    GraphSpec, HashRange, IndexSpec, IndexVersion, Node, NodeId, OperationId, ReplicaId, Shard, ShardId, ShardReplica,
-    Standing, StoreId,
+    Change, Classify, ClusterId, ClusterMap, Collection, CollectionId, CollectionSpec, Command, Decided, Epoch,
+    ErrorKind, GraphSpec, HashRange, IndexSpec, IndexVersion, Node, NodeId, OperationId, ReplicaId, Shard, ShardId,
+    ShardReplica, Standing, StoreId, Verdict,
 };
 
 use crate::convert;
@@ -75,12 +75,15 @@ pub fn encode_command(command: &Command) -> Bytes {
                 .map(|nodes| wire::ShardPlacement { nodes: nodes.iter().map(|node| node.0).collect() })
                 .collect(),
         }),
-        Command::DropCollection { collection } => {
-            Kind::DropCollection(wire::DropCollection { collection: collection.0 })
-        }
+        Command::DropCollection { operation, name, collection } => Kind::DropCollection(wire::DropCollection {
+            collection: collection.unwrap_or_default().0,
+            operation: id_to_bytes(operation.0),
+            name: name.clone(),
+        }),
         Command::SettleShard { shard, voters } => {
             Kind::SettleShard(wire::SettleShard { shard: shard.0, voters: voters.iter().map(|id| id.0).collect() })
         }
+        Command::RemoveNode { node } => Kind::RemoveNode(wire::RemoveNode { node: node.0 }),
     };
     wire::MapCommand { kind: Some(kind) }.encode_to_vec().into()
 }
@@ -109,10 +112,15 @@ pub fn decode_command(bytes: Bytes) -> Result<Command, MapDecodeError> {
             },
             placement: c.placement.into_iter().map(|p| p.nodes.into_iter().map(NodeId).collect()).collect(),
         },
-        Kind::DropCollection(c) => Command::DropCollection { collection: CollectionId(c.collection) },
+        Kind::DropCollection(c) => Command::DropCollection {
+            operation: OperationId(id_from_bytes("operation id", &c.operation)?),
+            name: c.name,
+            collection: Some(CollectionId(c.collection)).filter(|id| *id != CollectionId::default()),
+        },
         Kind::SettleShard(c) => {
             Command::SettleShard { shard: ShardId(c.shard), voters: c.voters.into_iter().map(ReplicaId).collect() }
         }
+        Kind::RemoveNode(c) => Command::RemoveNode { node: NodeId(c.node) },
     })
 }
 
@@ -127,6 +135,7 @@ pub fn map_to_wire(map: &ClusterMap) -> wire::ClusterMap {
         shards: map.shards.values().map(shard_to_wire).collect(),
         last_id: map.last_id,
         recent: map.recent.iter().map(|(epoch, changes)| changes_to_wire(*epoch, changes)).collect(),
+        decided: map.decided.iter().map(decided_to_wire).collect(),
     }
 }
 
@@ -143,6 +152,7 @@ pub fn map_from_wire(map: wire::ClusterMap) -> Result<ClusterMap, MapDecodeError
         shards: shards.map(|s| s.map(|s| (s.id, s))).collect::<Result<_, _>>()?,
         last_id: map.last_id,
         recent: map.recent.into_iter().map(changes_from_wire).collect::<Result<_, _>>()?,
+        decided: map.decided.into_iter().map(decided_from_wire).collect::<Result<_, _>>()?,
     })
 }
 
@@ -178,6 +188,29 @@ pub fn changes_from_wire(changes: wire::EpochChanges) -> Result<(Epoch, Vec<Chan
         })
     };
     Ok((Epoch(changes.epoch), changes.changes.into_iter().map(convert).collect::<Result<_, MapDecodeError>>()?))
+}
+
+fn decided_to_wire(decided: &Decided) -> wire::MapDecided {
+    let (verdict, collection) = match decided.verdict {
+        Verdict::Created(id) => (wire::MapVerdict::Created, id.0),
+        Verdict::Taken => (wire::MapVerdict::Taken, 0),
+        Verdict::Dropped => (wire::MapVerdict::Dropped, 0),
+        Verdict::Unknown => (wire::MapVerdict::Unknown, 0),
+    };
+    let (operation, name) = (id_to_bytes(decided.operation.0), decided.name.clone());
+    wire::MapDecided { operation, name, verdict: verdict.into(), collection }
+}
+
+fn decided_from_wire(decided: wire::MapDecided) -> Result<Decided, MapDecodeError> {
+    let verdict = match decided.verdict() {
+        wire::MapVerdict::Created => Verdict::Created(CollectionId(decided.collection)),
+        wire::MapVerdict::Taken => Verdict::Taken,
+        wire::MapVerdict::Dropped => Verdict::Dropped,
+        wire::MapVerdict::Unknown => Verdict::Unknown,
+        wire::MapVerdict::Unspecified => return Err(malformed("decided change")),
+    };
+    let operation = OperationId(id_from_bytes("operation id", &decided.operation)?);
+    Ok(Decided { operation, name: decided.name, verdict })
 }
 
 fn node_to_wire(node: &Node) -> wire::MapNode {
@@ -312,6 +345,7 @@ mod tests {
     fn commands() -> Vec<Command> {
         let graph = GraphSpec { ef_construction: 64, quantization: Quantization::Int8, seed: 7 };
         let index = IndexSpec { dim: 384, metric: Metric::Cosine, embedding: "minilm".into(), graph };
+        let taken = index.clone();
         let register = |store: u128| Command::RegisterNode {
             store: StoreId(store),
             name: format!("node-{store}"),
@@ -329,7 +363,19 @@ mod tests {
         });
         commands.push(register(3));
         commands.push(Command::SettleShard { shard: ShardId(4), voters: vec![ReplicaId(5), ReplicaId(6)] });
-        commands.push(Command::DropCollection { collection: CollectionId(77) });
+        commands.push(Command::RemoveNode { node: NodeId(2) });
+        let drop = |operation, name: &str, collection: Option<u64>| Command::DropCollection {
+            operation: OperationId(operation),
+            name: name.into(),
+            collection: collection.map(CollectionId),
+        };
+        commands.extend([drop(10, "nobody", None), drop(11, "gone", Some(77)), drop(0, "", Some(78))]);
+        let create = |operation, name: &str| Command::CreateCollection {
+            operation: OperationId(operation),
+            spec: CollectionSpec { name: name.into(), shards: 1, replicas: 1, witness: false, index: taken.clone() },
+            placement: vec![vec![NodeId(1)]],
+        };
+        commands.extend([create(12, "c"), drop(13, "c", Some(3)), create(14, "d")]);
         commands
     }
 
@@ -346,7 +392,10 @@ mod tests {
         for command in commands() {
             map.apply(command);
         }
+        let verdicts: Vec<Verdict> = map.decided.iter().map(|decided| decided.verdict).collect();
+        let created = Verdict::Created(CollectionId(3));
         assert_eq!(map.collections.len(), 1);
+        assert_eq!(verdicts[..5], [created, Verdict::Unknown, Verdict::Unknown, Verdict::Taken, Verdict::Dropped]);
         assert_eq!(map_from_wire(map_to_wire(&map)), Ok(map.clone()));
         for (epoch, changes) in &map.recent {
             assert_eq!(changes_from_wire(changes_to_wire(*epoch, changes)), Ok((*epoch, changes.clone())));

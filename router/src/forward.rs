@@ -71,9 +71,13 @@ impl Shared {
 
     async fn remove(
         &self,
-        request: v1::DeleteCollectionRequest,
+        mut request: v1::DeleteCollectionRequest,
         call: &Call,
     ) -> Result<v1::DeleteCollectionResponse, RouterError> {
+        if request.operation_id.is_empty() {
+            // So that asking a second coordinator removes nothing else.
+            request.operation_id = uuid::Uuid::new_v4().to_string();
+        }
         let removed = self.air.watch.current().collection(&request.name).map(|collection| collection.id);
         let ask = async |channel, request| collections(channel).delete_collection(request).await;
         let answer = match self.ask(&request, call, ask).await {
@@ -153,6 +157,14 @@ impl ClusterService for Cluster {
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
         let ask = async |channel, request| cluster(channel).get_status(request).await;
         self.0.forward("get_status", request, ask).await
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let ask = async |channel, request| cluster(channel).remove_node(request).await;
+        self.0.forward("remove_node", request, ask).await
     }
 
     async fn drain_node(

@@ -278,7 +278,10 @@ async fn a_caller_sees_the_collections_it_has_just_made_and_removed() {
     let count = v1::CountRequest { collection: "new".into(), ..Default::default() };
     rig.points().count(count.clone()).await.expect("the map shows it");
     assert_eq!(rig.coordinator.lookups.load(Ordering::Relaxed), 0, "the coordinators need not be asked");
-    rig.collections().delete_collection(v1::DeleteCollectionRequest { name: "new".into() }).await.expect("served");
+    rig.collections()
+        .delete_collection(v1::DeleteCollectionRequest { name: "new".into(), ..Default::default() })
+        .await
+        .expect("served");
     assert_eq!(refusal(rig.points().count(count).await), (Code::NotFound, "collection".into()));
 }
 

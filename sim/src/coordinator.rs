@@ -37,7 +37,7 @@ const PLANS_MAX: u32 = 5;
 pub(crate) enum Task {
     Register { to: (Endpoint, CallId), store: StoreId, replaces: Option<StoreId>, address: String },
     Create { to: (Endpoint, CallId), operation: OperationId, spec: CollectionSpec, plans: u32 },
-    Drop { to: (Endpoint, CallId), name: String },
+    Drop { to: (Endpoint, CallId), operation: OperationId, name: String },
     Name,
     Settle,
 }
@@ -279,10 +279,10 @@ impl Coordinator {
                 };
                 Command::CreateCollection { operation: *operation, spec: spec.clone(), placement }
             }
-            Task::Drop { name, to } => match map.collection(name) {
-                Some(collection) => Command::DropCollection { collection: collection.id },
-                None => return out.answer(host.number, *to, Answer::Replied(Ok(Reply::Done))),
-            },
+            Task::Drop { operation, name, .. } => {
+                let collection = map.collection(name).map(|collection| collection.id);
+                Command::DropCollection { operation: *operation, name: name.clone(), collection }
+            }
             Task::Name | Task::Settle => return,
         };
         self.execute(&command, task, host, out);
@@ -357,7 +357,7 @@ impl Coordinator {
             Call::Create { operation, spec } => {
                 Task::Create { to, operation: *operation, spec: spec.clone(), plans: 0 }
             }
-            Call::Drop { name } => Task::Drop { to, name: name.clone() },
+            Call::Drop { operation, name } => Task::Drop { to, operation: *operation, name: name.clone() },
             _ => return,
         };
         if self.leads(host) {

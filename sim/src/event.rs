@@ -139,7 +139,7 @@ pub(crate) enum Call {
     Rebuild { shard: ShardId, index: LogIndex, digest: u128 },
     Register { store: StoreId, replaces: Option<StoreId>, address: String },
     Create { operation: OperationId, spec: CollectionSpec },
-    Drop { name: String },
+    Drop { operation: OperationId, name: String },
     Watch { epoch: Epoch },
     Heartbeat { node: NodeId, voters: Voters, forwarded: bool },
     Beginning,

@@ -384,7 +384,8 @@ impl World {
         }
         let Some((name, operation)) = admin.intent.clone() else { return };
         let call = if operation == OperationId(0) {
-            Call::Drop { name }
+            // Each name is used once, and so is the number in it.
+            Call::Drop { operation: OperationId(admin.created.into()), name }
         } else {
             let shards = out.rng.random_range(1..=2);
             Call::Create { operation, spec: specification(&name, shards, out) }

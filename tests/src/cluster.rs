@@ -239,14 +239,20 @@ impl Cluster {
 
     /// The same with more environment variables, this time only.
     pub fn launch_with(&mut self, role: Role, more: &[(String, String)]) {
+        self.launch_saying(role, &[], more);
+    }
+
+    /// The same with more arguments as well.
+    pub fn launch_saying(&mut self, role: Role, arguments: &[&str], more: &[(String, String)]) {
         let config = self.config_path(role).display().to_string();
+        let arguments = [&["serve", role.command(), "--config", &config], arguments].concat();
         let name = role.name();
         let mut environment = [&self.setup.environment[..], more].concat();
         environment.extend(self.setup.clocks.as_ref().map(|clocks| clocks.environment(&name)).unwrap_or_default());
         let (through, log) = (self.setup.network.as_ref().map(|network| network.enter(&name)), self.log(role));
         let launch = Launch {
             name: &name,
-            arguments: &["serve", role.command(), "--config", &config],
+            arguments: &arguments,
             environment: &environment,
             through: &through.unwrap_or_default(),
             log: log.as_deref(),

@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::process::{Process, Sockets};
 use crate::progress::say;
 use crate::serve::bind;
+use crate::store_home::StoreHome;
 
 const COORDINATORS: u64 = 3;
 
@@ -66,7 +67,7 @@ impl Recipe {
         let name = self.name.clone();
         match &self.role {
             Role::Coordinator(config) => Process::coordinator(name, config.clone(), sockets, &self.folder).await,
-            Role::Node(config) => Process::node(name, (**config).clone(), sockets, &self.folder).await,
+            Role::Node(config) => Process::node(name, (**config).clone(), sockets, &self.folder, None).await,
             Role::Router(config) => Process::router(name, config.clone(), sockets).await,
         }
     }
@@ -143,11 +144,18 @@ impl Cluster {
             }
         });
         self.coordinators = try_join_all(coordinators).await?;
-        // One after another, so that the coordinators number them in the order of their names.
-        for (name, sockets) in sockets.nodes {
+        let node = async |(name, sockets): (String, Sockets)| {
             let config: NodeConfig = config(json!({ "name": name, "coordinators": addresses }))?;
             let recipe = Recipe::new(&name, Role::Node(Box::new(config)), &sockets, home.folder_of(&name))?;
-            self.nodes.push(Member::start(recipe, sockets).await?);
+            Member::start(recipe, sockets).await
+        };
+        let is_known = |(name, _): &(String, Sockets)| StoreHome::is_known_node(&home.folder_of(name));
+        let (known, new): (Vec<_>, Vec<_>) = sockets.nodes.into_iter().partition(is_known);
+        // Together: one whose store is damaged is not registered anew before most of the others are heard of.
+        self.nodes = try_join_all(known.into_iter().map(&node)).await?;
+        // One after another, so that the coordinators number them in the order of their names.
+        for new in new {
+            self.nodes.push(node(new).await?);
         }
         let role = Role::Router(config(json!({ "coordinators": addresses }))?);
         let recipe = Recipe::new("router", role, &sockets.router, PathBuf::new())?;

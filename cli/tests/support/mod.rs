@@ -201,6 +201,10 @@ impl ClusterService for FakeRouter {
         Ok(Response::new(v1::GetStatusResponse { cluster_id: "c0ffee".into(), epoch: 1, ..Default::default() }))
     }
 
+    async fn remove_node(&self, _: Request<v1::RemoveNodeRequest>) -> Answer<v1::RemoveNodeResponse> {
+        Err(not_served_yet("RemoveNode"))
+    }
+
     async fn drain_node(&self, _: Request<v1::DrainNodeRequest>) -> Answer<v1::DrainNodeResponse> {
         Err(not_served_yet("DrainNode"))
     }

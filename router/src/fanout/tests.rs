@@ -298,7 +298,8 @@ fn a_collection_or_shard_that_leaves_the_map_ends_the_request() {
     let (map, collection) = map(1, &[&[1]]);
     let [shard] = shards(&map)[..] else { panic!("one shard") };
     let mut dropped = (*map).clone();
-    dropped.apply(Command::DropCollection { collection });
+    let (operation, name) = (OperationId(2), "c".to_owned());
+    dropped.apply(Command::DropCollection { operation, name, collection: Some(collection) });
     let mut request = fanout(&map, collection, 1.0, Grouping::PerNode);
     request.decide(ms(0), Event::Started);
     let end = request.decide(ms(1), Event::Map(Arc::new(dropped)));

@@ -171,8 +171,12 @@ impl CollectionsService for FakeCoordinator {
         request: Request<v1::DeleteCollectionRequest>,
     ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
         let found = self.find(&request.get_ref().name)?;
-        let collection = shoal_model::CollectionId(found.id);
-        self.shown.send_modify(|map| drop(map.apply(shoal_model::Command::DropCollection { collection })));
+        let command = shoal_model::Command::DropCollection {
+            operation: shoal_model::OperationId::default(),
+            name: found.name,
+            collection: Some(shoal_model::CollectionId(found.id)),
+        };
+        self.shown.send_modify(|map| drop(map.apply(command)));
         Ok(Response::new(v1::DeleteCollectionResponse {}))
     }
 
@@ -195,6 +199,10 @@ impl CollectionsService for FakeCoordinator {
 impl ClusterService for FakeCoordinator {
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
         Ok(Response::new(v1::GetStatusResponse { epoch: self.map().epoch.0, ..Default::default() }))
+    }
+
+    async fn remove_node(&self, _: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        Err(not_served_yet("it"))
     }
 
     async fn drain_node(&self, _: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeResponse>, Status> {
