@@ -136,12 +136,14 @@ impl Process {
             Service::Router(router) => (Told { reason: router.failed().await, is_damage: false }, None),
         };
         let Told { reason, is_damage } = told;
-        if let Some(home) = home.filter(|_| is_damage)
-            && let Err(failure) = home.note_damage()
-        {
-            return failure;
+        let failure = Failure::new(format!("{} cannot go on: {reason}", self.name));
+        let Some(home) = home.filter(|home| is_damage && home.has_copies()) else { return failure };
+        match home.note_damage() {
+            Ok(()) => {
+                failure.next("start it again: it sets its store aside, and fetches what that held from the others")
+            }
+            Err(failure) => failure,
         }
-        Failure::new(format!("{} cannot go on: {reason}", self.name))
     }
 
     /// Refuses new calls, finishes open ones, syncs its log, and stops.

@@ -34,6 +34,9 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<(), Failure> {
     let Some(failure) = failed else { return process.shut_down().await };
     // Open calls may wait for what will never come, and others wait for this one to be gone.
     let _ = tokio::time::timeout(FAILED_DRAIN_WITHIN, process.shut_down()).await;
+    if failure.next.is_some() {
+        return Err(failure);
+    }
     Err(failure.next("look into the log above, mend what it names, and start again"))
 }
 

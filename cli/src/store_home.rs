@@ -164,6 +164,11 @@ impl StoreHome {
         Ok(())
     }
 
+    /// Whether others may have what the store holds.
+    pub(crate) fn has_copies(&self) -> bool {
+        self.has_copies
+    }
+
     /// The store is damaged: the next start sets it aside, if others may have what it holds.
     pub(crate) fn note_damage(&mut self) -> Result<(), Failure> {
         if !self.has_copies {
