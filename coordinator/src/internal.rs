@@ -130,12 +130,18 @@ impl Internal {
         map: &ClusterMap,
         request: &wire::RegisterNodeRequest,
     ) -> Result<Option<StoreId>, CoordinatorError> {
+        let by_operator = !request.replaces_node.is_empty();
         let replaces = match &request.replaces_node {
-            none if none.is_empty() => replaced_store(&request.replaces)?,
-            called => Some(self.silent_node(map, called)?),
+            called if by_operator => Some(self.silent_node(map, called)?),
+            _ => replaced_store(&request.replaces)?,
         };
         if let Some(lost) = replaces {
             self.check_copies(map, lost)?;
+            // A node with a damaged store is of no use as it is, and joins once others are back: it need not wait for them. Were
+            // it to, two of them could wait for each other.
+            if by_operator {
+                self.check_voters(map, lost)?;
+            }
         }
         Ok(replaces)
     }
@@ -148,12 +154,17 @@ impl Internal {
         Ok(node.store)
     }
 
-    /// Refuses to give up a store whose points nobody else has, or without which those that have votes and use them are no
-    /// majority, by what was heard.
+    /// Refuses to give up a store whose points nobody else has, by what was heard.
     fn check_copies(&self, map: &ClusterMap, lost: StoreId) -> Result<(), CoordinatorError> {
         if let Some(shard) = copies::waiting_for(map, lost, &self.shared.heard.all()) {
             return Err(CoordinatorError::CopiesWait { shard });
         }
+        Ok(())
+    }
+
+    /// Refuses to give up a store without which those that have votes and use them are no majority, by what was heard: a new
+    /// one could not join, and whoever is silent may have what it takes.
+    fn check_voters(&self, map: &ClusterMap, lost: StoreId) -> Result<(), CoordinatorError> {
         match copies::silent_without(map, lost, &self.shared.heard_lately()) {
             None => Ok(()),
             Some((shard, silent)) => {
