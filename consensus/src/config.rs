@@ -67,7 +67,7 @@ pub struct RaftConfig {
     pub log_keep_entries: usize,
     /// Bytes of them.
     pub log_keep_bytes: usize,
-    /// Bytes of a log above which it no longer waits for the slowest follower. A witness' always waits.
+    /// Bytes of a log above which it no longer waits for the slowest follower. Where there is a witness, it always waits.
     pub log_bytes_max: usize,
     /// Bytes of applied entries kept in memory per group that has followers.
     pub cache_bytes: usize,

@@ -128,10 +128,11 @@ impl Group {
             StateMachine::Stored if is_planted(Bug::CutLogBeyondApplied) => self.handed_out,
             StateMachine::Stored => self.durable_applied,
             StateMachine::InMemory => self.durable_snapshot,
-            // It may be all that is left of what a full replica lacks, and it has no state to send in place of its log: with no
-            // cap but the disk's.
-            StateMachine::Witness => self.all_full_have(),
+            StateMachine::Witness => self.handed_out,
         };
+        // Where there are witnesses, logs may be all that is left of what a full replica lacks: of one that restored a snapshot, with
+        // the other lost in the middle, not even what it had before would be left. With no cap but the disk's.
+        let safe = if self.has_witnesses() { safe.min(self.all_full_have()) } else { safe };
         // A snapshot that was asked for may be ahead of what was taken from raft.
         let safe = safe.min(self.handed_out);
         let log = self.raft.store();
@@ -169,16 +170,26 @@ impl Group {
         }
     }
 
-    /// Up to where all full replicas with a vote have the log on disk.
+    /// Whether a member has a vote and no state.
+    fn has_witnesses(&self) -> bool {
+        let witnesses = &self.raft.store().witnesses;
+        self.is_witness() || self.members.voters.iter().any(|id| witnesses.contains(&id.0))
+    }
+
+    /// Up to where all full replicas with a vote have the log on disk, and a state to apply it to. A full one that follows
+    /// needs what it has applied itself no more: whoever leads keeps it for the rest.
     fn all_full_have(&self) -> u64 {
-        if !self.leads() {
-            return self.others_have;
+        match (self.leads(), self.is_witness()) {
+            (false, true) => return self.others_have,
+            (false, false) => return u64::MAX,
+            (true, _) => {}
         }
         let raft = &self.raft.raft;
         let voters = self.members.voters.iter().chain(&self.members.leaving);
         let full = voters.filter(|id| !raft.store().witnesses.contains(&id.0));
-        let matched = full.map(|id| raft.prs().get(id.0).map_or(0, |progress| progress.matched));
-        matched.min().unwrap_or(0).min(raft.raft_log.committed)
+        let is_whole = |id: &ReplicaId| if *id == self.me { self.is_whole() } else { self.whole.contains(&id.0) };
+        let matched = |id: &ReplicaId| raft.prs().get(id.0).filter(|_| is_whole(id)).map_or(0, |of| of.matched);
+        full.map(matched).min().unwrap_or(0).min(raft.raft_log.committed)
     }
 
     /// Adds to heartbeats and their answers, in a field that raft leaves empty there: a leader tells witnesses how far they may
