@@ -11,7 +11,7 @@ use shoal_proto::internal::v1::coordinator_service_client::CoordinatorServiceCli
 use shoal_proto::internal::v1::coordinator_service_server::CoordinatorService;
 use shoal_proto::map::{changes_to_wire, id_from_bytes, id_to_bytes, map_to_wire, replaced_store};
 use shoal_proto::status::to_status;
-use shoal_proto::v1::{CoordinatorStanding, ReplicaReport};
+use shoal_proto::v1::CoordinatorStanding;
 use shoal_runtime::Room;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -51,15 +51,6 @@ impl Shared {
             waits_for,
         }
     }
-}
-
-/// A report without failures to fetch segments that are there by now, or that nobody needs any more: a node tells of its
-/// last one until the next fetch succeeds, which there may be none of.
-fn of_concern(mut report: ReplicaReport) -> ReplicaReport {
-    if report.missing_segments == 0 {
-        report.job_failures.retain(|failure| !failure.starts_with("fetching segment "));
-    }
-    report
 }
 
 /// Refuses a caller of another cluster; one that knows none yet is welcome.
@@ -150,13 +141,13 @@ impl Internal {
     /// heard of a moment before; of any other, that means that its disk is not lost.
     fn silent_node(&self, map: &ClusterMap, called: &str) -> Result<StoreId, CoordinatorError> {
         let node = lost::node_called(map, called)?;
-        lost::check_silent(node, &self.shared.hearing())?;
+        lost::check_silent(map, node, &self.shared.hearing())?;
         Ok(node.store)
     }
 
     /// Refuses to give up a store whose points nobody else has, by what was heard.
     fn check_copies(&self, map: &ClusterMap, lost: StoreId) -> Result<(), CoordinatorError> {
-        if let Some(shard) = copies::waiting_for(map, lost, &self.shared.heard.all()) {
+        if let Some(shard) = copies::waiting_for(map, lost, &self.shared.hearing()) {
             return Err(CoordinatorError::CopiesWait { shard });
         }
         Ok(())
@@ -165,10 +156,11 @@ impl Internal {
     /// Refuses to give up a store without which those that have votes and use them are no majority, by what was heard: a new
     /// one could not join, and whoever is silent may have what it takes.
     fn check_voters(&self, map: &ClusterMap, lost: StoreId) -> Result<(), CoordinatorError> {
-        match copies::silent_without(map, lost, &self.shared.heard_lately()) {
+        let hearing = self.shared.hearing();
+        match copies::silent_without(map, lost, &hearing) {
             None => Ok(()),
             Some((shard, silent)) => {
-                let (hearing, nodes) = (self.shared.hearing(), nodes_by_name(map, &silent));
+                let nodes = nodes_by_name(map, &silent);
                 let is_early = silent.iter().any(|node| hearing.liveness(*node) == Liveness::Awaited);
                 Err(if is_early {
                     CoordinatorError::NotHeardYet { nodes }
@@ -187,7 +179,7 @@ impl Internal {
         if !map.nodes.contains_key(&node) {
             return Err(CoordinatorError::UnknownNode { node: node.0 });
         }
-        let report = |shard: &wire::ShardReport| Some((ShardId(shard.shard_id), of_concern(shard.report.clone()?)));
+        let report = |shard: &wire::ShardReport| Some((ShardId(shard.shard_id), shard.report.clone()?));
         let shards = request.shards.iter().filter_map(report).collect();
         let of_leader = request.shards.iter().filter(|shard| !shard.voters.is_empty());
         let voters =
@@ -379,16 +371,6 @@ mod tests {
         }
         let far_behind = news(&map(2_000), Epoch(3));
         assert_eq!(far_behind.len(), 1, "one whole map rather than a history that is no longer kept");
-    }
-
-    #[test]
-    fn a_failure_to_fetch_is_told_while_the_segment_is_missing() {
-        let [fetch, merge] = ["fetching segment 260: node 1: it is not here", "merging 2 segments: no room"];
-        for (missing_segments, want) in [(1, &[fetch, merge][..]), (0, &[merge])] {
-            let job_failures = [fetch, merge].map(str::to_owned).into();
-            let report = ReplicaReport { missing_segments, job_failures, ..Default::default() };
-            assert_eq!(of_concern(report).job_failures, want, "{missing_segments} missing");
-        }
     }
 
     #[test]

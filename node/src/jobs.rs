@@ -296,10 +296,12 @@ impl Jobs {
 
     /// Fetches a segment whose files are missing, or, if no other has it and this replica `leads`, builds its points anew.
     fn mend(&mut self, machine: &mut ShardMachine, now: Instant) -> Result<(), NodeError> {
-        if !self.mending.is_free(now) {
-            return Ok(());
+        let lacks = machine.lacks();
+        if lacks.is_none() && self.mending.running.is_none() {
+            // What could not be fetched is here by another way, or nobody needs it any more.
+            self.mending = LaneState::default();
         }
-        let Some((name, manifest)) = machine.lacks() else { return Ok(()) };
+        let Some((name, manifest)) = lacks.filter(|_| self.mending.is_free(now)) else { return Ok(()) };
         let nodes = self.peers.of(self.shard);
         if nodes.is_empty() && machine.is_damaged(name) {
             self.is_beyond_mending = true;

@@ -243,3 +243,23 @@ async fn a_job_that_fails_is_told_and_tried_again() {
     assert_eq!((shard.machine.publish().sealed, jobs.status().cannot_build), (0, false));
     jobs.stop().await;
 }
+
+#[tokio::test]
+async fn what_could_not_be_fetched_is_told_for_as_long_as_it_is_missing() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let mut jobs = jobs(&store);
+    let mut shard = finish(&mut jobs, filled(500, &*store, None)).await;
+    let fetch = || "fetching segment 260: node 1: it is not here".to_owned();
+    let segment = shard.machine.segments().next().expect("built").graph_image().checksum();
+    let left = shard.machine.set_aside(segment, &*store).expect("listed").expect("it is a part");
+    jobs.discard(left);
+    jobs.mending.fail(fetch());
+    jobs.mend(&mut shard.machine, Instant::now()).expect("planned");
+    assert_eq!(jobs.status().failures, [fetch()], "it rests, and the segment is missing");
+
+    let mut whole = finish(&mut jobs, filled(500, &*store, None)).await;
+    jobs.mending.fail(fetch());
+    whole.begin(&mut jobs);
+    assert_eq!(jobs.status().failures, [""; 0], "nothing is missing any more");
+    jobs.stop().await;
+}
