@@ -22,8 +22,6 @@ use shoal_storage::{RocksStore, make_folder};
 use crate::failure::Failure;
 use crate::folders::write_json;
 
-/// Notes in the folder of a node.
-const NODE_FILE: &str = "node.json";
 /// Where the last damaged store is kept, in a folder named by its identity.
 const ASIDE: &str = "damaged";
 /// What to do about a damaged store of which there is no copy.
@@ -58,12 +56,7 @@ pub(crate) struct StoreHome {
 impl StoreHome {
     /// The folder of a node; coordinators say whether its store can be given up ([`StoreHome::refused`]).
     pub(crate) fn of_node(folder: &Path) -> Result<Self, Failure> {
-        Self::open(folder, NODE_FILE, true)
-    }
-
-    /// Whether a folder was a node's before.
-    pub(crate) fn is_known_node(folder: &Path) -> bool {
-        folder.join(NODE_FILE).exists()
+        Self::open(folder, "node.json", true)
     }
 
     /// The folder of a coordinator; `is_alone`: the only one.

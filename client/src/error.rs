@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use shoal_model::{Classify, ErrorKind, InputError};
-use shoal_proto::status::{RemoteError, from_status};
+use shoal_proto::status::{RemoteError, from_status, innermost};
 use tonic::{Code, Status};
 
 /// Why a call did not succeed. [`Classify::kind`] tells what can be done, [`Classify::field`] what was wrong.
@@ -126,14 +126,6 @@ pub(crate) fn classify(status: &Status) -> Met {
 const NOT_HTTP2: &str = "frame with invalid size";
 /// How the gRPC library begins what it says of an HTTP answer without a gRPC status.
 const NOT_GRPC: &str = "grpc-status header missing";
-
-/// The first cause, which says most: "connection refused" rather than "transport error".
-fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error
-}
 
 /// So many attempts, in words.
 fn count_of(attempts: u32) -> String {

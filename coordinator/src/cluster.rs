@@ -51,7 +51,7 @@ impl Cluster {
         if let Some(known) = map.nodes.get(&node) {
             // What holds replicas is refused for that, alive or not.
             if map.shards_on(node).next().is_none() {
-                lost::check_silent(known, &self.0.hearing())?;
+                lost::check_silent(&map, known, &self.0.hearing())?;
             }
             self.0.execute(&Command::RemoveNode { node }, attempt.deadline).await?;
         }

@@ -39,7 +39,7 @@ impl Collections {
         for _ in 0..PLANS_MAX {
             let map = self.0.fresh_map(attempt.deadline).await?;
             // What was decided stays so, also where it could not be done any more.
-            let created = match map.decided_before(operation, Wish::Create, &request.name) {
+            let created = match map.decided.before(operation, Wish::Create, &request.name) {
                 Some(decided) => decided.map_err(CoordinatorError::from),
                 None => self.create_by(operation, &request, &map, attempt).await,
             };

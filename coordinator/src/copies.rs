@@ -2,18 +2,17 @@
 //! anything. The map knows who is a member; a member whose content was lost is one still, and has nothing until it has fetched
 //! it anew, and one whose node is silent has a vote still, and does not use it.
 
-use std::collections::BTreeMap;
-
 use shoal_model::{ClusterMap, NodeId, Shard, ShardId, ShardReplica, Standing, StoreId};
 
-use crate::heard::Heartbeat;
+use crate::heard::{Hearing, Liveness};
 
 /// A shard whose members on other nodes all wait for their content, so that the `lost` store may have the only copy of it.
-/// Nodes that are not heard of have what they had.
-pub(crate) fn waiting_for(map: &ClusterMap, lost: StoreId, heard: &BTreeMap<NodeId, Heartbeat>) -> Option<ShardId> {
+/// What a node said last counts, however long ago: one that is silent has what it had.
+pub(crate) fn waiting_for(map: &ClusterMap, lost: StoreId, hearing: &Hearing) -> Option<ShardId> {
     let node = map.nodes.values().find(|node| node.store == lost)?.id;
     let waits = |shard: &Shard, replica: &ShardReplica| {
-        heard.get(&replica.node).and_then(|heard| heard.shards.get(&shard.id)).is_some_and(|report| report.restoring)
+        let said = hearing.heartbeats.get(&replica.node).and_then(|heard| heard.shards.get(&shard.id));
+        said.is_some_and(|report| report.restoring)
     };
     let elsewhere = |replica: &&ShardReplica| replica.node != node && replica.standing == Standing::Member;
     let has_points = |shard: &&Shard| shard.replica_on(node).is_some_and(|replica| !replica.witness);
@@ -24,18 +23,14 @@ pub(crate) fn waiting_for(map: &ClusterMap, lost: StoreId, heard: &BTreeMap<Node
 /// A shard whose voters that are heard of are no majority without the `lost` store, and the members to start so that they are
 /// one: until then its new member could not join, and what it was to hold might be lost with it. A shard that would have no
 /// majority whoever is heard of is for the map to refuse.
-pub(crate) fn silent_without(
-    map: &ClusterMap,
-    lost: StoreId,
-    heard: &BTreeMap<NodeId, Heartbeat>,
-) -> Option<(ShardId, Vec<NodeId>)> {
+pub(crate) fn silent_without(map: &ClusterMap, lost: StoreId, hearing: &Hearing) -> Option<(ShardId, Vec<NodeId>)> {
     let node = map.nodes.values().find(|node| node.store == lost)?.id;
     map.shards_on(node).find_map(|shard| {
         let voters = shard.replicas.iter().filter(|replica| replica.standing != Standing::Joining).count();
         let stays =
             shard.replicas.iter().filter(|replica| replica.node != node && replica.standing == Standing::Member);
         let (well, silent): (Vec<NodeId>, Vec<NodeId>) =
-            stays.map(|replica| replica.node).partition(|node| heard.contains_key(node));
+            stays.map(|replica| replica.node).partition(|node| hearing.liveness(*node) == Liveness::Alive);
         let is_majority = |count| 2 * count > voters;
         (is_majority(well.len() + silent.len()) && !is_majority(well.len())).then_some((shard.id, silent))
     })
@@ -43,12 +38,14 @@ pub(crate) fn silent_without(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use shoal_model::{CollectionSpec, Command, GraphSpec, IndexSpec, Metric, OperationId, placement::place};
     use shoal_proto::v1::ReplicaReport;
 
     use super::*;
+    use crate::heard::Heartbeat;
+    use crate::heard::tests::hearing;
 
     fn map(replicas: u32, witness: bool) -> ClusterMap {
         let mut map = ClusterMap::default();
@@ -64,13 +61,18 @@ mod tests {
     }
 
     /// What nodes say, of which some wait for their content.
-    fn heard(map: &ClusterMap, waiting: &[NodeId]) -> BTreeMap<NodeId, Heartbeat> {
+    fn heard(map: &ClusterMap, waiting: &[NodeId]) -> Hearing {
+        let now = Instant::now() + Duration::from_secs(3_600);
         let report = |node: &NodeId| ReplicaReport { restoring: waiting.contains(node), ..ReplicaReport::default() };
         let heartbeat = |node: &NodeId| Heartbeat {
             shards: map.shards_on(*node).map(|shard| (shard.id, report(node))).collect(),
-            ..Heartbeat::new(Instant::now())
+            ..Heartbeat::new(now)
         };
-        map.nodes.keys().map(|node| (*node, heartbeat(node))).collect()
+        hearing(now, map.nodes.keys().map(|node| (*node, heartbeat(node))))
+    }
+
+    fn nobody() -> Hearing {
+        hearing(Instant::now(), [])
     }
 
     #[test]
@@ -88,7 +90,7 @@ mod tests {
             let lost = map.nodes[&nodes[0]].store;
             let heard = heard(&map, &nodes[1..=waiting]);
             assert_eq!(waiting_for(&map, lost, &heard).is_some(), kept, "{name}");
-            assert_eq!(waiting_for(&map, lost, &BTreeMap::new()), None, "{name}: who is silent has what it had");
+            assert_eq!(waiting_for(&map, lost, &nobody()), None, "{name}: who is silent has what it had");
             assert_eq!(waiting_for(&map, StoreId(77), &heard), None, "{name}: nobody knows that store");
         }
         let map = map(2, true);
@@ -127,11 +129,11 @@ mod tests {
                 map.apply(command).reply.expect("two of three are left");
             }
             let mut heard = heard(&map, &[]);
-            silent.iter().for_each(|at| drop(heard.remove(&nodes[*at])));
+            silent.iter().for_each(|at| drop(heard.heartbeats.remove(&nodes[*at])));
             let found = silent_without(&map, map.nodes[&nodes[0]].store, &heard);
             let want: Option<Vec<NodeId>> = want.map(|at: Vec<usize>| at.into_iter().map(|at| nodes[at]).collect());
             assert_eq!(found.map(|(_, silent)| silent), want, "{name}");
         }
-        assert_eq!(silent_without(&map(3, false), StoreId(77), &BTreeMap::new()), None, "nobody knows that store");
+        assert_eq!(silent_without(&map(3, false), StoreId(77), &nobody()), None, "nobody knows that store");
     }
 }

@@ -5,6 +5,7 @@ use shoal_model::{ClusterMap, Node, NodeId};
 
 use crate::CoordinatorError;
 use crate::heard::{Hearing, Liveness};
+use crate::lacking::nodes_by_name;
 
 /// The node of that number or, if there is none, of that name. One that another replaces already has no place to take.
 pub(crate) fn node_called<'a>(map: &'a ClusterMap, called: &str) -> Result<&'a Node, CoordinatorError> {
@@ -27,10 +28,10 @@ pub(crate) fn node_called<'a>(map: &'a ClusterMap, called: &str) -> Result<&'a N
 }
 
 /// Refuses what may only be done to a node that is silent.
-pub(crate) fn check_silent(node: &Node, hearing: &Hearing) -> Result<(), CoordinatorError> {
+pub(crate) fn check_silent(map: &ClusterMap, node: &Node, hearing: &Hearing) -> Result<(), CoordinatorError> {
     match hearing.liveness(node.id) {
         Liveness::Alive => Err(CoordinatorError::NodeAlive { node: node.id, name: node.name.clone() }),
-        Liveness::Awaited => Err(CoordinatorError::NotHeardYet { nodes: format!("node {} ({})", node.id, node.name) }),
+        Liveness::Awaited => Err(CoordinatorError::NotHeardYet { nodes: nodes_by_name(map, &[node.id]) }),
         Liveness::Silent => Ok(()),
     }
 }
@@ -93,7 +94,7 @@ mod tests {
         let (map, now) = (map(), Instant::now() + Duration::from_secs(3_600));
         let heard = hearing(now, [(NodeId(1), Heartbeat::new(now))]);
         let begun = Hearing { since: Some(now), ..heard.clone() };
-        let check = |node, hearing| check_silent(&map.nodes[&NodeId(node)], hearing);
+        let check = |node, hearing| check_silent(&map, &map.nodes[&NodeId(node)], hearing);
         for hearing in [&heard, &begun] {
             assert!(matches!(check(1, hearing), Err(CoordinatorError::NodeAlive { node: NodeId(1), .. })));
         }

@@ -9,6 +9,7 @@
 
 mod cluster_map;
 mod collection;
+mod decisions;
 mod effort;
 mod error;
 pub mod failpoints;
@@ -26,8 +27,9 @@ mod token;
 mod top_k;
 mod value;
 
-pub use cluster_map::{Change, ClusterMap, Command, Decided, MapError, Node, Outcome, Reply, Verdict, Wish};
+pub use cluster_map::{Change, ClusterMap, Command, MapError, Node, Outcome, Reply};
 pub use collection::{Collection, CollectionSpec, GraphSpec, IndexSpec, Quantization};
+pub use decisions::{Decided, Decisions, Verdict, Wish};
 pub use effort::RECALL_TARGET_DEFAULT;
 pub use error::{Classify, ErrorKind, InputError};
 pub use filter::{Condition, Filter, Predicate, Range, Scalar};

@@ -119,6 +119,11 @@ type SliceResult = (usize, Result<(Vec<Found>, SetStats), IndexError>);
 /// Views that failed, by position.
 type Failed = BTreeMap<usize, wire::ShardFailure>;
 
+/// The answer of a shard that answers with none of what was asked for.
+fn no_points(views: Views) -> wire::GetResponse {
+    wire::GetResponse { points: vec![], answered: vec![], failures: views.failures }
+}
+
 /// The failure of one shard for the wire.
 pub(crate) fn failure(shard: ShardId, error: &NodeError) -> wire::ShardFailure {
     use wire::ShardFailureKind as Kind;
@@ -360,14 +365,14 @@ impl Reads {
         }
         let mut views = self.views(request.target.into_iter().collect(), deadline).await;
         let Some((replica, view)) = views.open.first() else {
-            return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
+            return Ok(no_points(views));
         };
         let (store, shard, seen) = (self.store.clone(), replica.shard, view.applied);
         let (replica, content) = (replica.clone(), replica.content());
         let replaced = NodeError::Lagging { shard, what: "its content is being replaced" };
         if replica.is_restoring() {
             views.failures.push(failure(shard, &replaced));
-            return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
+            return Ok(no_points(views));
         }
         let (with_payload, with_vectors) = (request.with_payload, request.with_vectors);
         let read = move || {
@@ -382,14 +387,14 @@ impl Reads {
                 self.replicas.note_damage(&error);
                 let kind = wire::ShardFailureKind::NotReady.into();
                 views.failures.push(wire::ShardFailure { kind, ..failure(shard, &error) });
-                return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
+                return Ok(no_points(views));
             }
             read => read?,
         };
         if applied < seen || replica.content() != content {
             // The records went while they were read, and may have come back: the replica is dropped, or restored from another.
             views.failures.push(failure(shard, &replaced));
-            return Ok(wire::GetResponse { points: vec![], answered: vec![], failures: views.failures });
+            return Ok(no_points(views));
         }
         self.check_size("ids", points.iter().map(prost::Message::encoded_len).sum())?;
         let staleness_ms = views.staleness_of(shard);

@@ -92,6 +92,15 @@ pub fn kind_name(kind: ErrorKind) -> &'static str {
     KINDS.iter().find(|(candidate, ..)| *candidate == kind).map_or("INTERNAL", |(.., name)| *name)
 }
 
+/// The first cause, which says most: "connection refused" rather than "transport error".
+#[must_use]
+pub fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
+}
+
 /// What a status tells. One that Shoal did not make is classified by its code.
 #[must_use]
 pub fn from_status(status: &Status) -> RemoteError {

@@ -1,11 +1,11 @@
 //! Asking coordinators: any of them will do, and the next one is tried when one does not answer.
 
-use std::error::Error;
+use std::error::Error as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shoal_model::{ErrorKind, InputError};
-use shoal_proto::status::{RemoteError, from_status, to_status};
+use shoal_proto::status::{RemoteError, from_status, innermost, to_status};
 use shoal_proto::v1::cluster_service_client::ClusterServiceClient;
 use shoal_proto::v1::collections_service_client::CollectionsServiceClient;
 use shoal_proto::{server, trace};
@@ -121,12 +121,4 @@ fn too_late(address: &str, failed: &Status) -> Status {
         _ => ErrorKind::Unavailable,
     };
     to_status(&RemoteError { kind, message, ..error })
-}
-
-/// The first cause.
-fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error
 }

@@ -21,6 +21,7 @@ pub use network::Network;
 pub use process::{Finished, Launch, Process, free_port, run, shoal_binary};
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// A folder of the shared data sets, if it is there; prints why a test is skipped if not.
 #[must_use]
@@ -33,4 +34,22 @@ pub fn data_set(name: &str) -> Option<PathBuf> {
     }
     eprintln!("SKIPPED: data set {name} is not in {}; set SHOAL_DATA to the folder that holds it", root.display());
     None
+}
+
+/// How long something is waited for that comes in seconds.
+const COMES_WITHIN: Duration = Duration::from_secs(60);
+
+/// Asks until there is an answer.
+///
+/// # Panics
+/// If none comes within a minute.
+pub fn wait_for<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + COMES_WITHIN;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "what is waited for does not come");
+        std::thread::sleep(Duration::from_millis(20)); // polling for an end; nothing is synchronised by it
+    }
 }

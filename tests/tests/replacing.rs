@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shoal_client::{Client, Consistency, NewCollection, NodeStatus, Standing};
 use shoal_model::{Filter, Metric, Payload, Point, PointId};
-use shoal_tests::{Cluster, Finished, Role, Setup, Shape};
+use shoal_tests::{Cluster, Finished, Role, Setup, Shape, wait_for};
 use tokio::runtime::Runtime;
 
 const POINTS: u64 = 2_000;
@@ -194,16 +194,4 @@ fn damage_log(folder: &Path) {
         }
     }
     assert!(flipped > 0, "no log in {}", folder.display());
-}
-
-/// Asks until there is an answer, for a minute.
-fn wait_for<T>(mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "what is waited for does not come");
-        std::thread::sleep(Duration::from_millis(20)); // polling for an end; nothing is synchronised by it
-    }
 }

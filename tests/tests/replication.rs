@@ -10,7 +10,7 @@ use shoal_client::{Client, Consistency, NewCollection, SearchOptions, Standing};
 use shoal_model::{Filter, Metric, Payload, Point, PointId, Value};
 use shoal_proto::internal::v1 as wire;
 use shoal_proto::internal::v1::replica_service_client::ReplicaServiceClient;
-use shoal_tests::{Cluster, Role, Shape};
+use shoal_tests::{Cluster, Role, Shape, wait_for};
 use tokio::runtime::Runtime;
 
 /// How long replicas may take to come to the same position once nothing is written.
@@ -394,16 +394,4 @@ async fn built_everywhere(client: &Client) -> Option<()> {
         })
     };
     reports.iter().all(built).then_some(())
-}
-
-/// Asks until there is an answer, for a minute.
-fn wait_for<T>(mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "what is waited for does not come");
-        std::thread::sleep(Duration::from_millis(20)); // polling for an end; nothing is synchronised by it
-    }
 }

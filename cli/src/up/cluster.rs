@@ -15,7 +15,6 @@ use crate::failure::Failure;
 use crate::process::{Process, Sockets};
 use crate::progress::say;
 use crate::serve::bind;
-use crate::store_home::StoreHome;
 
 const COORDINATORS: u64 = 3;
 
@@ -144,18 +143,11 @@ impl Cluster {
             }
         });
         self.coordinators = try_join_all(coordinators).await?;
-        let node = async |(name, sockets): (String, Sockets)| {
+        // One after another, so that the coordinators number them in the order of their names.
+        for (name, sockets) in sockets.nodes {
             let config: NodeConfig = config(json!({ "name": name, "coordinators": addresses }))?;
             let recipe = Recipe::new(&name, Role::Node(Box::new(config)), &sockets, home.folder_of(&name))?;
-            Member::start(recipe, sockets).await
-        };
-        let is_known = |(name, _): &(String, Sockets)| StoreHome::is_known_node(&home.folder_of(name));
-        let (known, new): (Vec<_>, Vec<_>) = sockets.nodes.into_iter().partition(is_known);
-        // Together: one whose store is damaged is not registered anew before most of the others are heard of.
-        self.nodes = try_join_all(known.into_iter().map(&node)).await?;
-        // One after another, so that the coordinators number them in the order of their names.
-        for new in new {
-            self.nodes.push(node(new).await?);
+            self.nodes.push(Member::start(recipe, sockets).await?);
         }
         let role = Role::Router(config(json!({ "coordinators": addresses }))?);
         let recipe = Recipe::new("router", role, &sockets.router, PathBuf::new())?;
