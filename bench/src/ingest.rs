@@ -86,7 +86,6 @@ pub(crate) fn run(args: &Args) -> Result<Report, BenchError> {
         dim: u32::try_from(set.base.columns()).expect("a dimension is no larger than a file's header says"),
         source: Arc::new(Source::new(set.base, passes, seed)),
         probes,
-        seed,
         runtime: threads()?,
     };
     let mut runs = Vec::new();
@@ -115,7 +114,6 @@ struct Bench {
     dim: u32,
     source: Arc<Source>,
     probes: usize,
-    seed: u64,
     runtime: Runtime,
 }
 
@@ -132,7 +130,7 @@ impl Bench {
         let (client, router) = (processes.client()?, processes.router());
         let new = NewCollection { replicas, ..NewCollection::new(COLLECTION, self.dim, self.metric) };
         client.create_collection(new).await?;
-        let mut prober = Prober::new(&router, COLLECTION, self.seed + round as u64).await?;
+        let mut prober = Prober::new(&router, COLLECTION, self.source.clone()).await?;
         // Before anything is counted: leaders are known and processes connected by then.
         prober.probe(WARM_UP).await?;
         let fresh_idle = prober.probe(self.probes).await?;

@@ -3,10 +3,9 @@
 //! Routers choose the replica that they ask, so nodes are asked here as routers ask them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
 use shoal_client::{Client, ClientError, Shard};
 use shoal_model::{Point, PointId, ShardId, Token};
 use shoal_proto::internal::v1 as wire;
@@ -16,6 +15,7 @@ use tokio::task::JoinSet;
 use tonic::Request;
 use tonic::transport::Channel;
 
+use super::load::Source;
 use crate::error::BenchError;
 
 /// Between two points.
@@ -57,31 +57,29 @@ impl Fresh {
 pub(super) struct Prober {
     client: Client,
     collection: String,
-    dim: u32,
+    source: Arc<Source>,
     shards: Vec<Shard>,
     nodes: BTreeMap<u64, Channel>,
-    random: SmallRng,
-    next_id: u64,
+    written: u64,
 }
 
 impl Prober {
-    /// For a collection behind a router.
-    pub(super) async fn new(router: &str, collection: &str, seed: u64) -> Result<Self, BenchError> {
+    /// For a collection behind a router, with points like those of `source`: a search for one that is like no other has to
+    /// compare them all, which nobody asks for.
+    pub(super) async fn new(router: &str, collection: &str, source: Arc<Source>) -> Result<Self, BenchError> {
         let client = Client::connect(&[router])?;
-        let described = client.describe_collection(collection).await?;
+        let shards = client.describe_collection(collection).await?.shards;
         let mut nodes = BTreeMap::new();
         for node in client.status().await?.nodes {
             let channel = server::channel(&node.address).map_err(ClientError::from)?;
             nodes.insert(node.id, channel);
         }
-        let (dim, shards) = (described.dim, described.shards);
-        let random = SmallRng::seed_from_u64(seed);
-        Ok(Self { client, collection: collection.to_owned(), dim, shards, nodes, random, next_id: FIRST_ID })
+        Ok(Self { client, collection: collection.to_owned(), source, shards, nodes, written: 0 })
     }
 
     /// How many points it has written.
     pub(super) fn written(&self) -> u64 {
-        self.next_id - FIRST_ID
+        self.written
     }
 
     /// So many points at their pace.
@@ -124,10 +122,10 @@ impl Prober {
 
     /// Writes a point; once that is acknowledged, all replicas are asked at once, by both kinds of read.
     async fn one(&mut self) -> Result<Fresh, BenchError> {
-        let id = PointId::Number(self.next_id);
-        self.next_id += 1;
-        let vector: Vec<f32> = (0..self.dim).map(|_| self.random.random_range(-1.0..1.0)).collect();
-        let point = Point { id: id.clone(), vector: vector.clone(), payload: BTreeMap::new() };
+        let id = PointId::Number(FIRST_ID + self.written);
+        let point = Point { id: id.clone(), ..self.source.point_beyond(self.written) };
+        self.written += 1;
+        let vector = point.vector.clone();
         let token = self.client.upsert(&self.collection, vec![point]).await?;
         let acknowledged = Instant::now();
         let hash = id.hash();

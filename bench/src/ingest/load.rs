@@ -49,6 +49,11 @@ impl Source {
         self.len
     }
 
+    /// A point of the passes that come after all of them, which is none of theirs.
+    pub(super) fn point_beyond(&self, number: u64) -> Point {
+        self.point(self.len + usize::try_from(number).expect("it counts points that were written one by one"))
+    }
+
     /// A point by its number, which is its id.
     fn point(&self, number: usize) -> Point {
         let (copy, at) = (number / self.order.len(), number % self.order.len());
