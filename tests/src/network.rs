@@ -10,6 +10,9 @@ use std::process::{Command, Stdio};
 
 /// Name of the table in which a namespace drops packets.
 const TABLE: &str = "inet shoal_chaos";
+/// All addresses are `10.213.x.y`; `x` is that of a run.
+const TEN: u8 = 10;
+const SECOND: u8 = 213;
 
 /// Namespaces on a bridge.
 #[derive(Debug)]
@@ -31,26 +34,20 @@ impl Network {
             run(Command::new(program).arg(argument))
                 .map_err(|_| format!("{program} is not installed (Debian's package is {package})"))?;
         }
-        let number: u16 = rand::random();
-        let addresses = run(Command::new("ip").args(["-4", "-oneline", "addr"]))?;
-        let free = |third: &u8| !addresses.contains(&format!(" 10.{FIRST}.{third}."));
-        const FIRST: u8 = 213;
-        let [start, _] = number.to_be_bytes();
-        let third = (0..=u8::MAX).map(|i| start.wrapping_add(i)).find(free).ok_or("no network is free")?;
+        let third = claim()?;
         let member = |(i, name): (usize, &String)| {
             let last = u8::try_from(i + 2).map_err(|_| "too many processes for a network".to_owned())?;
-            Ok((name.clone(), Ipv4Addr::new(10, FIRST, third, last)))
+            Ok((name.clone(), Ipv4Addr::new(TEN, SECOND, third, last)))
         };
-        let members = names.iter().enumerate().map(member).collect::<Result<_, String>>()?;
         // Dropped, and so removed, where a step fails.
-        let network = Self { prefix: format!("shoal{number:04x}"), members };
-        network.build(Ipv4Addr::new(10, FIRST, third, 1))?;
+        let mut network = Self { prefix: prefix(third), members: BTreeMap::new() };
+        network.members = names.iter().enumerate().map(member).collect::<Result<_, String>>()?;
+        network.build(Ipv4Addr::new(TEN, SECOND, third, 1))?;
         Ok(network)
     }
 
     fn build(&self, own: Ipv4Addr) -> Result<(), String> {
         let bridge = self.bridge();
-        ip(&format!("link add {bridge} type bridge"))?;
         ip(&format!("addr add {own}/24 dev {bridge}"))?;
         ip(&format!("link set {bridge} up"))?;
         for (name, address) in &self.members {
@@ -66,7 +63,7 @@ impl Network {
     }
 
     fn bridge(&self) -> String {
-        format!("{}b", self.prefix)
+        bridge(&self.prefix)
     }
 
     fn namespace(&self, name: &str) -> String {
@@ -136,6 +133,30 @@ impl Drop for Network {
         }
         let _ = ip(&format!("link del {}", self.bridge()));
     }
+}
+
+/// Makes a bridge whose name says which addresses it has, so that no other run can have those: the system makes a name once.
+fn claim() -> Result<u8, String> {
+    let known = run(Command::new("ip").args(["-4", "-oneline", "addr"]))?;
+    let start: u8 = rand::random();
+    let all = (0..=u8::MAX).map(|i| start.wrapping_add(i));
+    for third in all.filter(|third| !known.contains(&format!(" {TEN}.{SECOND}.{third}."))) {
+        match ip(&format!("link add {} type bridge", bridge(&prefix(third)))) {
+            Ok(()) => return Ok(third),
+            Err(error) if error.contains("File exists") => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(format!("no network of 256 below {TEN}.{SECOND} is free"))
+}
+
+/// Of the names of a run.
+fn prefix(third: u8) -> String {
+    format!("shoal{third:02x}")
+}
+
+fn bridge(prefix: &str) -> String {
+    format!("{prefix}b")
 }
 
 fn ip(words: &str) -> Result<(), String> {
