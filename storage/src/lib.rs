@@ -388,14 +388,34 @@ impl RocksStore {
         let folder = self.path.join(CHECKPOINTS);
         std::fs::create_dir_all(&folder)
             .map_err(|e| StoreError::Io { detail: format!("{}: {e}", folder.display()) })?;
-        let path = folder.join(self.checkpoints.fetch_add(1, Ordering::Relaxed).to_string());
         meet(Failpoint::StorageCheckpoint)?;
         let maker = Checkpoint::new(&self.db).map_err(|e| store_error(&e))?;
-        // Files are shared by hard links; what is in memory is written out first.
-        maker.create_checkpoint(&path).map_err(|e| store_error(&e))?;
+        let path = unless_damaged_thrice(|| {
+            let path = folder.join(self.checkpoints.fetch_add(1, Ordering::Relaxed).to_string());
+            // Files are shared by hard links; what is in memory is written out first.
+            maker.create_checkpoint(&path).map_err(|e| store_error(&e))?;
+            Ok(path)
+        })?;
         meet(Failpoint::StorageCheckpointOpen)?;
         Ok(path)
     }
+}
+
+/// Does `make` again where it finds damage, and believes that the third time.
+///
+/// A checkpoint copies the log up to the size that the file system tells while others write on. Where a size may be told
+/// before what it is of can be read, as behind FUSE and networks, the copy ends early, and RocksDB calls the log damaged.
+/// What is really damaged stays so.
+fn unless_damaged_thrice<T>(mut make: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    for _ in 0..2 {
+        match make() {
+            Err(error @ StoreError::Corruption { .. }) => {
+                tracing::warn!(%error, "a checkpoint finds damage, and is made again");
+            }
+            made => return made,
+        }
+    }
+    make()
 }
 
 #[cfg(test)]
@@ -406,6 +426,26 @@ mod tests {
         let mut batch = Batch::default();
         batch.put(Table::Payload, key, value);
         store.write(batch).expect("write");
+    }
+
+    #[test]
+    fn damage_that_a_checkpoint_finds_is_believed_once_it_stays() {
+        let corruption = || Err(StoreError::Corruption { place: "a log".to_owned(), detail: "too short".to_owned() });
+        let io = || Err(StoreError::Io { detail: "no such device".to_owned() });
+        // How often it finds damage, whether the disk fails then, how often it is made, whether it succeeds.
+        let table = [(0, false, 1, true), (2, false, 3, true), (3, false, 3, false), (1, true, 2, false)];
+        for (damaged, fails, times, succeeds) in table {
+            let mut made = 0;
+            let result = unless_damaged_thrice(|| {
+                made += 1;
+                match made {
+                    made if made <= damaged => corruption(),
+                    _ if fails => io(),
+                    _ => Ok(()),
+                }
+            });
+            assert_eq!((made, result.is_ok()), (times, succeeds), "damaged {damaged} times: {result:?}");
+        }
     }
 
     #[test]
