@@ -46,6 +46,8 @@ pub(crate) struct Latencies {
 pub(crate) struct Outage {
     /// How long.
     pub(crate) seconds: f64,
+    /// When it began, from the start of the run.
+    pub(crate) from_seconds: f64,
     /// Which shard, in words.
     pub(crate) shard: String,
 }
@@ -146,10 +148,10 @@ impl Figures {
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<22}{:>8}{:>12}{:>28}", "fault", "times", "processes", "longest write outage, s")?;
-        for (kind, OfFault { count, processes, outage: Outage { seconds, shard } }) in &self.faults {
+        for (kind, OfFault { count, processes, outage: Outage { seconds, shard, .. } }) in &self.faults {
             writeln!(f, "{kind:<22}{count:>8}{processes:>12}{seconds:>28.2}  {shard}")?;
         }
-        let Outage { seconds, shard } = &self.quiet_outage;
+        let Outage { seconds, shard, .. } = &self.quiet_outage;
         writeln!(f, "{:<22}{seconds:>48.2}  {shard}", "(none)")?;
         writeln!(f, "\n{:<22}{:>12}{:>12}{:>12}", "operation", "ok", "failed", "unknown")?;
         for (kind, [ok, failed, unknown]) in &self.operations {
@@ -210,19 +212,20 @@ impl Outage {
 /// The longest time between two others in which some shard acknowledged no write.
 fn longest(acks: &BTreeMap<(String, u64), Vec<u64>>, from: u64, to: u64) -> Outage {
     let of = acks.iter().map(|(shard, acks)| (outage(acks, from, to), shard));
-    let longest = of.max_by_key(|(outage, _)| *outage);
-    longest.map_or_else(Outage::default, |(outage, (collection, shard))| Outage {
+    let longest = of.max_by_key(|((outage, _), _)| *outage);
+    longest.map_or_else(Outage::default, |((outage, from), (collection, shard))| Outage {
         seconds: seconds(outage),
+        from_seconds: seconds(from),
         shard: format!("shard {shard} of {collection}"),
     })
 }
 
-/// The longest time between two others in which no acknowledgement came.
-fn outage(acks: &[u64], from: u64, to: u64) -> u64 {
+/// The longest time between two others in which no acknowledgement came, and when it began.
+fn outage(acks: &[u64], from: u64, to: u64) -> (u64, u64) {
     let within = &acks[acks.partition_point(|ack| *ack < from)..];
-    let (mut longest, mut last) = (0, from);
+    let (mut longest, mut last) = ((0, from), from);
     for ack in within.iter().copied().take_while(|ack| *ack < to).chain([to]) {
-        longest = longest.max(ack - last);
+        longest = longest.max((ack - last, last));
         last = ack;
     }
     longest
@@ -271,12 +274,12 @@ mod tests {
     #[test]
     fn outages_are_counted_within_their_fault() {
         for (name, acks, want) in [
-            ("steady", &[5, 10, 15, 20, 25, 30][..], 5),
-            ("a gap within", &[5, 10, 18, 25, 30], 8),
-            ("a gap that begins before", &[1, 18, 22, 30], 8),
-            ("a gap that outlasts it", &[5, 10, 12, 90], 8),
-            ("silence", &[], 10),
-            ("silence after", &[1, 2], 10),
+            ("steady", &[5, 10, 15, 20, 25, 30][..], (5, 15)),
+            ("a gap within", &[5, 10, 18, 25, 30], (8, 10)),
+            ("a gap that begins before", &[1, 18, 22, 30], (8, 10)),
+            ("a gap that outlasts it", &[5, 10, 12, 90], (8, 12)),
+            ("silence", &[], (10, 10)),
+            ("silence after", &[1, 2], (10, 10)),
         ] {
             assert_eq!(outage(acks, 10, 20), want, "{name}");
         }

@@ -346,9 +346,11 @@ fn conclude(
     screen.print(&format!("\ndigests of replicas compared at {positions} positions"));
     let figures = Figures::new(&recorded, &nemesis.windows(), 0, to_ns);
     screen.print(&format!("\n{figures}"));
-    let Outage { seconds, shard } = &figures.quiet_outage;
+    let Outage { seconds, from_seconds, shard } = &figures.quiet_outage;
     if *seconds > QUIET_OUTAGE_SECONDS_MAX {
-        problems.push(format!("{shard} took no write for {seconds:.1} s while nothing was done to the cluster"));
+        problems.push(format!(
+            "{shard} took no write for {seconds:.1} s from {from_seconds:.1} s on while nothing was done to the cluster"
+        ));
     }
     for (count, trouble) in loaded.tally.troubles().into_iter().take(12) {
         screen.print(&format!("{count:>8} times: {trouble}"));
