@@ -403,9 +403,9 @@ impl RocksStore {
 
 /// Does `make` again where it finds damage, and believes that the third time.
 ///
-/// A checkpoint copies the log up to the size that the file system tells while others write on. Where a size may be told
-/// before what it is of can be read, as behind FUSE and networks, the copy ends early, and RocksDB calls the log damaged.
-/// What is really damaged stays so.
+/// A checkpoint copies the log up to the size that the file system tells while others write on. One on a disk behind FUSE
+/// found the log shorter than that, most likely as its size was told before all of it could be read, and RocksDB calls that
+/// damage. What is really damaged stays so.
 fn unless_damaged_thrice<T>(mut make: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
     for _ in 0..2 {
         match make() {

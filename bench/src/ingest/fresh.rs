@@ -64,8 +64,8 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    /// For a collection behind a router, with points like those of `source`: a search for one that is like no other has to
-    /// compare them all, which nobody asks for.
+    /// For a collection behind a router, with points like those of `source`: a search for one that is like no other takes
+    /// longer, as codes spare it less, and would be another workload than what is written.
     pub(super) async fn new(router: &str, collection: &str, source: Arc<Source>) -> Result<Self, BenchError> {
         let client = Client::connect(&[router])?;
         let shards = client.describe_collection(collection).await?.shards;
